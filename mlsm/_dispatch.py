@@ -1,0 +1,236 @@
+"""The kernel table: who may serve a call, who does, and why each other one declines.
+
+A kernel is chosen by metadata alone. There is no environment variable, no global switch and no silent fallback:
+whatever declines says why, and `explain` shows it. Knows no formula.
+"""
+
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from . import _core
+from ._check import Problem
+from ._core import Operands
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """An accelerator for some calls: delete it and no result changes beyond its stated error bound.
+
+    Parameters
+    ----------
+    name
+        What `kernel=` and `explain` call it.
+    libraries
+        The libraries whose arrays it serves, by the root name of their package: ``("numpy", "torch")``.
+    accepts
+        Called with a `Problem` (metadata only). Returns None to serve the call, or the reason for declining it.
+    rows
+        ``rows(operands) -> (*batch)``, the row losses in the compute dtype.
+    rows_vjp
+        ``rows_vjp(operands, g)``, their pullback for the logits, of the logits' shape and dtype. `g` is in the
+        accumulation dtype and broadcasts to the row losses.
+    rows_and_vjp
+        Both in one pass; the rows have the bits of `rows`.
+    curvature
+        ``curvature(operands, g)``, the diagonal of the second derivative scaled by g, like the logits.
+
+    The last three are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
+    `rows_and_vjp`.
+    """
+
+    name: str
+    libraries: tuple[str, ...]
+    accepts: Callable[[Problem], str | None]
+    rows: Callable[[Operands], Any]
+    rows_vjp: Callable[[Operands, Any], Any] = _core.rows_vjp
+    rows_and_vjp: Callable[[Operands, Any], tuple[Any, Any]] | None = None
+    curvature: Callable[[Operands, Any], Any] = _core.curvature
+
+    def value_and_slope(self, o: Operands, g: Any) -> tuple[Any, Any]:
+        """`rows_and_vjp` where the kernel has one, else its two halves."""
+        return (self.rows(o), self.rows_vjp(o, g)) if self.rows_and_vjp is None else self.rows_and_vjp(o, g)
+
+
+GENERIC: Final = Kernel(
+    "generic", (), lambda problem: None, _core.rows, _core.rows_vjp, _core.rows_and_vjp, _core.curvature
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which kernel serves a call, and for each other one the reason why not. Prints as a table."""
+
+    chosen: str
+    reasons: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        lines = [(self.chosen, "serves this call"), *self.reasons]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {reason}" for name, reason in lines)
+
+
+_lock = threading.Lock()
+_registered: tuple[Kernel, ...] = ()  # third parties' kernels, the latest first
+_loaded: dict[str, Kernel | str] = {}  # our own by file name: the kernel, or why it is absent
+_tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; dropped on every registration
+
+
+# ---------------------------------------------------------------- the table
+
+
+def register_kernel(kernel: Kernel) -> None:
+    """Let a kernel serve the calls that it accepts, before our own kernels and those registered earlier.
+
+    Importing a package registers nothing; the application does, by this call.
+
+    Raises
+    ------
+    TypeError
+        If `kernel` is no `Kernel`, or one of its fields has the wrong type.
+    ValueError
+        If its name is taken.
+    """
+    global _registered
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"`kernel` must be a Kernel; got a {type(kernel).__qualname__}.")
+    if not (isinstance(kernel.name, str) and kernel.name):
+        raise TypeError(f"`kernel.name` must be a non-empty string; got {kernel.name!r}.")
+    if not (
+        isinstance(kernel.libraries, tuple) and kernel.libraries and all(isinstance(n, str) for n in kernel.libraries)
+    ):
+        raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {kernel.libraries!r}.')
+    for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp"):
+        value = getattr(kernel, field)
+        if not callable(value) and not (field == "rows_and_vjp" and value is None):
+            raise TypeError(f"`kernel.{field}` must be callable; got {value!r}.")
+    with _lock:
+        if kernel.name in names():
+            raise ValueError(f"`kernel.name` must be new; {kernel.name!r} is registered already.")
+        _registered = (kernel, *_registered)
+        _tables.clear()
+
+
+def unregister_kernel(name: str) -> None:
+    """Take back what `register_kernel` did. ValueError for a name that was not registered by it."""
+    global _registered
+    with _lock:
+        kept = tuple(k for k in _registered if k.name != name)
+        if len(kept) == len(_registered):
+            known = ", ".join(k.name for k in _registered) or "none"
+            raise ValueError(
+                f"`name` must be that of a kernel registered by `register_kernel` ({known}); got {name!r}."
+            )
+        _registered = kept
+        _tables.clear()
+
+
+def names() -> tuple[str, ...]:
+    """All names that `kernel=` takes, in order of preference, the reference last."""
+    return (*(k.name for k in _registered), *_ours(), GENERIC.name)
+
+
+def _ours() -> dict[str, tuple[str, ...]]:
+    """Our kernel files and the libraries they serve; the folder is the table, and it may have been deleted."""
+    spec = importlib.util.find_spec(f"{__package__}.kernels")
+    if spec is None or spec.origin is None:
+        return {}
+    from .kernels import present
+
+    return present()
+
+
+def _load(name: str) -> Kernel | str:
+    """One of our kernels, or the reason why it cannot be had here: its engine is not installed."""
+    if name not in _loaded:
+        try:
+            _loaded[name] = importlib.import_module(f"{__package__}.kernels.{name}").KERNEL
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == __package__:
+                raise  # a file of ours is broken, not an engine missing
+            _loaded[name] = f"its engine is not installed: no module named {error.name!r}"
+    return _loaded[name]
+
+
+def _table(library: str) -> tuple[Kernel, ...]:
+    table = _tables.get(library)
+    if table is None:
+        ours = (_load(name) for name, libraries in _ours().items() if library in libraries)
+        table = (
+            *(k for k in _registered if library in k.libraries),
+            *(k for k in ours if isinstance(k, Kernel)),
+        )
+        _tables[library] = table
+    return table
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def select(problem: Problem, name: str | None = None, *, derivative: bool = False) -> Kernel:
+    """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code.
+
+    A derivative of tracked tensors is wanted differentiable itself, which only the generic code is.
+    """
+    if name is not None:
+        return _forced(problem, name, derivative)
+    if problem.state == "plain" or (problem.state == "tracked" and not derivative):
+        for kernel in _table(problem.library):
+            if kernel.accepts(problem) is None:
+                return kernel
+    return GENERIC
+
+
+def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
+    if name == GENERIC.name:
+        return GENERIC
+    if not isinstance(name, str):
+        raise TypeError(f"`kernel` must be the name of a kernel or None; got {name!r}.")
+    if name not in names():
+        raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {name!r}.")
+    found = _find(name)
+    reason = _reason(found, problem)
+    if reason is None and derivative and problem.state == "tracked":
+        reason = "its arguments require a gradient, and a kernel's derivative could not be differentiated again"
+    if reason is not None:
+        raise ValueError(f"`kernel` {name!r} cannot serve this call: {reason}.")
+    assert isinstance(found, Kernel)  # a string would have been its own reason
+    return found
+
+
+def _find(name: str) -> Kernel | str:
+    for kernel in _registered:
+        if kernel.name == name:
+            return kernel
+    return _load(name)
+
+
+def _reason(kernel: Kernel | str, problem: Problem) -> str | None:
+    if isinstance(kernel, str):
+        return kernel
+    if problem.library not in kernel.libraries:
+        return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"
+    if problem.state == "traced":
+        return "a compiler or a function transform is at work, which sees through the generic code only"
+    return kernel.accepts(problem)
+
+
+def explanation(problem: Problem, name: str | None = None) -> Explanation:
+    """What `select` would choose, and the reason of each kernel that it would pass over."""
+    chosen = select(problem, name)
+    reasons = []
+    ours = _ours()
+    for other in names():
+        if other == chosen.name:
+            continue
+        if other == GENERIC.name:
+            reason: str | None = f"the reference; {chosen.name} comes first"
+        elif other in ours and problem.library not in ours[other]:
+            reason = f"it serves {', '.join(ours[other])}, not {problem.library}"  # said without importing its engine
+        else:
+            reason = _reason(_find(other), problem)
+        reasons.append((other, reason or f"it could serve this call; {chosen.name} comes first"))
+    return Explanation(chosen.name, tuple(reasons))

@@ -1,0 +1,61 @@
+"""Which library an array belongs to: its name and its Array API namespace, found from its type and remembered.
+
+Imports no array library: `array_api_compat` recognises an array by the modules that are loaded already.
+"""
+
+from typing import Any, NamedTuple
+
+from ._policy import REFUSED, REFUSED_MODULES
+from ._typing import Namespace
+
+
+class Library(NamedTuple):
+    name: str  # "numpy", "torch", "dask", …: the root of the namespace's own name
+    xp: Namespace
+
+
+_known: dict[type, Library] = {}
+
+
+def library(value: Any, argument: str) -> Library:
+    """The library of `value`; TypeError, saying how to convert, where it is no array of any."""
+    found = _known.get(type(value))
+    if found is None:
+        found = _known[type(value)] = _recognise(value, argument)
+    return found
+
+
+def _recognise(value: Any, argument: str) -> Library:
+    kind = type(value)
+    for base in kind.__mro__:
+        remedy = REFUSED.get((REFUSED_MODULES.get(base.__module__, base.__module__), base.__name__))
+        if remedy:
+            raise TypeError(f"`{argument}` must be an array; got {_described(value)}: {remedy}.")
+    if any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__):
+        # array_namespace would say the same, but inside torch.compile it warns about its own cache.
+        import array_api_compat.torch as xp
+
+        return Library("torch", xp)
+    # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
+    if not kind.__module__ == "builtins" and not any(base.__name__ == "generic" for base in kind.__mro__):
+        import array_api_compat
+
+        try:
+            xp = array_api_compat.array_namespace(value)
+        except TypeError:
+            pass  # not an array: refused below, in our words
+        else:
+            name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+            return Library(name, xp)
+    raise TypeError(f"`{argument}` must be an array; got {_described(value)}: {_remedy(kind)}.")
+
+
+def _described(value: Any) -> str:
+    kind = type(value)
+    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
+
+
+def _remedy(kind: type) -> str:
+    if kind.__module__.partition(".")[0] in ("pandas", "polars", "pyarrow"):
+        return "pass its `.to_numpy()`"
+    return "convert it first, for example with `numpy.asarray(...)` or `torch.as_tensor(...)`"

@@ -1,0 +1,369 @@
+"""The public functions: check, choose a kernel, run it across the row seam, reduce.
+
+A full docstring each, then about five calls. No formula and no check stands here.
+"""
+
+from typing import Any
+
+from . import _check, _core, _dispatch
+from ._check import Problem
+from ._core import Operands
+from ._dispatch import Explanation
+from ._guard import silent
+from ._reduce import REDUCE
+from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
+
+
+def multilabel_soft_margin_loss(
+    input: ArrayT,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    reduction: Reduction = "mean",
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    kernel: str | None = None,
+) -> ArrayT:
+    r"""Multi-label soft margin loss: sigmoid cross-entropy averaged over the classes.
+
+    For logits x and targets y, with y' = y*(1-eps) + eps/2 and 1-y likewise::
+
+        l    = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))    elementwise
+        row  = mean of l over the classes (those with `where` true)
+        loss = row | mean of row | sum of row                                reduction "none" | "mean" | "sum"
+
+    Parameters
+    ----------
+    input : array, shape ``(*batch, C)``
+        Logits, of float16, bfloat16, float32 or float64, of any Array API library.
+    target : array, same shape
+        Labels: bool, integer or floating, hard (0 or 1) or soft. Targets outside [0, 1] get the formula unchanged.
+    weight : array, number or nested list, optional
+        Factor of each term; broadcasts to `input`'s shape without enlarging it: ``(C,)`` for the classes, ``(N, 1)``
+        for the rows. The mean divides by C and N, never by the sum of the weights.
+    reduction : {"mean", "sum", "none"}
+        Over the batch. "sum" sums the class *means*, as PyTorch does.
+    pos_weight : array, number or nested list, optional
+        Factor of the positive part of each term; broadcasts like `weight`.
+    where : bool array, optional
+        True where a label was observed; broadcasts like `weight`. Other entries never contribute, whatever they hold.
+        A row without an observed class is 0, and "mean" leaves it out.
+    label_smoothing : float
+        eps in [0, 1]: moves every target towards 1/2.
+    axis : int
+        The class axis.
+    kernel : str, optional
+        Force a kernel by name; "generic" is the reference. See `explain`.
+
+    Returns
+    -------
+    array
+        Shape ``batch`` for "none", else 0-d, on the device of `input`. Its dtype is the library's `result_type` of the
+        floating arrays among `input`, `target`, `weight` and `pos_weight`; sums are taken in float64 where the
+        device has it.
+
+    Raises
+    ------
+    TypeError
+        For what is no array, for arrays of two libraries, and for dtypes that are not accepted or do not promote.
+    ValueError
+        For shapes, devices and options that do not fit, and for an input without a class.
+
+    Notes
+    -----
+    Infinite logits are exact: (+inf, 1) and (-inf, 0) give 0, (+inf, 0) and (-inf, 1) give +inf. NaN stays in its
+    row. An empty batch gives NaN for "mean" (0 with `where`), 0 for "sum". Nothing warns.
+
+    References
+    ----------
+    ``torch.nn.functional.multilabel_soft_margin_loss``, whose calls work unchanged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> x = np.asarray([[0.5, -1.0, 2.0], [0.0, 3.0, -2.0]])
+    >>> y = np.asarray([[1, 0, 1], [0, 1, 1]])
+    >>> print(f"{mlsm.multilabel_soft_margin_loss(x, y):.15f}")
+    VALUE1
+    >>> print(mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0, 0.5], reduction="none").round(6))
+    VALUE2
+    """
+    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    chosen = _dispatch.select(problem, kernel)
+    with silent(problem.library):
+        if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
+            from .autograd.torch import bridged
+
+            rows = bridged(chosen, o)
+        else:
+            rows = chosen.rows(o)
+        value: ArrayT = _reduced(problem, o, rows)
+        return value
+
+
+def grad(
+    input: ArrayT,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    grad_output: Array | Number | None = None,
+    wrt: Wrt = "input",
+    reduction: Reduction = "mean",
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    kernel: str | None = None,
+) -> ArrayT:
+    r"""Gradient of the loss (vector-Jacobian product), by hand.
+
+    With sigma the logistic function and the names of `multilabel_soft_margin_loss`::
+
+        dl/d input      = weight * ((1-y)'*sigma(x) - pos_weight*y'*sigma(-x))
+        dl/d target     = (1-eps) * weight * ((pos_weight-1)*log1p(exp(-|x|)) - (x if x >= 0 else pos_weight*x))
+        dl/d weight     = pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)      summed to the weight's shape
+        dl/d pos_weight = weight*y'*softplus(-x)                               likewise
+
+    each times the reduction's divisors and `grad_output`.
+
+    Parameters
+    ----------
+    input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
+        As for `multilabel_soft_margin_loss`.
+    grad_output : array or number, optional
+        The gradient of what follows, of the shape of the loss (``batch`` for "none", else 0-d); ones by default.
+    wrt : {"input", "target", "weight", "pos_weight"}
+        The argument to differentiate by.
+
+    Returns
+    -------
+    array
+        Of that argument's shape (0-d for a number, the nested shape for a list) and floating dtype (`input`'s dtype
+        where it has none). It is itself right under differentiation.
+
+    Raises
+    ------
+    TypeError
+        As for the loss, and for a `grad_output` of another library or of a dtype that is not real.
+    ValueError
+        As for the loss, for a `grad_output` of another shape, and for a `wrt` that is unknown or was not given.
+
+    Notes
+    -----
+    At (+inf, 1) and (-inf, 0) the gradient for `input` is 0, at (+inf, 0) and (-inf, 1) it is +weight and -weight.
+    Entries with `where` false are exactly 0. At x = 0 it is 1/2 - y: there is no kink.
+
+    References
+    ----------
+    docs/derivation derives each of the four by hand.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> mlsm.grad(np.asarray([[0.0, 0.0]]), np.asarray([[1, 0]]))
+    array([[-0.25,  0.25]])
+    >>> mlsm.grad(np.asarray([[2.0, -1.0]]), np.asarray([[1.0, 0.0]]), wrt="target")
+    array([[-1. ,  0.5]])
+    """
+    _check.wrt(wrt, {"weight": weight, "pos_weight": pos_weight})
+    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    problem, cotangent = _check.cotangent(grad_output, problem, o)
+    chosen = _dispatch.select(problem, kernel, derivative=True)
+    with silent(problem.library):
+        g = REDUCE[problem.reduction].adjoint(o, cotangent)
+        if wrt == "input":
+            result = chosen.rows_vjp(o, g)
+        elif wrt == "target":
+            result = _core.target_vjp(o, g, _floating(target, input))
+        elif wrt == "weight":
+            result = _core.weight_vjp(o, g, _floating(weight, input))
+        else:
+            result = _core.pos_weight_vjp(o, g, _floating(pos_weight, input))
+        result = _moved_back(problem, o, result)
+    if wrt in ("weight", "pos_weight"):  # without the dimensions that were added to reach the class axis
+        result = result[(0,) * (result.ndim - _check.rank(weight if wrt == "weight" else pos_weight))]
+    value: ArrayT = result
+    return value
+
+
+def value_and_grad(
+    input: ArrayT,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    reduction: Reduction = "mean",
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    kernel: str | None = None,
+) -> tuple[ArrayT, ArrayT]:
+    r"""The loss and its gradient for `input`, in one pass over the data where a kernel can.
+
+    The pair ``(multilabel_soft_margin_loss(...), grad(...))`` of the same arguments; the value has the same bits.
+    With reduction "none" the gradient is that of the sum of the rows (a `grad_output` of ones).
+
+    Parameters
+    ----------
+    input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
+        As for `multilabel_soft_margin_loss`.
+
+    Returns
+    -------
+    value, gradient
+        Of the loss's shape and dtype, and of `input`'s.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `multilabel_soft_margin_loss`.
+
+    Notes
+    -----
+    Special values are those of `multilabel_soft_margin_loss` and `grad`.
+
+    References
+    ----------
+    docs/derivation shows what the two have in common: exp(-|x|) and the linear part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> value, gradient = mlsm.value_and_grad(np.zeros((1, 2)), np.asarray([[1, 0]]))
+    >>> print(f"{value:.15f}", gradient)
+    0.693147180559945 [[-0.25  0.25]]
+    """
+    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    problem, cotangent = _check.cotangent(None, problem, o)
+    chosen = _dispatch.select(problem, kernel, derivative=True)
+    with silent(problem.library):
+        g = REDUCE[problem.reduction].adjoint(o, cotangent)
+        rows, slope = chosen.value_and_slope(o, g)
+        value: tuple[ArrayT, ArrayT] = _reduced(problem, o, rows), _moved_back(problem, o, slope)
+        return value
+
+
+def hessian_diag(
+    input: ArrayT,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    reduction: Reduction = "mean",
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    kernel: str | None = None,
+) -> ArrayT:
+    r"""Diagonal of the second derivative of the loss with respect to `input`.
+
+    ::
+
+        d2l/d input2 = weight * ((1-y)' + pos_weight*y') * sigma(x)*sigma(-x)
+
+    with the reduction's divisors. The loss is separable, so for "sum" and "mean" this diagonal is the whole Hessian.
+
+    Parameters
+    ----------
+    input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
+        As for `multilabel_soft_margin_loss`.
+
+    Returns
+    -------
+    array
+        Of `input`'s shape and dtype; for non-negative weights between 0 and weight*max(1, pos_weight)/(4*C*N).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `multilabel_soft_margin_loss`.
+
+    Notes
+    -----
+    Exactly 0 at an infinite logit and where `where` is false; 1/4 at 0, times the divisors. A NaN target leaves it
+    finite when `pos_weight` is absent, since it does not depend on the target then.
+
+    References
+    ----------
+    docs/numerics: why s*(1-s) of s = exp(-|x|)/(1+exp(-|x|)) keeps the digits that sigma*(1-sigma) loses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> mlsm.hessian_diag(np.asarray([[0.0, np.inf]]), np.asarray([[1, 0]]))
+    array([[0.125, 0.   ]])
+    """
+    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    problem, cotangent = _check.cotangent(None, problem, o)
+    chosen = _dispatch.select(problem, kernel, derivative=True)
+    with silent(problem.library):
+        g = REDUCE[problem.reduction].adjoint(o, cotangent)
+        value: ArrayT = _moved_back(problem, o, chosen.curvature(o, g))
+        return value
+
+
+def explain(
+    input: Array,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    reduction: Reduction = "mean",
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    kernel: str | None = None,
+) -> Explanation:
+    """Which kernel would serve this call, and why each other one declines. Computes nothing.
+
+    Parameters
+    ----------
+    input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
+        As for `multilabel_soft_margin_loss`.
+
+    Returns
+    -------
+    Explanation
+        Its `chosen` is the kernel's name, its `reasons` a tuple of ``(kernel, reason)``. Prints as a table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `multilabel_soft_margin_loss`.
+
+    Examples
+    --------
+    >>> import array_api_strict as xp
+    >>> import mlsm
+    >>> mlsm.explain(xp.zeros((2, 3)), xp.ones((2, 3))).chosen
+    'generic'
+    """
+    problem, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    return _dispatch.explanation(problem, kernel)
+
+
+def _reduced(problem: Problem, o: Operands, rows: Any) -> Any:
+    """The reduction, rounded to the compute dtype and from there to the loss dtype.
+
+    By way of the compute dtype, so that half precision is exactly the float32 result rounded.
+    """
+    value = o.xp.astype(REDUCE[problem.reduction].apply(o, rows), o.dtype, copy=False)
+    return value if problem.loss_dtype == o.dtype else o.xp.astype(value, problem.loss_dtype)
+
+
+def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:
+    """The class axis back to where the caller has it."""
+    if problem.axis == len(problem.input.shape) - 1 or values.ndim != len(problem.input.shape):
+        return values
+    return o.xp.moveaxis(values, -1, problem.axis)
+
+
+def _floating(value: Any, input: Any) -> Any:
+    """The dtype of a gradient: that of its argument if it is a floating array, else that of the logits."""
+    return _check.floating_dtype(value) or input.dtype

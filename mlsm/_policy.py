@@ -1,0 +1,73 @@
+"""The rules that are data: which dtypes and types are taken, in which dtype one computes, the defaults.
+
+No arrays, no arithmetic, no error messages. Error bounds live in the conformance suite, tuning numbers in the kernels.
+"""
+
+import re
+from typing import Any, Final
+
+from ._typing import DType, Namespace
+
+FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
+HALVES: Final = frozenset({"float16", "bfloat16"})
+_INTEGER = re.compile(r"u?int\d+|u?longlong|u?intc|u?int")
+
+REDUCTIONS: Final = ("none", "mean", "sum")
+WRT: Final = ("input", "target", "weight", "pos_weight")
+
+# Subclasses of ndarray that array_api_compat lets through although arithmetic means something else in them.
+REFUSED: Final = {
+    ("numpy", "matrix"): "pass `numpy.asarray(...)` of it",
+    ("numpy.ma", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
+}
+# Older NumPy releases name the modules of the same classes differently.
+REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatrix": "numpy"}
+
+# Libraries whose float64 is a switch that may be thrown between two calls, so that the answer cannot be kept.
+SWITCHED: Final = frozenset({"jax"})
+# Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
+FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
+
+_names: dict[Any, str] = {}
+_doubles: dict[tuple[str, Any], bool] = {}
+
+
+def name(dtype: DType) -> str:
+    """The dtype's plain name, "float32" for `torch.float32` and for NumPy's ">f4" alike.
+
+    By name, because `isdtype` raises TypeError for dtypes that a library does not know itself, such as the bfloat16
+    that ml_dtypes adds to NumPy.
+    """
+    key = (type(dtype), dtype)  # the type first: dtypes of two libraries are not always comparable
+    known = _names.get(key)
+    if known is None:
+        known = _names[key] = str(getattr(dtype, "name", None) or dtype).rpartition(".")[2]
+    return known
+
+
+def is_real(dtype_name: str) -> bool:
+    """Bool, integer or one of the floating dtypes that are accepted."""
+    return dtype_name in FLOATS or dtype_name == "bool" or _INTEGER.fullmatch(dtype_name) is not None
+
+
+def promoted(xp: Namespace, dtypes: list[DType]) -> tuple[DType, DType]:
+    """The loss dtype (what the library makes of these floating dtypes together) and the compute dtype (never
+    narrower than float32). Raises what the library raises if it has no answer."""
+    first = name(dtypes[0])
+    if first in ("float32", "float64") and all(name(d) == first for d in dtypes):
+        native = getattr(xp, first)  # result_type would say the same, some microseconds later
+        return native, native
+    loss = xp.result_type(*dtypes)
+    return loss, xp.result_type(loss, xp.float32)
+
+
+def accumulator(xp: Namespace, library: str, device: Any, compute: DType) -> DType:
+    """float64 where the device has it, else the compute dtype."""
+    if name(compute) == "float64":
+        return compute
+    has = None if library in SWITCHED else _doubles.get((library, device))
+    if has is None:
+        has = "float64" in xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
+        if library not in SWITCHED:
+            _doubles[library, device] = has
+    return xp.float64 if has else compute

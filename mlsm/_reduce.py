@@ -1,0 +1,52 @@
+"""The reductions over the batch: each a linear map of the row losses and its adjoint, and nothing else.
+
+No formula, no gradient code: the gradient of a reduction is its adjoint applied to `grad_output`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ._core import Operands, observed, total
+
+
+class Reduction(NamedTuple):
+    apply: Callable[[Operands, Any], Any]  # row losses -> the loss, both in the compute dtype
+    adjoint: Callable[
+        [Operands, Any], Any
+    ]  # grad_output -> what broadcasts to the row losses, in the accumulation dtype
+
+
+def _rows(o: Operands) -> Any:
+    """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
+    if o.m is not None:
+        count = total(o.xp, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), o.acc, axis=None)
+        return o.xp.where(count == 0, o.xp.ones_like(count), count)
+    batch = o.x.shape[:-1]
+    if all(n is not None and n == n for n in batch):
+        return math.prod(batch)
+    # A length that is not known yet is counted; size/sum of unknown lengths would be NaN without a word.
+    return o.xp.sum(o.xp.ones_like(o.x[..., 0], dtype=o.acc))
+
+
+def _sum(o: Operands, rows: Any) -> Any:
+    return total(o.xp, rows, o.acc, axis=None)
+
+
+def _none(o: Operands, rows: Any) -> Any:
+    return rows
+
+
+def _mean(o: Operands, rows: Any) -> Any:
+    return _sum(o, rows) / _rows(o)
+
+
+def _mean_adjoint(o: Operands, g: Any) -> Any:
+    return g / _rows(o)
+
+
+REDUCE: dict[str, Reduction] = {
+    "none": Reduction(_none, _none),
+    "sum": Reduction(_sum, _none),
+    "mean": Reduction(_mean, _mean_adjoint),
+}

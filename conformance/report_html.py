@@ -16,6 +16,7 @@ from .report_style import COLOURS, DRAWING, PAGE
 from .report_summary import (
     GLYPH,
     MEANING,
+    NAMES,
     by_reason,
     count,
     dominant,
@@ -116,7 +117,7 @@ def _reasons(run: Run) -> str:
     for status in ("xfail", "skip"):
         if totals[status]:
             kind = "open" if status == "xfail" else ""
-            head = f"{GLYPH[status]} {MEANING[status]} <small>{totals[status]} checks</small>"
+            head = f"{GLYPH[status]} {MEANING[status]} <small>{totals[status]} check{'s' * (totals[status] != 1)}</small>"
             parts.append(f"<details {kind}><summary>{head}</summary>{_reason_list(run, status)}</details>")
     body = "".join(parts) or "<p>Nothing was skipped, and no failure was expected.</p>"
     return f"<section id='reasons'><h2>What was not judged, and why</h2>{body}</section>"
@@ -143,7 +144,7 @@ def _observed(run: Run) -> str:
                 rows.append(f"<tr><th scope='row'>{escape(label(backend))}</th><td>{escape(dtype)}</td>{''.join(cells)}</tr>")
     if not rows:
         return ""
-    head = "".join(f"<th scope='col'>{q}</th>" for q in QUANTITIES)
+    head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
         "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes nearest to "
         "its bound, in ULP of the result's dtype: observed / promised.</p><div class='scroll'><table><thead><tr>"

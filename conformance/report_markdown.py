@@ -13,7 +13,7 @@ import mlsm
 from .backends import CAPABILITIES, NotInstalled, UnknownBackend, find
 from .record import QUANTITIES, STATUSES, Run
 from .report_claims import claims
-from .report_summary import GLYPH, MEANING, by_dtype, by_reason, count, label, observed, strain
+from .report_summary import GLYPH, MEANING, NAMES, by_dtype, by_reason, count, label, observed, strain
 from .report_svg import short
 
 STAMP = "<!-- claims: {} -->"
@@ -73,7 +73,7 @@ def _observed(run: Run) -> str:
             rows.append([label(backend), dtype, *cells])
     if not rows:
         return "The record holds no measurement of single values: the run was made at a level that takes none."
-    return table(["backend", "dtype", *QUANTITIES], rows)
+    return table(["backend", "dtype", *NAMES.values()], rows)
 
 
 def _capabilities(run: Run) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from html import escape
 
 from .record import QUANTITIES, BackendRecord, Curve, PeerRecord, Quantity, Run
-from .report_summary import Loss, by_dtype, dtypes, label, lost
-from .report_svg import line, marker, short, svg
+from .report_summary import NAMES, Loss, by_dtype, dtypes, label, lost
+from .report_svg import line, marker, rect, short, svg
 from .report_ulp import Series, Size, envelope, panel
 
 PEER_STYLE: tuple[tuple[str, str], ...] = (
@@ -45,6 +45,11 @@ def sample(css: str, mark: str, words: str) -> str:
     return svg(40, 16, words, body)
 
 
+def patch(css: str) -> str:
+    """A filled sample, for the bands."""
+    return svg(40, 16, css, [rect(2, 2, 36, 12, css)])
+
+
 def _pick(owner: BackendRecord | PeerRecord, quantity: Quantity, dtype: str, target: float) -> list[Curve]:
     return [c for c in owner.curves if (c.quantity, c.dtype, c.target) == (quantity, dtype, target)]
 
@@ -65,7 +70,7 @@ def _together(run: Run, dtype: str) -> list[str]:
             for i, peer in enumerate(run.peers):
                 css, mark = style_of(i)
                 series += [Series(peer.name, c, css, mark) for c in _pick(peer, quantity, dtype, target)]
-            panels.append(f"<div>{panel(series, f'{quantity}, y = {short(target)}, {dtype}')}</div>")
+            panels.append(f"<div>{panel(series, f'{NAMES[quantity]}, y = {short(target)}, {dtype}')}</div>")
     return panels
 
 
@@ -82,12 +87,12 @@ def _findings(run: Run) -> str:
         for loss in lost(peer.curves):
             places.setdefault((loss.dtype, loss.quantity), []).append(f"y = {short(loss.target)} {_stretch(loss)}")
         for (dtype, quantity), stretches in places.items():
-            items.append(f"<li><b>{escape(peer.name)}</b>, {dtype} {quantity}: no digit left at {'; '.join(stretches)}.</li>")
+            items.append(f"<li><b>{escape(peer.name)}</b>, {dtype} {NAMES[quantity]}: no digit left at {'; '.join(stretches)}.</li>")
     if not items:
         return ""
-    count = f"{len(items)} stretch{'es' if len(items) > 1 else ''}"
+    count = f"{len(items)} combination{'s' * (len(items) != 1)} of dtype and quantity"
     return (
-        f"<details><summary>Where the others have no digit left <small>{count} on the logits measured</small></summary>"
+        f"<details><summary>Where the others have no digit left <small>{count}, on the logits measured</small></summary>"
         f"<ul class='findings'>{''.join(items)}</ul></details>"
     )
 
@@ -97,7 +102,12 @@ def losses_section(run: Run) -> str:
     names = dtypes(run)
     if not names:
         return ""
-    entries = [(sample("ours series", "", OURS), OURS), (sample("bound", "", "bound"), "promised bound")]
+    entries = [
+        (sample("ours series", "", OURS), OURS),
+        (sample("bound", "", "bound"), "promised bound"),
+        (patch("exact"), "correctly rounded (at most ½ ULP)"),
+        (patch("broken"), "not finite where it should be"),
+    ]
     for i, peer in enumerate(run.peers):
         css, mark = style_of(i)
         entries.append((sample(f"{css} series", mark, peer.name), peer.name))
@@ -128,9 +138,9 @@ def _own(backend: BackendRecord, dtype: str, quantity: Quantity) -> str:
     ]
     if not series:
         return ""
-    title = f"{label(backend)}: {quantity}, {dtype}, ULP against logit"
+    title = f"{label(backend)}: {NAMES[quantity]}, {dtype}, ULP against logit"
     picture = panel(series, title, Size(270, 160, compact=True))
-    return f"<figure><figcaption>{escape(quantity)}, {escape(dtype)}</figcaption>{picture}</figure>"
+    return f"<figure><figcaption>{NAMES[quantity]}, {escape(dtype)}</figcaption>{picture}</figure>"
 
 
 def small_multiples(run: Run) -> str:

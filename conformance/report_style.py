@@ -22,7 +22,7 @@ svg{display:block;width:100%;height:auto;font-family:system-ui,-apple-system,"Se
 .exact{fill:var(--exact)}.broken{fill:var(--broken)}.lost{stroke:var(--soft);stroke-width:1;stroke-dasharray:1 4}
 .bound{fill:none;stroke:var(--ink);stroke-width:1.5;stroke-dasharray:7 4}
 .series{fill:none;stroke-width:1.6;stroke-linejoin:round}.area{stroke:none;opacity:.16}
-.tick{fill:var(--soft);font-size:12px}.axis{fill:var(--soft);font-size:12px}.note{fill:var(--soft);font-size:11px}
+.tick{fill:var(--soft);font-size:12px}.axis{fill:var(--soft);font-size:12px}.note{fill:var(--soft);font-size:11px;paint-order:stroke;stroke:var(--card);stroke-width:3px}
 .title{fill:var(--ink);font-size:14px;font-weight:600}.key{fill:var(--ink);font-size:12px}
 """ + "".join(
     f".{name}.series{{stroke:var(--{name})}}.{name}.mark,.{name}.area{{fill:var(--{name})}}"
@@ -33,7 +33,7 @@ PAGE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);line-height:1.5;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
-main,header,footer{max-width:1360px;margin:0 auto;padding:0 clamp(14px,3vw,40px)}
+main,header,footer{max-width:1440px;margin:0 auto;padding:0 clamp(14px,3vw,40px)}
 header{padding-top:34px}footer{padding-top:20px;padding-bottom:44px;color:var(--soft);font-size:.9rem}
 h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em}
 h2{font-size:1.3rem;margin:2.4em 0 .3em;border-top:1px solid var(--rule);padding-top:1.1em}
@@ -51,15 +51,20 @@ table{border-collapse:separate;border-spacing:0;font-size:.9rem;width:100%}
 th,td{padding:.45em .7em;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
 tr:last-child>td,tr:last-child>th{border-bottom:0}
 thead th{font-weight:600;color:var(--soft);white-space:nowrap}tbody th{font-weight:600;white-space:nowrap}
-.matrix td{text-align:center;white-space:nowrap;border-left:2px solid var(--card);border-bottom:2px solid var(--card);
+.matrix td,.matrix thead th{padding:.4em .45em}
+.matrix td{text-align:center;white-space:nowrap;vertical-align:middle;border-left:2px solid var(--card);border-bottom:2px solid var(--card);
 font-variant-numeric:tabular-nums;line-height:1.3}
 .matrix td span{display:block}.matrix td.pass span+span{opacity:.8}.matrix thead th{text-align:center}
 .matrix tbody th,.matrix thead th:first-child{position:sticky;left:0;background:var(--card);text-align:left;z-index:1}
-.matrix th small,.num small{display:block;font-weight:400;color:var(--soft)}
+.matrix th small{display:block;font-weight:400;color:var(--soft)}
+.num small{color:var(--soft);margin-left:.7em}
 .num{font-variant-numeric:tabular-nums;white-space:nowrap}.num.over{color:var(--bad);font-weight:700}
 .legend{display:flex;flex-wrap:wrap;gap:6px 20px;list-style:none;padding:0;margin:.6em 0;font-size:.9rem}
 .legend li{display:flex;align-items:center;gap:7px}.legend svg{width:40px;height:16px;flex:none}
-.plots{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr))}
+.plots{display:grid;gap:14px;grid-template-columns:minmax(0,1fr)}
+@media (min-width:760px){.plots{grid-template-columns:repeat(2,minmax(0,1fr))}}
+@media (min-width:1120px){.plots{grid-template-columns:repeat(3,minmax(0,1fr));grid-template-rows:auto auto;
+grid-auto-flow:column}}
 .plots>div,.small>figure{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:8px}
 .small{display:grid;gap:10px;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr))}
 figure{margin:0}figcaption{font-size:.82rem;color:var(--soft);padding:0 4px 2px}
@@ -72,6 +77,6 @@ background:var(--ours)}.bar i.over{background:var(--bad)}
 .reasons{padding-left:1.2em}.reasons li{margin:.45em 0;overflow-wrap:anywhere}.reasons small{color:var(--soft);display:block}
 .versions{display:flex;flex-wrap:wrap;gap:8px;list-style:none;padding:0}
 .versions li{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:.2em .7em}
-@media (max-width:640px){th,td{padding:.4em .5em}.matrix tbody th{max-width:42vw;white-space:normal;overflow-wrap:anywhere}}
+@media (max-width:640px){th,td{padding:.4em .5em}.matrix tbody th{min-width:8.6em;white-space:normal}}
 @media print{details{break-inside:avoid}.scroll{overflow:visible}}
 """

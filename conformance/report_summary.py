@@ -16,6 +16,7 @@ PRECISION: Mapping[str, int] = {"float64": 53, "float32": 24, "float16": 11, "bf
 """Significant bits. 2**p ULP is the error of returning 0: no digit is left."""
 
 DTYPE_ORDER: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
+NAMES: Mapping[Quantity, str] = {"loss": "loss", "gradient": "gradient", "hessian": "Hessian"}
 GLYPH: Mapping[Status, str] = {"pass": "✓", "fail": "✗", "xfail": "△", "skip": "○"}
 MEANING: Mapping[Status, str] = {"pass": "pass", "fail": "fail", "xfail": "expected failure", "skip": "skipped"}
 SEVERITY: tuple[Status, ...] = ("fail", "xfail", "pass", "skip")
@@ -123,7 +124,7 @@ def worst_cases(run: Run, most: int = 12) -> list[tuple[BackendRecord, CheckReco
 
 def lost(curves: Sequence[Curve]) -> list[Loss]:
     """Where no digit is left: the stretches of logits with an error of at least 2**(p-1) ULP, or not a number."""
-    found = []
+    found: list[Loss] = []
     order = by_dtype(c.dtype for c in curves)
     for curve in sorted(curves, key=lambda c: (order.index(c.dtype), QUANTITIES.index(c.quantity), c.target)):
         limit = 2.0 ** (PRECISION[curve.dtype] - 1) if curve.dtype in PRECISION else math.inf
@@ -131,10 +132,15 @@ def lost(curves: Sequence[Curve]) -> list[Loss]:
         start: float | None = None
         last = 0.0
         for logit, ulp in [*points, (math.inf, 0.0)]:
-            bad = math.isnan(ulp) or ulp >= limit
-            if bad:
+            if math.isnan(ulp) or ulp >= limit:
                 start, last = logit if start is None else start, logit
             elif start is not None:
-                found.append(Loss(curve.quantity, curve.dtype, curve.target, start, last))
+                previous = found[-1] if found else None
+                here = (curve.quantity, curve.dtype, curve.target)
+                if previous and (previous.quantity, previous.dtype, previous.target) == here and previous.high * start > 0:
+                    # A saturated result crosses the right one now and then; on one side of 0 it is one stretch.
+                    found[-1] = Loss(*here, previous.low, last)
+                else:
+                    found.append(Loss(*here, start, last))
                 start = None
     return found

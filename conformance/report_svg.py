@@ -54,8 +54,8 @@ def short(value: float) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
+        return (f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
+    mantissa, exponent = f"{value:.1e}".replace("-", "−", 1 if value < 0 else 0).split("e")
     return f"{mantissa.removesuffix('.0')}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 

@@ -17,8 +17,9 @@ from .report_svg import Box, Scale, line, logarithmic, marker, path, power_of_te
 
 EXACT = 0.5
 """ULP: at or below this the result is the correctly rounded one."""
-COLUMNS = 150
-"""Points drawn per series: about one for each three units of width. The worst of each column is kept, never a mean."""
+COLUMNS = 64
+"""Points drawn per series: one for each six units of width. The worst of each column is kept, never a mean: a
+line that shows every logit is a thicket at the bottom, in which nobody finds the bound."""
 TICKS = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
 
 
@@ -77,8 +78,11 @@ def thin(points: Iterable[tuple[float, float]], place: Scale, box: Box) -> list[
 
 
 def _vertical(top_ulp: float, not_finite: bool, box: Box) -> Scale:
-    """ULP to a height: linear to 1/2 within the lowest fifth, logarithmic above, a band of its own for NaN and inf."""
-    knee = box.bottom - 0.2 * box.height
+    """ULP to a height: linear to 1/2, logarithmic above, a band of its own for NaN and infinity.
+
+    The linear part is a fifth of the height, or two fifths where hardly anything lies above it (half precisions).
+    """
+    knee = box.bottom - (0.2 if top_ulp > 10 else 0.4) * box.height
     ceiling = box.top + (0.1 * box.height if not_finite else 0.0)
     upper = logarithmic(EXACT, top_ulp, knee, ceiling)
 
@@ -142,11 +146,13 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
     if not_finite:
         band = 0.1 * box.height
         body.append(rect(box.left, box.top, box.width, band, "broken"))
-        body.append(text(box.right - 6, box.top + band / 2 + 4, "not finite", "note", "end"))
+        body.append(text(box.left - 6, box.top + band / 2 + 4, "NaN", anchor="end"))
     nothing_left = 2.0 ** PRECISION.get(dtype, 53)
     if dtype in PRECISION and nothing_left <= top:
         y = up(nothing_left)
-        body += [line(box.left, y, box.right, y, "lost"), text(box.left + 6, y - 4, "no digit left", "note", "start")]
+        body.append(line(box.left, y, box.right, y, "lost"))
+        # In the middle, around x = 0, where everybody still has digits: there no line comes this high.
+        body.append(text(across(0.0), y - 5, "no digit left", "note"))
 
     first = series[0].curve
     for s in reversed(series):
@@ -157,14 +163,13 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
             body.append(path(edge, f"{s.css} area"))
         body.append(path(points, f"{s.css} series"))
         if s.mark:
-            body += [marker(s.mark, x, y, f"{s.css} mark") for x, y in points[7::15]]
+            body += [marker(s.mark, x, y, f"{s.css} mark") for x, y in points[5::12]]
     bounds = thin(zip(first.logit, first.bound, strict=True), across, box)
     body.append(path([(across(x), up(b)) for x, b in bounds], "bound"))
 
     body.append(rect(box.left, box.top, box.width, box.height, "frame"))
     if not size.compact:
         body.append(text(box.left, 18, title, "title", "start"))
-        body.append(text(box.right - 6, box.bottom - 6, "correctly rounded", "note", "end"))
         body.append(text((box.left + box.right) / 2, size.height - 6, "logit x", "axis"))
         body.append(text(13, (box.top + box.bottom) / 2, "error, ULP", "axis", turn=True))
     return svg(size.width, size.height, title, body)

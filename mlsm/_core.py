@@ -36,7 +36,7 @@ class Operands(NamedTuple):
     acc: DType  # the accumulation dtype: of every sum and of the pullbacks' scale
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """The shared intermediate results, all in the compute dtype; q is None where it is exactly 1."""
 
     w: Any
@@ -77,7 +77,7 @@ def _linear(xp: Namespace, t: Any, a: Any) -> Any:
     return xp.where((t == 0) & xp.isinf(a), xp.zeros_like(a), a) * t
 
 
-def _parts(o: Operands) -> _Parts:
+def parts(o: Operands) -> Parts:
     xp = o.xp
     x, y, w, p = _read(o, o.x), _read(o, o.y), _read(o, o.w), _read(o, o.p)
     ybar = 1 - y
@@ -89,7 +89,7 @@ def _parts(o: Operands) -> _Parts:
     sign = 2 * xp.astype(right, o.dtype) - 1  # not sign(x), which is 0 at 0; not copysign, which is -1 at -0.0
     a = x * sign
     e = xp.exp(-a)
-    return _Parts(
+    return Parts(
         w=w,
         y=y,
         right=right,
@@ -102,15 +102,15 @@ def _parts(o: Operands) -> _Parts:
     )
 
 
-def _loss(o: Operands, f: _Parts) -> Any:
+def loss(o: Operands, f: Parts) -> Any:
     return _select(o, _scaled(f.w, _linear(o.xp, f.t, f.a) + _scaled(f.q, f.L)))
 
 
-def _slope(o: Operands, f: _Parts) -> Any:
+def slope(o: Operands, f: Parts) -> Any:
     return _scaled(f.w, f.sign * (f.t - _scaled(f.q, f.s)))
 
 
-def _curvature(o: Operands, f: _Parts) -> Any:
+def bend(o: Operands, f: Parts) -> Any:
     return _scaled(f.w, _scaled(f.q, f.s * (1 - f.s)))
 
 
@@ -150,35 +150,35 @@ def _mean(o: Operands, values: Any) -> Any:
     return o.xp.astype(total(o.xp, values, o.acc) / _divisor(o), o.dtype, copy=False)
 
 
-def _pull(o: Operands, g: Any, slope: Any, dtype: DType) -> Any:
-    """The adjoint of the class mean, applied to g and multiplied into the slope.
+def _pull(o: Operands, g: Any, values: Any, dtype: DType) -> Any:
+    """The adjoint of the class mean, applied to g and multiplied into the elementwise derivative.
 
     The divisors meet in the accumulation dtype and are rounded once. Masked entries are selected after the
     product, because g itself may be infinite or NaN.
     """
     scale = o.xp.astype(g / _divisor(o), o.dtype, copy=False)
-    return o.xp.astype(_select(o, slope * scale[..., None]), dtype, copy=False)
+    return o.xp.astype(_select(o, values * scale[..., None]), dtype, copy=False)
 
 
 def rows(o: Operands) -> Any:
     """The row losses: the mean over the observed classes."""
-    return _mean(o, _loss(o, _parts(o)))
+    return _mean(o, loss(o, parts(o)))
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
     """The pullback of `rows` for the logits; g broadcasts to the row losses."""
-    return _pull(o, g, _slope(o, _parts(o)), o.x.dtype)
+    return _pull(o, g, slope(o, parts(o)), o.x.dtype)
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
     """`rows` and `rows_vjp`, sharing the exponential and everything else that they have in common."""
-    f = _parts(o)
-    return _mean(o, _loss(o, f)), _pull(o, g, _slope(o, f), o.x.dtype)
+    f = parts(o)
+    return _mean(o, loss(o, f)), _pull(o, g, slope(o, f), o.x.dtype)
 
 
 def curvature(o: Operands, g: Any) -> Any:
     """The diagonal of the second derivative of `rows`, scaled by g."""
-    return _pull(o, g, _curvature(o, _parts(o)), o.x.dtype)
+    return _pull(o, g, bend(o, parts(o)), o.x.dtype)
 
 
 # ---------------------------------------------------------------- pullbacks of the other arguments
@@ -186,20 +186,20 @@ def curvature(o: Operands, g: Any) -> Any:
 
 def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """(1-eps)*w*((p-1)*L - (x if x >= 0 else p*x)), which is -(1-eps)*w*x without pos_weight."""
-    xp, f = o.xp, _parts(o)
+    xp, f = o.xp, parts(o)
     x = f.a * f.sign
     if o.p is None:
-        slope = -x
+        derivative = -x
     else:
         p = _read(o, o.p)
-        slope = (p - 1) * f.L - xp.where(f.right, x, p * x)
-    return _pull(o, g, _scaled(f.w, slope * (1 - o.eps) if o.eps else slope), dtype)
+        derivative = (p - 1) * f.L - xp.where(f.right, x, p * x)
+    return _pull(o, g, _scaled(f.w, derivative * (1 - o.eps) if o.eps else derivative), dtype)
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The bracket of the loss, summed back to the weight's shape."""
     assert o.w is not None
-    f = _parts(o)
+    f = parts(o)
     bracket = _linear(o.xp, f.t, f.a) + _scaled(f.q, f.L)
     return _sum_to(o, _pull(o, g, bracket, o.dtype), o.w.shape, dtype)
 
@@ -207,10 +207,10 @@ def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """w*y'*softplus(-x), summed back to the shape of pos_weight."""
     assert o.p is not None
-    xp, f = o.xp, _parts(o)
+    xp, f = o.xp, parts(o)
     left = xp.where(f.right, xp.zeros_like(f.y), f.y)
-    slope = _linear(xp, left, f.a) + f.y * f.L
-    return _sum_to(o, _pull(o, g, _scaled(f.w, slope), o.dtype), o.p.shape, dtype)
+    derivative = _linear(xp, left, f.a) + f.y * f.L
+    return _sum_to(o, _pull(o, g, _scaled(f.w, derivative), o.dtype), o.p.shape, dtype)
 
 
 def _sum_to(o: Operands, values: Any, shape: tuple[Any, ...], dtype: DType) -> Any:

@@ -139,7 +139,7 @@ def _own(backend: BackendRecord, dtype: str, quantity: Quantity) -> str:
     if not series:
         return ""
     title = f"{label(backend)}: {NAMES[quantity]}, {dtype}, ULP against logit"
-    picture = panel(series, title, Size(270, 160, compact=True))
+    picture = panel(series, title, Size(380, 170, compact=True))
     return f"<figure><figcaption>{NAMES[quantity]}, {escape(dtype)}</figcaption>{picture}</figure>"
 
 

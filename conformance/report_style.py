@@ -66,7 +66,8 @@ font-variant-numeric:tabular-nums;line-height:1.3}
 @media (min-width:1120px){.plots{grid-template-columns:repeat(3,minmax(0,1fr));grid-template-rows:auto auto;
 grid-auto-flow:column}}
 .plots>div,.small>figure{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:8px}
-.small{display:grid;gap:10px;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr))}
+.small{display:grid;gap:10px;grid-template-columns:minmax(0,1fr)}
+@media (min-width:760px){.small{grid-template-columns:repeat(3,minmax(0,1fr))}}
 figure{margin:0}figcaption{font-size:.82rem;color:var(--soft);padding:0 4px 2px}
 .findings{padding-left:1.2em;max-width:90ch}.findings li{margin:.25em 0}
 .cases{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr))}

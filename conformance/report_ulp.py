@@ -20,7 +20,8 @@ EXACT = 0.5
 COLUMNS = 64
 """Points drawn per series: one for each six units of width. The worst of each column is kept, never a mean: a
 line that shows every logit is a thicket at the bottom, in which nobody finds the bound."""
-TICKS = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
+TICKS = (0, -100, 100, -10, 10, -1, 1, -1000, 1000)
+"""Logits worth a tick, the most wanted first: one that comes too near to another is left out."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,11 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
     body = [rect(box.left, box.top, box.width, box.height, "ground")]
     body.append(rect(box.left, knee, box.width, box.bottom - knee, "exact"))
     body += _horizontal_grid(size, box, up, top)
+    taken: list[float] = []
     for tick in TICKS:
-        if min(logits) <= tick <= max(logits):
-            x = across(tick)
+        x = across(tick)
+        if min(logits) <= tick <= max(logits) and all(abs(x - other) >= 28 for other in taken):
+            taken.append(x)
             body += [line(x, box.top, x, box.bottom, "grid"), text(x, box.bottom + 16, str(tick).replace("-", "−"))]
     if not_finite:
         band = 0.1 * box.height

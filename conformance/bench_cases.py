@@ -1,0 +1,138 @@
+"""What the benchmark measures: cases, data, the reference value, the floor. Times nothing and knows no contestant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SHAPES: tuple[tuple[int, int], ...] = ((32, 20), (512, 80), (8192, 1000), (65536, 1000), (64, 1_000_000))
+DTYPES: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
+WORKS: tuple[str, ...] = ("loss", "value_and_grad", "backward")
+"""The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are one piece of work
+and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
+
+ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+
+FLOOR = "floor"
+FLOOR_MEANING = (
+    "The floor is the time of `x.sum(), y.sum()` on the same NumPy arrays in the same run, and of "
+    "`np.empty_like(x).fill(1)` besides where a gradient is made. For half precisions, which NumPy sums slowly, the same bytes are "
+    "summed as integers. It runs on one thread whatever the case allows, so several threads may come below 1. On a GPU it is "
+    "a copy of x on the device (as many bytes as reading x and y), and a fill besides."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One interleaved measurement."""
+
+    shape: tuple[int, int]
+    dtype: str
+    gradient: bool
+    threads: str
+    """"1" or "all"."""
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Of one input, and of the gradient."""
+        return self.size * ITEMSIZE[self.dtype]
+
+    def __str__(self) -> str:
+        work = "loss and gradient" if self.gradient else "loss"
+        threads = "1 thread" if self.threads == "1" else "all threads"
+        return f"{shape_text(self.shape)} {self.dtype}, {work}, {threads}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Logits and hard targets, both of the case's dtype, as NumPy arrays, and the exact mean loss to check against."""
+
+    x: Any
+    y: Any
+    value: float
+
+
+def shape_text(shape: tuple[int, int]) -> str:
+    return "×".join(f"{n:,}".replace(",", " ") if n >= 10**6 else str(n) for n in shape)
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """"8192x1000" as (8192, 1000); ValueError for anything else."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise ValueError(f"a shape is written as rows x classes, such as 8192x1000; got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def numpy_dtype(name: str) -> Any:
+    """The NumPy dtype of this name; bfloat16 is that of ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def make_data(shape: tuple[int, int], dtype: str) -> Data:
+    """Seeded logits of a half-trained classifier (standard deviation 3) and targets of which three in ten are 1."""
+    random = np.random.default_rng([*shape, 20])
+    kind = numpy_dtype(dtype)
+    x, y = np.empty(shape, kind), np.empty(shape, kind)
+    sums = []
+    step = max(1, 2**20 // shape[1])
+    # By blocks: the temporaries of a whole array would be the peak of the process, and hide what is measured.
+    for start in range(0, shape[0], step):
+        rows = slice(start, start + step)
+        x[rows] = (3 * random.standard_normal(x[rows].shape, dtype=np.float32)).astype(kind)
+        y[rows] = (random.random(y[rows].shape, dtype=np.float32) < 0.3).astype(kind)
+        z = x[rows].astype(np.float64) * (1 - 2 * y[rows].astype(np.float64))
+        sums.append(float(np.sum(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))))
+    return Data(x, y, math.fsum(sums) / math.prod(shape))
+
+
+def floor(case: Case, data: Data) -> Callable[[], None]:
+    """The least that any implementation must do on the host: read both inputs, and write the gradient where one is made."""
+    x = data.x
+    # NumPy widens halves one by one; whoever reads them as what they are is not slower than the memory.
+    a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, data.y))
+
+    def read() -> None:
+        a.sum()
+        b.sum()
+
+    def read_and_write() -> None:
+        a.sum()
+        b.sum()
+        np.empty_like(x).fill(1)
+
+    return read_and_write if case.gradient else read
+
+
+def copy_scaling(threads: int, array: Any, clock: Callable[[], float], rounds: int = 7) -> float:
+    """How many times faster `threads` threads copy this array than one does: what the machine itself gains from them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    out = np.empty_like(array)
+    parts = list(zip(np.array_split(out, threads), np.array_split(array, threads), strict=True))
+
+    def one(pair: tuple[Any, Any]) -> None:
+        np.copyto(*pair)
+
+    single, several = [], []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(rounds):
+            start = clock()
+            np.copyto(out, array)
+            middle = clock()
+            list(pool.map(one, parts))
+            single.append(middle - start)
+            several.append(clock() - middle)
+    return float(np.median(single) / np.median(several))

@@ -125,7 +125,7 @@ def total(xp: Namespace, values: Any, acc: DType, axis: int | None = -1) -> Any:
     where it already was. A length that is not known (None in the standard, NaN in Dask) leaves the sum as it is.
     """
     shape = values.shape
-    if all(n is not None and n == n for n in shape):
+    if len(shape) > 1 and all(n is not None and n == n for n in shape):
         values = xp.reshape(values, (-1,))
         if axis is not None:
             values = xp.reshape(values, shape)
@@ -220,5 +220,5 @@ def _sum_to(o: Operands, values: Any, shape: tuple[Any, ...], dtype: DType) -> A
     if len(spread) == values.ndim:
         values = xp.reshape(total(xp, values, o.acc, axis=None), shape)
     elif spread:
-        values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)[(0,) * added]
+        values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)[(*(0,) * added, ...)]
     return xp.astype(values, dtype, copy=False)

@@ -185,7 +185,8 @@ def grad(
             result = _core.pos_weight_vjp(o, g, _floating(pos_weight, input))
         result = _moved_back(problem, o, result)
     if wrt in ("weight", "pos_weight"):  # without the dimensions that were added to reach the class axis
-        result = result[(0,) * (result.ndim - _check.rank(weight if wrt == "weight" else pos_weight))]
+        added = result.ndim - _check.rank(weight if wrt == "weight" else pos_weight)
+        result = result[(*(0,) * added, ...)] if added else result
     value: ArrayT = result
     return value
 

@@ -25,6 +25,10 @@ REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatri
 
 # Libraries whose float64 is a switch that may be thrown between two calls, so that the answer cannot be kept.
 SWITCHED: Final = frozenset({"jax"})
+# Libraries whose arrays always know their lengths, so that nobody need ask.
+SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
+# Libraries for which the verdict on a call follows from dtypes, shapes and devices alone, so that it may be kept.
+MEMORABLE: Final = frozenset({"numpy", "torch"})
 # Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
 FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
 

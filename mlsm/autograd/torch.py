@@ -15,17 +15,24 @@ from .. import _core
 from .._core import Operands
 from .._dispatch import Kernel
 
-_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+_Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
 
 def state_of(*operands: Any) -> str:
-    """ "traced" where something looks through the arithmetic, "tracked" where a gradient is wanted, else "plain"."""
+    """ "traced" where something looks through the arithmetic, "tracked" where a gradient is wanted, else "plain".
+
+    Whatever is no tensor (None, a number, a list) has no say.
+    """
     if torch.compiler.is_compiling() or _transformed():
         return "traced"
-    tensors = [v for v in operands if v is not None]
-    if not all(type(v) in _PLAIN_TYPES for v in tensors):
-        return "traced"
-    return "tracked" if torch.is_grad_enabled() and any(v.requires_grad for v in tensors) else "plain"
+    tracked = False
+    for value in operands:
+        kind = type(value)
+        if kind is _Tensor or kind is _Parameter:
+            tracked = tracked or value.requires_grad
+        elif isinstance(value, _Tensor):
+            return "traced"  # a subclass may do anything
+    return "tracked" if tracked and torch.is_grad_enabled() else "plain"
 
 
 def _transformed() -> bool:

@@ -11,8 +11,9 @@ than the exponential. x*(h - y) is 0*inf where the guard of `_core` would matter
 which are then taken from the generic formula.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -23,18 +24,8 @@ from .._core import Operands
 from .._dispatch import Kernel
 
 # Elements of a block: 4 scratch blocks of float32 and the operands' share stay inside 1 MiB of L2. Measured on a Xeon
-# with AVX-512 (2 MiB L2), 8192x1000 float32 value_and_grad: 4096: 1.15, 8192: 1.05, 16384: 1.00, 32768: 1.01, 131072: 1.21.
+# with AVX-512 (2 MiB L2), 8192x1000 float32 value_and_grad: TUNING
 BLOCK = 16384
-
-
-class _Plan(NamedTuple):
-    """The operands as NumPy views of two dimensions, and how to cut them."""
-
-    o: Operands
-    scale: Any  # what derivatives are multiplied by, 0-d or (N,): g over the number of observed classes
-    divisor: Any  # of the row sums, a number or (N,)
-    rows: int  # of a block
-    classes: int
 
 
 def accepts(problem: Problem) -> str | None:
@@ -76,12 +67,13 @@ KERNEL = Kernel("numpy", ("numpy", "torch"), accepts, rows, rows_vjp, rows_and_v
 def _run(o: Operands, g: Any, *, value: bool, derivative: str | None) -> tuple[Any, Any]:
     """Row losses and a derivative, as wanted, in the library that the operands came in."""
     if isinstance(o.x, np.ndarray):
-        return _of_arrays(o, g, value, derivative)
+        return _of_arrays(o, g, value, derivative)  # under the caller's guard already
     import torch
 
     dtypes = {torch.float32: np.float32, torch.float64: np.float64}
     host = Operands(xp, *(_array(v) for v in o[1:6]), o.eps, dtypes[o.dtype], dtypes[o.acc])
-    found = _of_arrays(host, _array(g), value, derivative)
+    with np.errstate(all="ignore"):
+        found = _of_arrays(host, _array(g), value, derivative)
     return tuple(None if v is None else torch.from_numpy(np.asarray(v)) for v in found)  # type: ignore[return-value]
 
 
@@ -90,13 +82,14 @@ def _array(tensor: Any) -> Any:
 
 
 def _of_arrays(o: Operands, g: Any, value: bool, derivative: str | None) -> tuple[Any, Any]:
-    batch = o.x.shape[:-1]
-    row_losses = np.empty(batch, o.dtype) if value else None
+    row_losses = np.empty(o.x.shape[:-1], o.dtype) if value else None
     # K order, as NumPy's own arithmetic would have it: Fortran in, Fortran out.
     slopes = np.empty_like(o.x, subok=False) if derivative else None
-    with np.errstate(all="ignore"):
+    if o.x.ndim == 2:
+        _blocks(o, g, row_losses, slopes, derivative)
+    else:
         for part, g_part, row_part, slope_part in _flat(o, g, row_losses, slopes):
-            _blocks(_plan(part, g_part), row_part, slope_part, derivative)
+            _blocks(part, g_part, row_part, slope_part, derivative)
     return row_losses, slopes
 
 
@@ -108,7 +101,8 @@ def _flat(o: Operands, g: Any, rows: Any, slopes: Any) -> Iterator[tuple[Operand
         return
     if x.ndim == 1:
         arrays = (None if v is None else v[None] for v in o[1:6])
-        yield Operands(o.xp, *arrays, *o[6:]), g, None if rows is None else rows[None], None if slopes is None else slopes[None]
+        row, slope = (None if v is None else v[None] for v in (rows, slopes))
+        yield Operands(o.xp, *arrays, *o[6:]), g, row, slope
         return
     merged = [_merged(v, x.shape) for v in o[1:6]]
     g_merged = g if g is None or not g.ndim else _merged(g[..., None], (*x.shape[:-1], 1))
@@ -144,106 +138,120 @@ def _merged(v: Any, shape: tuple[int, ...]) -> Any:
     return view
 
 
-def _plan(o: Operands, g: Any) -> _Plan:
-    n, c = o.x.shape
-    divisor: Any = c
-    if o.m is not None:
-        divisor = np.broadcast_to(np.count_nonzero(o.m, axis=-1) * (c // o.m.shape[-1] if o.m.ndim else c), (n,))
-        divisor = np.maximum(divisor, 1)
-    scale = None if g is None else (g / divisor).astype(o.dtype)
-    classes = min(c, BLOCK)
-    return _Plan(o, scale, divisor, max(1, BLOCK // classes), classes)
-
-
 # ---------------------------------------------------------------- blocks
 
 
-def _blocks(plan: _Plan, rows: Any, slopes: Any, derivative: str | None) -> None:
-    o = plan.o
+def _blocks(o: Operands, g: Any, rows: Any, slopes: Any, derivative: str | None) -> None:
+    """Fill `rows` and `slopes`, block by block: whole rows where they fit, else pieces of one row."""
     n, c = o.x.shape
-    simple = o.p is None and o.m is None and not o.eps and (o.w is None or (o.w.ndim == 1 and o.w.shape[0] == c))
+    width = min(c, BLOCK)
+    height = min(n, BLOCK // width) or 1
+    divisor = _divisor(o, n, c)
+    scale = None if g is None else (g / divisor).astype(o.dtype)
+    simple = o.p is None and o.m is None and not o.eps and (o.w is None or o.w.shape == (c,))
     work = _in_place if simple else _generic
-    scratch = [np.empty((min(n, plan.rows), plan.classes), o.dtype) for _ in range(5)] if simple else []
-    sums = None if rows is None else np.empty((min(n, plan.rows), -(-c // plan.classes)), np.float64)
-    for i in range(0, n, plan.rows):
-        j = min(n, i + plan.rows)
-        scale = None if plan.scale is None else plan.scale if not plan.scale.ndim else plan.scale[i:j, None]
-        for b, k in enumerate(range(0, c, plan.classes)):
-            l = min(c, k + plan.classes)
-            part = o if (i, j, k, l) == (0, n, 0, c) else _cut(o, i, j, k, l)
-            room = [s[: j - i, : l - k] for s in scratch]
-            out = None if slopes is None else slopes[i:j, k:l]
-            work(part, scale, None if sums is None else sums[: j - i, b], out, derivative, room)
+    room = [np.empty((height, width), o.dtype) for _ in range(5 if derivative else 3)] if simple else []
+    sums = None if rows is None else np.empty((-(-c // width), height))
+    if n <= height and c == width:  # one block, as in every small call: nothing to cut
+        work(o, scale if scale is None or not scale.ndim else scale[:, None], sums, 0, slopes, derivative, room)
+        if rows is not None:
+            np.divide(sums[0, :n], divisor, out=rows, casting="same_kind")
+        return
+    for i in range(0, n, height):
+        rows_here = slice(i, min(n, i + height))
+        count = rows_here.stop - i
+        scale_here = scale if scale is None or not scale.ndim else scale[rows_here, None]
+        for b, k in enumerate(range(0, c, width)):
+            classes = slice(k, min(c, k + width))
+            work(
+                _cut(o, rows_here, classes),
+                scale_here,
+                None if sums is None else sums[:, :count],
+                b,
+                None if slopes is None else slopes[rows_here, classes],
+                derivative,
+                [block[:count, : classes.stop - k] for block in room],
+            )
         if sums is not None:
-            total = sums[: j - i, 0] if sums.shape[1] == 1 else np.add.reduce(sums[: j - i], axis=-1)
-            divisor = plan.divisor if o.m is None else plan.divisor[i:j]
-            rows[i:j] = total / divisor
+            total = sums[0, :count] if len(sums) == 1 else np.add.reduce(sums[:, :count].T.copy(), axis=-1)
+            np.divide(total, divisor if o.m is None else divisor[rows_here], out=rows[rows_here], casting="same_kind")
 
 
-def _cut(o: Operands, i: int, j: int, k: int, l: int) -> Operands:
+def _divisor(o: Operands, n: int, c: int) -> Any:
+    """The number of observed classes: of every row, or per row, and 1 where there is none."""
+    if o.m is None:
+        return c
+    count = np.count_nonzero(o.m, axis=-1) * (1 if o.m.ndim and o.m.shape[-1] == c else c)
+    return np.maximum(np.broadcast_to(count, (n,)), 1)
+
+
+def _cut(o: Operands, rows: slice, classes: slice) -> Operands:
     """The operands of one block; what is broadcast along an axis is not cut there."""
 
     def cut(v: Any) -> Any:
         if v is None or not v.ndim:
             return v
-        classes = slice(k, l) if v.shape[-1] > 1 else slice(None)
-        if v.ndim == 1:
-            return v[classes]
-        return v[i:j, classes] if v.shape[0] > 1 else v[:, classes]
+        along = classes if v.shape[-1] > 1 else slice(None)
+        return v[along] if v.ndim == 1 else v[rows if v.shape[0] > 1 else slice(None), along]
 
-    return Operands(o.xp, *(cut(v) for v in o[1:6]), *o[6:])
+    return Operands(o.xp, cut(o.x), cut(o.y), cut(o.w), cut(o.p), cut(o.m), *o[6:])
 
 
-def _generic(o: Operands, scale: Any, sums: Any, out: Any, derivative: str | None, room: list[Any]) -> None:
+def _generic(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: str | None, room: list[Any]) -> None:
     """Any option: the formula of `_core`, whose intermediate results are of the block's size."""
-    if o.x.shape[-1] == 1:
-        pass
     f = _core.parts(o)
     if sums is not None:
-        np.add.reduce(np.ascontiguousarray(_core.loss(o, f)), axis=-1, dtype=np.float64, out=sums)
+        _guarded_sums(o, f, sums[b])
     if derivative:
-        values = _core.slope(o, f) if derivative == "slope" else _core.bend(o, f)
-        values = values * scale
-        out[...] = values if o.m is None else np.where(o.m, values, 0)
+        values = (_core.slope(o, f) if derivative == "slope" else _core.bend(o, f)) * scale
+        np.copyto(out, values if o.m is None else np.where(o.m, values, 0), casting="unsafe")
 
 
-def _in_place(o: Operands, scale: Any, sums: Any, out: Any, derivative: str | None, room: list[Any]) -> None:
+def _in_place(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: str | None, room: list[Any]) -> None:
     """No weight or a class weight, hard or soft targets: some fifteen passes over blocks that stay in the cache."""
-    h, e, sign, spare, copy = room
-    x = o.x
+    x, h, e, copy = o.x, room[0], room[1], room[2]
     if x.dtype != h.dtype or not x.flags.aligned or x.strides[-1] != x.itemsize:
-        np.copyto(copy, x, casting="same_kind")
+        np.copyto(copy, x)
         x = copy
-    np.greater_equal(x, 0, out=h)
+    np.greater_equal(x, 0, h)
     if derivative:
-        np.multiply(h, -2, out=sign)
-        np.add(sign, 1, out=sign)  # minus the contract's sign
-        np.multiply(x, sign, out=e)
+        sign, spare = room[3], room[4]
+        np.multiply(h, -2, sign)
+        np.add(sign, 1, sign)  # minus the contract's sign
+        np.multiply(x, sign, e)
     else:
-        np.negative(np.absolute(x, out=e), out=e)
-    np.exp(e, out=e)
+        np.absolute(x, e)
+        np.negative(e, e)
+    np.exp(e, e)
     if derivative != "bend":
-        np.subtract(h, o.y, out=h, dtype=h.dtype, casting="unsafe")
+        np.subtract(h, o.y, h, dtype=h.dtype, casting="unsafe")
     if sums is not None:
-        np.log1p(e, out=spare)
-        # The product last used: in place of x where x is a copy already, it would be lost to the slope.
-        losses = np.multiply(x, h, out=copy)
-        np.add(losses, spare, out=losses)
+        # Into fresh blocks where a derivative still needs h and e; x is read for the last time.
+        smooth, losses = (spare, copy) if derivative else (e, h)
+        np.log1p(e, smooth)
+        np.multiply(x, h, losses)
+        np.add(losses, smooth, losses)
         if o.w is not None:
-            np.multiply(losses, o.w, out=losses)
-        np.add.reduce(losses, axis=-1, dtype=np.float64, out=sums)
-        if not np.isfinite(sums).all():
-            np.add.reduce(np.ascontiguousarray(_core.loss(o, _core.parts(o))), axis=-1, dtype=np.float64, out=sums)
+            np.multiply(losses, o.w, losses)
+        total = np.add.reduce(losses, -1, np.float64, sums[b])
+        # A square sum is finite only if every sum is; one call into BLAS is a fifth of isfinite and all.
+        if not math.isfinite(total.dot(total)):
+            _guarded_sums(o, _core.parts(o), sums[b])
     if not derivative:
         return
-    np.add(e, 1, out=spare)
-    np.divide(e, spare, out=e)  # s
+    np.add(e, 1, spare)
+    np.divide(e, spare, e)  # s
     if derivative == "slope":
-        np.multiply(e, sign, out=e)
-        np.add(h, e, out=e)
+        np.multiply(e, sign, e)
+        np.add(h, e, e)
     else:
-        np.subtract(1, e, out=spare)
-        np.multiply(e, spare, out=e)
+        np.subtract(1, e, spare)
+        np.multiply(e, spare, e)
     if o.w is not None:
-        np.multiply(e, o.w, out=e)
-    np.multiply(e, scale, out=out, casting="unsafe")
+        np.multiply(e, o.w, e)
+    np.multiply(e, scale, out, casting="unsafe")
+
+
+def _guarded_sums(o: Operands, f: _core.Parts, out: Any) -> None:
+    """Row sums of the generic formula, guarded at infinite logits; contiguous, so that NumPy sums pairwise."""
+    np.add.reduce(np.ascontiguousarray(_core.loss(o, f)), -1, np.float64, out)

@@ -1,0 +1,55 @@
+"""Behind the door: the arguments of a checked call as the `Operands` of the formula.
+
+Converts numbers and lists, moves the class axis to the end, copies no array and checks nothing.
+"""
+
+import math
+from numbers import Real
+from typing import Any
+
+from . import _policy
+from ._typing import DType, Namespace
+
+
+def operand(xp: Namespace, value: Any, argument: str, compute: DType, device: Any, axis: int, ndim: int) -> Any:
+    """A weight or mask as an array whose class axis is the last, where it has one; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, Real):
+        return number(xp, value, argument, compute, device)
+    if isinstance(value, list | tuple):
+        value = xp.asarray(_floats(value, argument, compute), dtype=compute, device=device)
+    if axis == ndim - 1 or not value.ndim:
+        return value
+    return last(xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)
+
+
+def last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
+    """The array with the class axis at the end."""
+    return value if axis == ndim - 1 else xp.moveaxis(value, axis, -1)
+
+
+def number(xp: Namespace, value: Any, argument: str, dtype: DType, device: Any) -> Any:
+    """A Python number as a 0-d array. By `full`, since copying a host value would synchronise a GPU."""
+    return xp.full((), _float(value, argument, dtype), dtype=dtype, device=device)
+
+
+def _floats(value: Any, argument: str, dtype: DType) -> Any:
+    if isinstance(value, list | tuple):
+        return [_floats(v, argument, dtype) for v in value]
+    return _float(value, argument, dtype)
+
+
+_LARGEST = {"float32": math.ldexp(2 - 2.0**-23, 127)}
+
+
+def _float(value: Any, argument: str, dtype: DType) -> float:
+    """The number as a float that `dtype` can take; beyond its range it is ±inf, as rounding would have it."""
+    try:
+        number = float(value)
+    except OverflowError:
+        digits = len(str(abs(value)))
+        raise ValueError(f"`{argument}` must fit into a float; got an integer of {digits} digits.") from None
+    if abs(number) > _LARGEST.get(_policy.name(dtype), math.inf):
+        return math.copysign(math.inf, number)
+    return number

@@ -1,0 +1,81 @@
+"""What is known of a call without looking into an array: dtypes, shapes, layouts, device, options.
+
+Reads metadata and compares nothing: refusing is the business of `_check`, choosing that of `_dispatch`.
+"""
+
+from typing import Any, NamedTuple
+
+from . import _policy
+from ._typing import DType
+
+Shape = tuple[int | None, ...]
+
+
+class Meta(NamedTuple):
+    """What may be known of an array; the class axis is the last of `shape`."""
+
+    dtype: str
+    shape: Shape  # None where a length is not known yet
+    layout: str  # "C" (contiguous, aligned, native), "strided", "foreign" (byte-swapped or unaligned), "unknown"
+
+
+class Problem(NamedTuple):
+    """The metadata of one call: what kernels are selected by, and how the result has to look."""
+
+    library: str
+    device: Any
+    input: Meta
+    target: Meta
+    weight: Meta | None
+    pos_weight: Meta | None
+    where: Meta | None
+    label_smoothing: float
+    reduction: str
+    axis: int  # of the class axis in the caller's arrays, never negative
+    dtype: str  # the compute dtype
+    loss_dtype: DType
+    state: str  # "plain"; for tensors also "tracked" (a gradient is wanted) and "traced" (compiler or transform)
+
+
+def shape_of(value: Any, library: str) -> Shape:
+    """The shape, with None for every length that is not known (NaN in Dask)."""
+    shape: Shape = value.shape
+    if library in _policy.SIZED or all(n is not None and n == n for n in shape):
+        return shape
+    return tuple(None if n is None or n != n else n for n in shape)
+
+
+def device_of(value: Any, library: str) -> Any:
+    if library == "numpy":
+        return "cpu"
+    if library == "torch":
+        return value.device
+    import array_api_compat
+
+    return array_api_compat.device(value)
+
+
+def meta(value: Any, library: str) -> Any:
+    """The metadata of an operand, None for one that was not given."""
+    if value is None:
+        return None
+    dtype = value.dtype
+    layout = "unknown"
+    if library == "numpy":
+        flags = value.flags
+        if not (flags.aligned and dtype.isnative):
+            layout = "foreign"
+        else:
+            layout = "C" if flags.c_contiguous else "strided"
+    elif library == "torch":
+        layout = "C" if value.is_contiguous() else "strided"
+    return Meta(_policy.name(dtype), shape_of(value, library), layout)
+
+
+def state(library: str, *operands: Any) -> str:
+    """Whether something looks through the arithmetic; only PyTorch's arrays do not show it by their type."""
+    if library != "torch":
+        return "plain"
+    from .autograd.torch import state_of
+
+    return state_of(*operands)

@@ -1,7 +1,7 @@
 """The four binary formats as numbers: rounding, spacing and stepping in pure Python, exact.
 
-Values of every format are carried as Python floats (each of them is a float64). Refuses to import an array library, and to
-know any dtype beyond the four that the contract names.
+Values of every format are carried as Python floats (each of them is a float64). Refuses to import an array library, and
+to know any floating dtype beyond the four that the contract names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The judge that needs nothing: every value and derivative of a `Case`, rounded once to float64.
 
 Pure Python. The algebra is the definition itself, two softplus terms and two logistic functions, none of the package's
-sign-split spelling: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 42-digit decimal arithmetic,
-so that sums that cancel (a soft target's gradient near its root) keep every digit and a float64 result can be judged too;
+sign-split spelling: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 42-digit decimals, so
+that sums that cancel (a soft target's gradient near its root) keep every digit and a float64 result can be judged too;
 `exact` judges this file over the catalogue. Refuses arrays, tolerances, and anything that is not a `Case`.
 """
 
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One class of one row, weighted but before any divisor: exact values, and the sizes that error bounds are made of."""
+    """One class of one row, weighted but before any divisor: exact values, and the sizes that bounds are made of."""
 
     observed: bool
     loss: Decimal
@@ -117,7 +117,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
         )
 
 
-MASKED = Element(False, *[_ZERO] * 6, True, 0.0, None, 0.0, 0.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0)
+MASKED = element(0.0, 0.0, 0.0, None, 0.0)._replace(observed=False)
 """A class that `where` hides: it contributes nothing, and every derivative there is exactly 0."""
 
 
@@ -139,6 +139,7 @@ def broadcast_indices(shape: tuple[int, ...], to: tuple[int, ...]) -> Iterator[i
     return walk(0, 0)
 
 
+@functools.lru_cache(maxsize=512)
 def row_indices(case: Case) -> list[int]:
     """For each row-major position of the input, the flat position of its row in the batch shape."""
     axis = case.axis % len(case.input.shape)
@@ -218,14 +219,22 @@ def pull(case: Case, reduction: str, grad_output: GradOutput = None) -> list[Dec
             outer = [Decimal(float(given))] * len(classes)
         if reduction == "mean" and number:
             outer = [value / number for value in outer]
-        return [value / count if count else _ZERO for value, count in zip(outer, classes, strict=True)]
+        pulled = (value / count if count else _ZERO for value, count in zip(outer, classes, strict=True))
+        known: dict[Decimal, Decimal] = {}
+        return [known.setdefault(value, value) for value in pulled]  # equal ones are one object, see `_spread`
 
 
 def _spread(case: Case, reduction: str, grad_output: GradOutput, part: Callable[[Element], Decimal]) -> Answer:
     with localcontext(_CONTEXT):
         factor = pull(case, reduction, grad_output)
-        pairs = zip(row_indices(case), elements(case), strict=True)
-        return Answer(case.input.shape, tuple(float(part(e) * factor[r]) if e.observed else 0.0 for r, e in pairs))
+        known: dict[tuple[int, int], float] = {}  # by identity: large cases repeat few elements
+        values = []
+        for row, item in zip(row_indices(case), elements(case), strict=True):
+            key = (id(item), id(factor[row]))
+            if key not in known:
+                known[key] = float(part(item) * factor[row]) if item.observed else 0.0
+            values.append(known[key])
+        return Answer(case.input.shape, tuple(values))
 
 
 def _collect(

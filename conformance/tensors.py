@@ -150,9 +150,9 @@ class Hazard:
     """A row of the hazard table: what triggers it, the right answer, and who gets it wrong.
 
     `expected` holds exact decimals (20 significant digits or "inf", "-inf", "nan") by quantity: "loss", "gradient",
-    "hessian", "mean" or "sum"; the first three are those of the only element of `case` (one class, one row), the last two of
-    the whole of it. A hazard of behaviour rather than of a number has no case; its right answer is in `answer`, and
-    `constant` gives (shape, logit, target) where a backend has to make a large array on its own.
+    "hessian", "d_target" (those of the first element, with reduction "sum"), "mean" or "sum". A hazard of behaviour
+    rather than of a number has no case; its right answer is in `answer`, and `constant` gives (shape, logit, target)
+    where a backend has to make a large array on its own.
     """
 
     name: str

@@ -1,0 +1,43 @@
+"""Fixtures of the tests: one installed library at a time, seeded randomness, and a kernel table left as it was found."""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from mlsm import _dispatch
+
+from . import _support
+
+
+@pytest.fixture(params=_support.LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Iterator[_support.Library]:
+    """Each installed library in its own configuration; NumPy's floating-point flags are errors."""
+    found = _support.find(request.param)
+    with found.session():
+        yield found
+
+
+@pytest.fixture(params=_support.ROUTES)
+def route(request: pytest.FixtureRequest) -> Iterator[_support.Route]:
+    """Each installed library in its own configuration, with the default choice of kernel and with the reference."""
+    name, kernel = _support.ROUTES[request.param]
+    found = _support.find(name)
+    with found.session():
+        yield found, kernel
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers seeded by the test's own name, so that a failure repeats alone and in any order."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def table() -> Iterator[None]:
+    """Take back every kernel that a test registered and did not take back itself."""
+    before = _dispatch._registered
+    yield
+    for kernel in [k for k in _dispatch._registered if k not in before]:
+        _dispatch.unregister_kernel(kernel.name)

@@ -1,0 +1,289 @@
+"""Every refusal of the contract: its exception class, and a message that names the argument, what was expected, what came.
+
+A row per refusal. Also: a refusal comes before any arithmetic, and from every public function alike.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+
+from . import _support
+
+Refusal = tuple[type[Exception], tuple[str, ...], Callable[[], Any]]
+
+X = np.zeros((2, 3))
+Y = np.ones((2, 3))
+
+
+def loss(x: Any = X, y: Any = Y, *args: Any, **options: Any) -> Any:
+    return mlsm.multilabel_soft_margin_loss(x, y, *args, **options)
+
+
+class Frame:
+    """Stands for a data frame: a foreign class of a module called pandas."""
+
+    dtype = np.dtype("float64")
+    shape = (2, 3)
+    ndim = 2
+
+
+Frame.__module__ = "pandas.core.frame"
+
+REFUSALS: dict[str, Refusal] = {
+    # input
+    "integer input": (TypeError, ("`input`", "int64", "floating"), lambda: loss(np.zeros((2, 3), dtype=np.int64))),
+    "bool input": (TypeError, ("`input`", "bool", "floating"), lambda: loss(np.zeros((2, 3), dtype=bool))),
+    "complex input": (TypeError, ("`input`", "complex128"), lambda: loss(X.astype(complex))),
+    "object input": (TypeError, ("`input`", "object"), lambda: loss(X.astype(object))),
+    "string input": (TypeError, ("`input`", "str"), lambda: loss(X.astype("U4"))),
+    "list input": (TypeError, ("`input`", "array", "list", "asarray"), lambda: loss([[0.0]], Y)),
+    "tuple input": (TypeError, ("`input`", "array", "tuple", "asarray"), lambda: loss(((0.0,),), Y)),
+    "number input": (TypeError, ("`input`", "array", "float", "asarray"), lambda: loss(0.0, Y)),
+    "numpy scalar input": (TypeError, ("`input`", "float64", "asarray"), lambda: loss(np.float64(0), np.float64(1))),
+    "None input": (TypeError, ("`input`", "NoneType"), lambda: loss(None, Y)),
+    "data frame input": (TypeError, ("`input`", "pandas", "to_numpy"), lambda: loss(Frame(), Y)),
+    "matrix input": (
+        TypeError,
+        ("`input`", "matrix", "asarray"),
+        lambda: loss(X.view(np.matrix), Y),  # the constructor warns; a view does not
+    ),
+    "masked array input": (TypeError, ("`input`", "MaskedArray", "where"), lambda: loss(np.ma.masked_array(X), Y)),
+    "0-d input": (ValueError, ("`input`", "0-d", "dimension"), lambda: loss(np.asarray(0.0), np.asarray(1.0))),
+    "no class": (ValueError, ("`input`", "(2, 0)", "class"), lambda: loss(np.zeros((2, 0)), np.zeros((2, 0)))),
+    "no class, 1-D": (ValueError, ("`input`", "(0,)", "class"), lambda: loss(np.zeros(0), np.zeros(0))),
+    "no class on axis 0": (
+        ValueError,
+        ("`input`", "(0, 3)", "class"),
+        lambda: loss(np.zeros((0, 3)), np.zeros((0, 3)), axis=0),
+    ),
+    # target
+    "list target": (TypeError, ("`target`", "list", "asarray"), lambda: loss(X, [[1, 0, 1]] * 2)),
+    "masked target": (TypeError, ("`target`", "MaskedArray", "where"), lambda: loss(X, np.ma.masked_array(Y))),
+    "complex target": (TypeError, ("`target`", "complex128"), lambda: loss(X, Y.astype(complex))),
+    "object target": (TypeError, ("`target`", "object"), lambda: loss(X, Y.astype(object))),
+    "datetime target": (TypeError, ("`target`", "datetime64"), lambda: loss(X, Y.astype("M8[s]"))),
+    "target of another shape": (ValueError, ("`target`", "(2, 3)", "(2, 2)"), lambda: loss(X, Y[:, :2])),
+    "target that would broadcast": (ValueError, ("`target`", "(2, 3)", "(3,)"), lambda: loss(X, Y[0])),
+    "target that would broadcast, (1, C)": (ValueError, ("`target`", "(2, 3)", "(1, 3)"), lambda: loss(X, Y[:1])),
+    "target that would enlarge": (ValueError, ("`target`", "(2, 3)", "(4, 2, 3)"), lambda: loss(X, np.ones((4, 2, 3)))),
+    # where
+    "integer where": (TypeError, ("`where`", "bool", "int64"), lambda: loss(where=np.ones((2, 3), dtype=np.int64))),
+    "float where": (TypeError, ("`where`", "bool", "float64"), lambda: loss(where=Y)),
+    "list where": (TypeError, ("`where`", "list"), lambda: loss(where=[True, False, True])),
+    "bool where": (TypeError, ("`where`", "bool"), lambda: loss(where=True)),
+    "where of another shape": (ValueError, ("`where`", "(2, 3)", "(2,)"), lambda: loss(where=np.ones(2, dtype=bool))),
+    "where that enlarges": (
+        ValueError,
+        ("`where`", "(1, 3)", "(2, 3)"),
+        lambda: loss(X[:1], Y[:1], where=np.ones((2, 3), dtype=bool)),
+    ),
+    # label_smoothing
+    "label_smoothing above 1": (ValueError, ("`label_smoothing`", "[0, 1]", "1.5"), lambda: loss(label_smoothing=1.5)),
+    "label_smoothing below 0": (ValueError, ("`label_smoothing`", "[0, 1]"), lambda: loss(label_smoothing=-1e-9)),
+    "label_smoothing NaN": (ValueError, ("`label_smoothing`", "nan"), lambda: loss(label_smoothing=float("nan"))),
+    "label_smoothing string": (ValueError, ("`label_smoothing`", "'x'"), lambda: loss(label_smoothing="x")),
+    "label_smoothing None": (ValueError, ("`label_smoothing`", "None"), lambda: loss(label_smoothing=None)),
+    "label_smoothing array": (ValueError, ("`label_smoothing`", "array"), lambda: loss(label_smoothing=np.zeros(3))),
+    # reduction
+    "unknown reduction": (
+        ValueError,
+        ("`reduction`", '"none"', '"mean"', '"sum"', "elementwise_mean"),
+        lambda: loss(reduction="elementwise_mean"),
+    ),
+    "reduction None": (TypeError, ("`reduction`", "string", "None"), lambda: loss(reduction=None)),
+    "reduction integer": (TypeError, ("`reduction`", "string", "1"), lambda: loss(reduction=1)),
+    # axis
+    "axis too large": (ValueError, ("`axis`", "[-2, 1]", "(2, 3)", "got 2"), lambda: loss(axis=2)),
+    "axis too small": (ValueError, ("`axis`", "[-2, 1]", "(2, 3)", "got -3"), lambda: loss(axis=-3)),
+    "axis float": (TypeError, ("`axis`", "integer", "1.0"), lambda: loss(axis=1.0)),
+    "axis None": (TypeError, ("`axis`", "integer", "None"), lambda: loss(axis=None)),
+    "axis bool": (TypeError, ("`axis`", "integer", "True"), lambda: loss(axis=True)),
+    "axis tuple": (TypeError, ("`axis`", "integer", "(0, 1)"), lambda: loss(axis=(0, 1))),
+    # grad's own
+    "unknown wrt": (ValueError, ("`wrt`", '"input"', "logits"), lambda: mlsm.grad(X, Y, wrt="logits")),
+    "wrt that is no string": (ValueError, ("`wrt`", '"input"', "3"), lambda: mlsm.grad(X, Y, wrt=3)),
+    "wrt weight, not given": (ValueError, ("`wrt`", "`weight`"), lambda: mlsm.grad(X, Y, wrt="weight")),
+    "wrt pos_weight, not given": (ValueError, ("`wrt`", "`pos_weight`"), lambda: mlsm.grad(X, Y, wrt="pos_weight")),
+    "wrt where": (ValueError, ("`wrt`", "where"), lambda: mlsm.grad(X, Y, wrt="where")),
+    "grad_output of another shape": (
+        ValueError,
+        ("`grad_output`", "(2,)", "(2, 3)"),
+        lambda: mlsm.grad(X, Y, grad_output=X, reduction="none"),
+    ),
+    "grad_output with a shape for mean": (
+        ValueError,
+        ("`grad_output`", "()", "(1,)"),
+        lambda: mlsm.grad(X, Y, grad_output=np.ones(1)),
+    ),
+    "grad_output number for none": (
+        ValueError,
+        ("`grad_output`", "(2,)", "2.0"),
+        lambda: mlsm.grad(X, Y, grad_output=2.0, reduction="none"),
+    ),
+    "grad_output list": (TypeError, ("`grad_output`", "list"), lambda: mlsm.grad(X, Y, grad_output=[1.0])),
+    "grad_output complex": (
+        TypeError,
+        ("`grad_output`", "complex128"),
+        lambda: mlsm.grad(X, Y, grad_output=np.asarray(1j)),
+    ),
+    # kernel
+    "unknown kernel": (ValueError, ("`kernel`", "generic", "'nonesuch'"), lambda: loss(kernel="nonesuch")),
+    "kernel number": (TypeError, ("`kernel`", "3"), lambda: loss(kernel=3)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusal(name: str) -> None:
+    expected, words, call = REFUSALS[name]
+    with pytest.raises(expected) as raised:
+        call()
+    assert type(raised.value) is expected
+    for word in words:
+        assert word in str(raised.value), f"{word!r} is missing from: {raised.value}"
+
+
+@pytest.mark.parametrize("argument", ["weight", "pos_weight"])
+@pytest.mark.parametrize(
+    ("value", "expected", "words"),
+    [
+        pytest.param("1.0", TypeError, ("str",), id="string"),
+        pytest.param(b"1", TypeError, ("bytes",), id="bytes"),
+        pytest.param(1j, TypeError, ("complex",), id="complex number"),
+        pytest.param([1.0, "2", 3.0], TypeError, ("str",), id="list with a string"),
+        pytest.param([1.0, None, 3.0], TypeError, ("NoneType",), id="list with None"),
+        pytest.param([1.0, 2j, 3.0], TypeError, ("complex",), id="list with a complex"),
+        pytest.param({"a": 1.0}, TypeError, ("dict",), id="dict"),
+        pytest.param(np.ones(3, dtype=complex), TypeError, ("complex128",), id="complex array"),
+        pytest.param(np.ones(3, dtype=object), TypeError, ("object",), id="object array"),
+        pytest.param(np.ma.masked_array(np.ones(3)), TypeError, ("MaskedArray",), id="masked array"),
+        pytest.param(np.ones(2), ValueError, ("(2, 3)", "(2,)"), id="(N,)"),
+        pytest.param(np.ones(4), ValueError, ("(2, 3)", "(4,)"), id="too long"),
+        pytest.param(np.ones((5, 3)), ValueError, ("(2, 3)", "(5, 3)"), id="too many rows"),
+        pytest.param(np.ones((1, 2, 3)), ValueError, ("(2, 3)", "(1, 2, 3)"), id="adds a dimension"),
+        pytest.param(np.ones(0), ValueError, ("(2, 3)", "(0,)"), id="empty"),
+        pytest.param([1.0, 2.0], ValueError, ("(2, 3)", "(2,)"), id="short list"),
+        pytest.param([], ValueError, ("(2, 3)", "(0,)"), id="empty list"),
+        pytest.param([[1.0, 2.0, 3.0], [1.0, 2.0]], ValueError, ("rectangular",), id="ragged list"),
+        pytest.param([[[1.0]]], ValueError, ("(2, 3)", "(1, 1, 1)"), id="deep list"),
+        pytest.param(10**400, ValueError, ("401",), id="an integer beyond every float"),
+    ],
+)
+def test_refused_weight(argument: str, value: Any, expected: type[Exception], words: tuple[str, ...]) -> None:
+    with pytest.raises(expected) as raised:
+        loss(**{argument: value})
+    assert type(raised.value) is expected
+    for word in (f"`{argument}`", *words):
+        assert word in str(raised.value), f"{word!r} is missing from: {raised.value}"
+
+
+def test_weight_that_would_enlarge_an_axis_of_one() -> None:
+    with pytest.raises(ValueError, match=r"`weight`.*\(1, 3\).*\(2, 3\)"):
+        loss(X[:1], Y[:1], np.ones((2, 3)))
+
+
+def test_weight_follows_the_input_as_it_stands_not_the_class_axis() -> None:
+    with pytest.raises(ValueError, match=r"`weight`.*\(3, 2\).*\(3,\)"):
+        loss(X.T, Y.T, np.ones(3), axis=0)
+    loss(X.T, Y.T, np.ones((3, 1)), axis=0)
+
+
+def test_positional_arguments_are_three() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        loss(X, Y, None, "mean")
+
+
+@pytest.mark.parametrize("name", ["size_average", "reduce"])
+def test_legacy_arguments_are_unknown(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        loss(**{name: True})
+
+
+FUNCTIONS = [
+    mlsm.multilabel_soft_margin_loss,
+    mlsm.grad,
+    mlsm.value_and_grad,
+    mlsm.hessian_diag,
+    mlsm.explain,
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_every_function_has_the_same_door(function: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="`target`"):
+        function(X, Y[0])
+    with pytest.raises(TypeError, match="`where`"):
+        function(X, Y, where=Y)
+    with pytest.raises(ValueError, match="`kernel`"):
+        function(X, Y, kernel="nonesuch")
+
+
+@pytest.mark.parametrize("argument", ["target", "weight", "pos_weight", "where", "grad_output"])
+def test_two_libraries(argument: str) -> None:
+    torch = pytest.importorskip("torch", reason="needs a second library")
+    other = torch.ones((2, 3), dtype=torch.bool if argument == "where" else torch.float64)
+    options: dict[str, Any] = {"target": Y, argument: other}
+    call = mlsm.grad if argument == "grad_output" else mlsm.multilabel_soft_margin_loss
+    with pytest.raises(TypeError, match=rf"`{argument}`.*numpy.*torch"):
+        call(X, **options)
+
+
+@pytest.mark.parametrize("argument", ["target", "weight", "pos_weight", "where", "grad_output"])
+def test_two_devices(argument: str) -> None:
+    torch = pytest.importorskip("torch", reason="needs devices")
+    x = torch.zeros((2, 3))
+    other: dict[str, Any] = {"target": torch.ones_like(x)}
+    shape = () if argument == "grad_output" else (2, 3)
+    other[argument] = torch.ones(shape, device="meta", dtype=torch.bool if argument == "where" else torch.float32)
+    call = mlsm.grad if argument == "grad_output" else mlsm.multilabel_soft_margin_loss
+    with pytest.raises(ValueError, match=rf"`{argument}`.*cpu.*meta"):
+        call(x, **other)
+
+
+def test_two_devices_of_array_api_strict() -> None:
+    xp = pytest.importorskip("array_api_strict", reason="needs its devices")
+    x = xp.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"`target`.*CPU_DEVICE.*device1"):
+        mlsm.multilabel_soft_margin_loss(x, xp.ones((2, 3), device=xp.Device("device1")))
+
+
+def test_dtypes_that_do_not_promote() -> None:
+    x = np.zeros((2, 3), dtype=np.float16)
+    with pytest.raises(TypeError, match=r"`input`.*float16.*bfloat16") as raised:
+        loss(x, x.astype(_support.BFLOAT16))
+    assert type(raised.value) is TypeError  # not NumPy's DTypePromotionError
+
+
+def test_unknown_class_axis() -> None:
+    da = pytest.importorskip("dask.array", reason="needs lengths that are not known")
+    x = da.from_array(np.zeros((4, 3)), chunks=(2, 3))
+    unknown = x[x[:, 0] > -1]
+    with pytest.raises(ValueError, match=r"`input`.*compute_chunk_sizes\(\)"):
+        mlsm.multilabel_soft_margin_loss(unknown, unknown, axis=0)
+
+
+@pytest.mark.parametrize("reason", ["shape", "dtype", "options"])
+def test_refused_before_any_arithmetic(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlsm import _dispatch
+
+    def never(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a kernel was chosen before the checks were done")
+
+    monkeypatch.setattr(_dispatch, "select", never)
+    with pytest.raises((TypeError, ValueError)):
+        {
+            "shape": lambda: loss(X, Y[:1]),
+            "dtype": lambda: loss(X, Y.astype(complex)),
+            "options": lambda: loss(label_smoothing=2),
+        }[reason]()
+
+
+def test_messages_are_sentences() -> None:
+    for name, (expected, _, call) in REFUSALS.items():
+        with pytest.raises(expected) as raised:
+            call()
+        assert re.search(r"[.)]$", str(raised.value)), f"{name}: {raised.value}"

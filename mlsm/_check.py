@@ -49,7 +49,7 @@ def reduction(value: Any) -> str:
 
 
 def label_smoothing(value: Any) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1:
+    if isinstance(value, float | Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
         return float(value)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {value!r}.")
 

@@ -19,21 +19,25 @@ framework needs to differentiate it is exact: |x|, maximum, clip and copysign al
 
 from typing import Any, NamedTuple
 
-from ._typing import Array, DType, Namespace
+from ._typing import DType, Namespace
 
 
 class Operands(NamedTuple):
     """What one loss is made of, behind the door: arrays of one library on one device, class axis last."""
 
     xp: Namespace
-    x: Array  # logits, in the dtype they came in
-    y: Array  # targets, likewise, of the same shape
-    w: Array | None  # weight, and below pos_weight and where: None, or broadcastable to x
-    p: Array | None
-    m: Array | None
+    x: Any  # logits, in the dtype they came in
+    y: Any  # targets, likewise, of the same shape
+    w: Any  # weight, and below pos_weight and where: None, or broadcastable to x
+    p: Any
+    m: Any
     eps: float  # label smoothing
     dtype: DType  # the compute dtype: of the arithmetic and of the row losses
     acc: DType  # the accumulation dtype: of every sum and of the pullbacks' scale
+
+    def holding(self, x: Any, y: Any, w: Any, p: Any, m: Any) -> "Operands":
+        """The same loss of other arrays: of a block of these, or of tensors that were kept apart."""
+        return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc)
 
 
 class Parts(NamedTuple):
@@ -134,7 +138,6 @@ def total(xp: Namespace, values: Any, acc: DType, axis: int | None = -1) -> Any:
 
 def observed(o: Operands) -> Any:
     """`where`, broadcast to the logits. By arithmetic: an unknown batch length cannot be broadcast to."""
-    assert o.m is not None  # for the type checker; callers ask only where a mask was given
     return o.m | o.xp.zeros_like(o.x, dtype=o.xp.bool)
 
 
@@ -198,7 +201,6 @@ def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The bracket of the loss, summed back to the weight's shape."""
-    assert o.w is not None
     f = parts(o)
     bracket = _linear(o.xp, f.t, f.a) + _scaled(f.q, f.L)
     return _sum_to(o, _pull(o, g, bracket, o.dtype), o.w.shape, dtype)
@@ -206,7 +208,6 @@ def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """w*y'*softplus(-x), summed back to the shape of pos_weight."""
-    assert o.p is not None
     xp, f = o.xp, parts(o)
     left = xp.where(f.right, xp.zeros_like(f.y), f.y)
     derivative = _linear(xp, left, f.a) + f.y * f.L

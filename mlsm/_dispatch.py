@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import _core
-from ._check import Problem
 from ._core import Operands
+from ._problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,12 @@ def register_kernel(kernel: Kernel) -> None:
     global _registered
     if not isinstance(kernel, Kernel):
         raise TypeError(f"`kernel` must be a Kernel; got a {type(kernel).__qualname__}.")
-    if not (isinstance(kernel.name, str) and kernel.name):
-        raise TypeError(f"`kernel.name` must be a non-empty string; got {kernel.name!r}.")
-    if not (
-        isinstance(kernel.libraries, tuple) and kernel.libraries and all(isinstance(n, str) for n in kernel.libraries)
-    ):
-        raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {kernel.libraries!r}.')
+    name: Any = kernel.name  # Any: what stands in a field is not what its annotation says until it was looked at
+    libraries: Any = kernel.libraries
+    if not (isinstance(name, str) and name):
+        raise TypeError(f"`kernel.name` must be a non-empty string; got {name!r}.")
+    if not (isinstance(libraries, tuple) and libraries and all(isinstance(n, str) for n in libraries)):
+        raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {libraries!r}.')
     for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp"):
         value = getattr(kernel, field)
         if not callable(value) and not (field == "rows_and_vjp" and value is None):

@@ -37,7 +37,7 @@ def _recognise(value: Any, argument: str) -> Library:
 
         return Library("torch", xp)
     # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
-    if not kind.__module__ == "builtins" and not any(base.__name__ == "generic" for base in kind.__mro__):
+    if kind.__module__ != "builtins" and not any(base.__name__ == "generic" for base in kind.__mro__):
         import array_api_compat
 
         try:

@@ -6,11 +6,11 @@ A full docstring each, then about five calls. No formula and no check stands her
 from typing import Any
 
 from . import _check, _core, _dispatch
-from ._check import Problem
 from ._core import Operands
 from ._dispatch import Explanation
 from ._guard import silent
-from ._reduce import REDUCE
+from ._problem import Problem
+from ._reduce import REDUCE, reduced
 from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
 
 
@@ -97,10 +97,9 @@ def multilabel_soft_margin_loss(
         if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
             from .autograd.torch import bridged
 
-            rows = bridged(chosen, o)
+            value: ArrayT = bridged(chosen, problem, o)
         else:
-            rows = chosen.rows(o)
-        value: ArrayT = _reduced(problem, o, rows)
+            value = reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
         return value
 
 
@@ -245,7 +244,10 @@ def value_and_grad(
     with silent(problem.library):
         g = REDUCE[problem.reduction].adjoint(o, cotangent)
         rows, slope = chosen.value_and_slope(o, g)
-        value: tuple[ArrayT, ArrayT] = _reduced(problem, o, rows), _moved_back(problem, o, slope)
+        value: tuple[ArrayT, ArrayT] = (
+            reduced(problem.reduction, o, rows, problem.loss_dtype),
+            _moved_back(problem, o, slope),
+        )
         return value
 
 
@@ -347,15 +349,6 @@ def explain(
     """
     problem, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     return _dispatch.explanation(problem, kernel)
-
-
-def _reduced(problem: Problem, o: Operands, rows: Any) -> Any:
-    """The reduction, rounded to the compute dtype and from there to the loss dtype.
-
-    By way of the compute dtype, so that half precision is exactly the float32 result rounded.
-    """
-    value = o.xp.astype(REDUCE[problem.reduction].apply(o, rows), o.dtype, copy=False)
-    return value if problem.loss_dtype == o.dtype else o.xp.astype(value, problem.loss_dtype)
 
 
 def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:

@@ -76,6 +76,6 @@ def state(library: str, *operands: Any) -> str:
     """Whether something looks through the arithmetic; only PyTorch's arrays do not show it by their type."""
     if library != "torch":
         return "plain"
-    from .autograd.torch import state_of
+    from .autograd import torch as bridge
 
-    return state_of(*operands)
+    return bridge.state_of(*operands)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._core import Operands, observed, total
+from ._typing import DType
 
 
 class Reduction(NamedTuple):
@@ -50,3 +51,9 @@ REDUCE: dict[str, Reduction] = {
     "sum": Reduction(_sum, _none),
     "mean": Reduction(_mean, _mean_adjoint),
 }
+
+
+def reduced(reduction: str, o: Operands, rows: Any, dtype: DType) -> Any:
+    """The loss in its own dtype, by way of the compute dtype: half precision is exactly the float32 result rounded."""
+    value = o.xp.astype(REDUCE[reduction].apply(o, rows), o.dtype, copy=False)
+    return value if dtype == o.dtype else o.xp.astype(value, dtype)

@@ -14,6 +14,8 @@ from torch.autograd import forward_ad
 from .. import _core
 from .._core import Operands
 from .._dispatch import Kernel
+from .._problem import Problem
+from .._reduce import REDUCE, reduced
 
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
@@ -48,31 +50,36 @@ def _transformed() -> bool:
     )
 
 
-def bridged(kernel: Kernel, o: Operands) -> Any:
-    """`kernel.rows(o)`, differentiable: the row losses, tied to the operands by one node of the graph."""
-    return _Rows.apply(kernel, o._replace(x=None, y=None, w=None, p=None, m=None), o.x, o.y, o.w, o.p, o.m)
+def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
+    """The loss by `kernel`, differentiable: tied to the operands by one node of the graph."""
+    return _Loss.apply(kernel, problem, o.holding(None, None, None, None, None), o.x, o.y, o.w, o.p, o.m)  # type: ignore[no-untyped-call]
 
 
-class _Rows(torch.autograd.Function):
+class _Loss(torch.autograd.Function):
     # forward(ctx, …) and not setup_context, which costs 20 µs more a call; no `jvp`, with which
     # torch.compile(fullgraph=True) fails: `state_of` has stood aside for forward mode already.
 
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, rest: Operands, x: Any, y: Any, w: Any, p: Any, m: Any) -> Any:
-        ctx.kernel, ctx.rest = kernel, rest
+    def forward(
+        ctx: Any, kernel: Kernel, problem: Problem, rest: Operands, x: Any, y: Any, w: Any, p: Any, m: Any
+    ) -> Any:
+        # `rest` holds no tensor: save_for_backward alone does, which sees to versions and cycles.
+        ctx.kernel, ctx.reduction, ctx.rest = kernel, problem.reduction, rest
         ctx.save_for_backward(x, y, w, p, m)
-        return kernel.rows(rest._replace(x=x, y=y, w=w, p=p, m=m))
+        o = rest.holding(x, y, w, p, m)
+        return reduced(problem.reduction, o, kernel.rows(o), problem.loss_dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, y, w, p, m = ctx.saved_tensors
-        o = ctx.rest._replace(x=x, y=y, w=w, p=p, m=m)
-        _, _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
+        o = ctx.rest.holding(x, y, w, p, m)
+        _, _, _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
         # With create_graph this backward is itself recorded, and under vmap (is_grads_batched) its g is no plain
         # tensor: only the generic code can be looked through.
         plain = torch.is_grad_enabled() or _transformed()
-        g = grads[0].to(o.acc)
+        g = REDUCE[ctx.reduction].adjoint(o, grads[0].to(o.acc))
         return (
+            None,
             None,
             None,
             (_core.rows_vjp if plain else ctx.kernel.rows_vjp)(o, g) if of_x else None,

@@ -19,9 +19,9 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from .. import _core
-from .._check import Problem
 from .._core import Operands
 from .._dispatch import Kernel
+from .._problem import Problem
 
 # Elements of a block: 4 scratch blocks of float32 and the operands' share stay inside 1 MiB of L2. Measured on a Xeon
 # with AVX-512 (2 MiB L2), 8192x1000 float32 value_and_grad: TUNING
@@ -70,11 +70,12 @@ def _run(o: Operands, g: Any, *, value: bool, derivative: str | None) -> tuple[A
         return _of_arrays(o, g, value, derivative)  # under the caller's guard already
     import torch
 
-    dtypes = {torch.float32: np.float32, torch.float64: np.float64}
-    host = Operands(xp, *(_array(v) for v in o[1:6]), o.eps, dtypes[o.dtype], dtypes[o.acc])
+    dtype = np.float32 if o.dtype is torch.float32 else np.float64
+    host = Operands(xp, _array(o.x), _array(o.y), _array(o.w), _array(o.p), _array(o.m), o.eps, dtype, np.float64)
     with np.errstate(all="ignore"):
         found = _of_arrays(host, _array(g), value, derivative)
-    return tuple(None if v is None else torch.from_numpy(np.asarray(v)) for v in found)  # type: ignore[return-value]
+    value_found, derivative_found = (None if v is None else torch.from_numpy(v) for v in found)
+    return value_found, derivative_found
 
 
 def _array(tensor: Any) -> Any:
@@ -102,18 +103,18 @@ def _flat(o: Operands, g: Any, rows: Any, slopes: Any) -> Iterator[tuple[Operand
     if x.ndim == 1:
         arrays = (None if v is None else v[None] for v in o[1:6])
         row, slope = (None if v is None else v[None] for v in (rows, slopes))
-        yield Operands(o.xp, *arrays, *o[6:]), g, row, slope
+        yield o.holding(*arrays), g, row, slope
         return
     merged = [_merged(v, x.shape) for v in o[1:6]]
     g_merged = g if g is None or not g.ndim else _merged(g[..., None], (*x.shape[:-1], 1))
     outs = [_merged(None if rows is None else rows[..., None], (*x.shape[:-1], 1)), _merged(slopes, x.shape)]
     if all(v is not False for v in (*merged, *outs)) and g_merged is not False:
         g_flat = g if g is None or not g.ndim else g_merged[:, 0]
-        yield Operands(o.xp, *merged, *o[6:]), g_flat, None if rows is None else outs[0][:, 0], outs[1]
+        yield o.holding(*merged), g_flat, None if rows is None else outs[0][:, 0], outs[1]
         return
     for i in range(x.shape[0]):
         arrays = (v if v is None or v.ndim < x.ndim else v[i if v.shape[0] > 1 else 0] for v in o[1:6])
-        part = Operands(o.xp, *arrays, *o[6:])
+        part = o.holding(*arrays)
         yield from _flat(
             part,
             g if g is None or not g.ndim else g[i],
@@ -144,43 +145,44 @@ def _merged(v: Any, shape: tuple[int, ...]) -> Any:
 def _blocks(o: Operands, g: Any, rows: Any, slopes: Any, derivative: str | None) -> None:
     """Fill `rows` and `slopes`, block by block: whole rows where they fit, else pieces of one row."""
     n, c = o.x.shape
-    width = min(c, BLOCK)
-    height = min(n, BLOCK // width) or 1
-    divisor = _divisor(o, n, c)
+    divisor = c if o.m is None else _observed(o, n, c)
     scale = None if g is None else (g / divisor).astype(o.dtype)
     simple = o.p is None and o.m is None and not o.eps and (o.w is None or o.w.shape == (c,))
     work = _in_place if simple else _generic
-    room = [np.empty((height, width), o.dtype) for _ in range(5 if derivative else 3)] if simple else []
-    sums = None if rows is None else np.empty((-(-c // width), height))
-    if n <= height and c == width:  # one block, as in every small call: nothing to cut
-        work(o, scale if scale is None or not scale.ndim else scale[:, None], sums, 0, slopes, derivative, room)
+    if n * c <= BLOCK:  # one block, as in every small call: nothing to cut
+        room: Any = np.empty((5 if derivative else 3, n, c), o.dtype) if simple else ()
+        column = scale if scale is None or not scale.ndim else scale[:, None]
+        total = work(o, column, rows is not None, slopes, derivative, room)
         if rows is not None:
-            np.divide(sums[0, :n], divisor, out=rows, casting="same_kind")
+            np.divide(total, divisor, rows, casting="same_kind")
         return
+    width = min(c, BLOCK)
+    height = min(n, BLOCK // width)
+    room = [np.empty((height, width), o.dtype) for _ in range(5 if derivative else 3)] if simple else []
+    sums = np.empty((-(-c // width), height))
     for i in range(0, n, height):
         rows_here = slice(i, min(n, i + height))
         count = rows_here.stop - i
         scale_here = scale if scale is None or not scale.ndim else scale[rows_here, None]
         for b, k in enumerate(range(0, c, width)):
             classes = slice(k, min(c, k + width))
-            work(
+            total = work(
                 _cut(o, rows_here, classes),
                 scale_here,
-                None if sums is None else sums[:, :count],
-                b,
+                rows is not None,
                 None if slopes is None else slopes[rows_here, classes],
                 derivative,
                 [block[:count, : classes.stop - k] for block in room],
             )
-        if sums is not None:
+            if rows is not None:
+                sums[b, :count] = total
+        if rows is not None:
             total = sums[0, :count] if len(sums) == 1 else np.add.reduce(sums[:, :count].T.copy(), axis=-1)
             np.divide(total, divisor if o.m is None else divisor[rows_here], out=rows[rows_here], casting="same_kind")
 
 
-def _divisor(o: Operands, n: int, c: int) -> Any:
-    """The number of observed classes: of every row, or per row, and 1 where there is none."""
-    if o.m is None:
-        return c
+def _observed(o: Operands, n: int, c: int) -> Any:
+    """The number of observed classes of each row, and 1 where there is none."""
     count = np.count_nonzero(o.m, axis=-1) * (1 if o.m.ndim and o.m.shape[-1] == c else c)
     return np.maximum(np.broadcast_to(count, (n,)), 1)
 
@@ -194,22 +196,21 @@ def _cut(o: Operands, rows: slice, classes: slice) -> Operands:
         along = classes if v.shape[-1] > 1 else slice(None)
         return v[along] if v.ndim == 1 else v[rows if v.shape[0] > 1 else slice(None), along]
 
-    return Operands(o.xp, cut(o.x), cut(o.y), cut(o.w), cut(o.p), cut(o.m), *o[6:])
+    return o.holding(cut(o.x), cut(o.y), cut(o.w), cut(o.p), cut(o.m))
 
 
-def _generic(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: str | None, room: list[Any]) -> None:
-    """Any option: the formula of `_core`, whose intermediate results are of the block's size."""
+def _generic(o: Operands, scale: Any, value: bool, out: Any, derivative: str | None, room: Any) -> Any:
+    """Any option: the formula of `_core`, whose intermediate results are of the block's size. Returns the row sums."""
     f = _core.parts(o)
-    if sums is not None:
-        _guarded_sums(o, f, sums[b])
     if derivative:
         values = (_core.slope(o, f) if derivative == "slope" else _core.bend(o, f)) * scale
         np.copyto(out, values if o.m is None else np.where(o.m, values, 0), casting="unsafe")
+    return _guarded_sums(o, f) if value else None
 
 
-def _in_place(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: str | None, room: list[Any]) -> None:
-    """No weight or a class weight, hard or soft targets: some fifteen passes over blocks that stay in the cache."""
-    x, h, e, copy = o.x, room[0], room[1], room[2]
+def _in_place(o: Operands, scale: Any, value: bool, out: Any, derivative: str | None, room: Any) -> Any:
+    """No weight or a class weight: some fifteen passes over blocks that stay in the cache. Returns the row sums."""
+    x, h, e, copy, total = o.x, room[0], room[1], room[2], None
     if x.dtype != h.dtype or not x.flags.aligned or x.strides[-1] != x.itemsize:
         np.copyto(copy, x)
         x = copy
@@ -225,7 +226,7 @@ def _in_place(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: 
     np.exp(e, e)
     if derivative != "bend":
         np.subtract(h, o.y, h, dtype=h.dtype, casting="unsafe")
-    if sums is not None:
+    if value:
         # Into fresh blocks where a derivative still needs h and e; x is read for the last time.
         smooth, losses = (spare, copy) if derivative else (e, h)
         np.log1p(e, smooth)
@@ -233,12 +234,12 @@ def _in_place(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: 
         np.add(losses, smooth, losses)
         if o.w is not None:
             np.multiply(losses, o.w, losses)
-        total = np.add.reduce(losses, -1, np.float64, sums[b])
+        total = np.add.reduce(losses, -1, np.float64)
         # A square sum is finite only if every sum is; one call into BLAS is a fifth of isfinite and all.
         if not math.isfinite(total.dot(total)):
-            _guarded_sums(o, _core.parts(o), sums[b])
+            total = _guarded_sums(o, _core.parts(o))
     if not derivative:
-        return
+        return total
     np.add(e, 1, spare)
     np.divide(e, spare, e)  # s
     if derivative == "slope":
@@ -250,8 +251,9 @@ def _in_place(o: Operands, scale: Any, sums: Any, b: int, out: Any, derivative: 
     if o.w is not None:
         np.multiply(e, o.w, e)
     np.multiply(e, scale, out, casting="unsafe")
+    return total
 
 
-def _guarded_sums(o: Operands, f: _core.Parts, out: Any) -> None:
+def _guarded_sums(o: Operands, f: _core.Parts) -> Any:
     """Row sums of the generic formula, guarded at infinite logits; contiguous, so that NumPy sums pairwise."""
-    np.add.reduce(np.ascontiguousarray(_core.loss(o, f)), -1, np.float64, out)
+    return np.add.reduce(np.ascontiguousarray(_core.loss(o, f)), -1, np.float64)

@@ -21,7 +21,7 @@ def aligned(o: Operands) -> Operands:
         if other is not None and any(n != n for n in other.shape):
             others[field] = _chunked_like(other, x, argument)
     arguments = [part for other in others.values() for part in (other, axes[x.ndim - other.ndim :])]
-    tied = da.blockwise(
+    tied = da.blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
         _agreeing, axes, x, axes, *arguments, dtype=x.dtype, meta=x._meta, align_arrays=False, names=tuple(others)
     )
     return o._replace(x=tied, **others)

@@ -1,0 +1,379 @@
+"""What the numba kernel compiles: one pass over host memory for the row losses, their pullback and the curvature.
+
+Everything that is compiled stands in this one file, because Numba's cache on disk notices a change only in the file
+that holds the function it loads. Knows arrays of two axes, contiguous and native; validates nothing, starts no thread.
+
+exp and log1p are our own, without a branch, so that the compiler can take several elements at a time. Nothing may be
+reassociated: every sum is taken in the order in which it is written, so that the row losses have the same bits
+whether the slope is wanted beside them or not. `_fma` is "fused where the machine can, else a product and a sum", a
+choice that is made once per machine.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+# Tuning, measured on one core with AVX-512, 8192x1000 float32, in ns an element.
+BLOCK: Final = 256  # elements of a row whose losses wait in the first cache for their sum
+AHEAD: Final = 2048  # elements by which the next reads are asked for
+
+LANES: Final = (
+    32  # BLOCK / 8: float32 losses are summed in runs of 8 (an error of at most 3 u) before they meet a float64
+)
+
+_FLOAT = {"float32": (ir.FloatType(), types.int32), "float64": (ir.DoubleType(), types.int64)}
+
+
+# ---------------------------------------------------------------- instructions that Numba has no word for
+
+
+def _fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    function = builder.module.declare_intrinsic("llvm.fmuladd", [a.type], ir.FunctionType(a.type, [a.type] * 3))
+    return builder.call(function, (a, b, c))
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a*b + c."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _fmuladd(builder, *args)
+
+    return a(a, a, a), codegen
+
+
+def _polynomial(*coefficients: float) -> Any:
+    """The polynomial with these coefficients, the constant one first, in the dtype of its argument, by Horner."""
+
+    @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+    def horner(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            c = [context.get_constant(x, value) for value in coefficients]
+            value = c.pop()
+            while c:
+                value = _fmuladd(builder, value, args[0], c.pop())
+            return value
+
+        return x(x), codegen
+
+    return horner
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+def _integer(typingctx: Any, value: Any) -> Any:
+    """The bits of a float as a signed integer."""
+    to = {types.float32: types.int32, types.float64: types.int64}[value]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(to))
+
+    return to(value), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+def _power(typingctx: Any, n: Any) -> Any:
+    """2^n, for an integer n that a normal float can hold."""
+    to, bias, fraction = {types.int32: (types.float32, 127, 23), types.int64: (types.float64, 1023, 52)}[n]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        biased = builder.add(args[0], context.get_constant(n, bias))
+        return builder.bitcast(builder.shl(biased, context.get_constant(n, fraction)), context.get_value_type(to))
+
+    return to(n), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+def _prefetch(typingctx: Any, array: Any, i: Any, j: Any) -> Any:
+    """Ask for the line of array[i, j], which may lie behind the end: a prefetch never faults."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        record = context.make_array(array)(context, builder, args[0])
+        offset = builder.add(builder.mul(args[1], builder.extract_value(record.shape, 1)), args[2])
+        address = builder.bitcast(builder.gep(record.data, [offset]), ir.IntType(8).as_pointer())
+        i32 = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [address.type], ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        )
+        builder.call(function, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
+        return context.get_dummy_value()
+
+    return types.void(array, i, j), codegen
+
+
+# ---------------------------------------------------------------- exp(-a) and log1p(e)
+
+# exp(-a) = 2^n * exp(r) with r = -a - n*log(2), log(2) in two pieces of which n times the first is exact, and
+# exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]: no division, and the larger part
+# of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
+# in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. tests/test_kernel_numba.py measures all four.
+_Q32 = _polynomial(
+    0.49999993413621063, 0.16666520106827512, 0.04166839389522632, 0.008368780553090566, 0.001381448613103384
+)
+_Q64 = _polynomial(
+    0.5000000000000011,
+    0.1666666666666641,
+    0.04166666666652919,
+    0.008333333333495436,
+    0.0013888888943921912,
+    0.00019841269505186347,
+    2.4801492764037963e-05,
+    2.755758695695997e-06,
+    2.763037807074101e-07,
+    2.500008929190688e-08,
+)
+_R32 = _polynomial(
+    -0.4999994542422248,
+    0.3333081857516269,
+    -0.24961388861426395,
+    0.19708424636843788,
+    -0.15390024129399507,
+    0.10735419822300372,
+    -0.05817676099329838,
+    0.020464828168909144,
+    -0.0033739365911547533,
+)
+_R64 = _polynomial(
+    -0.49999999999999983,
+    0.33333333333324533,
+    -0.24999999999172703,
+    0.19999999965264248,
+    -0.16666665831718738,
+    0.14285701298326914,
+    -0.12499859334809882,
+    0.11109997515654242,
+    -0.09993331889089016,
+    0.09059938039393903,
+    -0.08219585645370416,
+    0.07356854454874355,
+    -0.06338104677759317,
+    0.050768289350711863,
+    -0.03628943520729547,
+    0.022157012415927664,
+    -0.011031873187088226,
+    0.004245247720404078,
+    -0.0011739322638603788,
+    0.00020633090805066898,
+    -1.724146608631894e-05,
+)
+
+_F32 = np.float32
+# Below the lowest argument the result is 0. Adding the shifter moves n into the last bits of the sum, where an integer
+# subtraction finds it.
+_LOWEST32, _LOWEST64 = _F32(-104), np.float64(-746)
+_LOG2E32, _LOG2E64 = _F32(1.4426950408889634), np.float64(1.4426950408889634)
+_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23), np.float64(1.5 * 2**52)
+_SHIFTED32, _SHIFTED64 = np.int32(0x4B400000), np.int64(0x4338000000000000)
+_HIGH32, _HIGH64 = _F32(-0.693145751953125), np.float64(-0.6931471803691238)
+_LOW32, _LOW64 = _F32(-1.4286068203094172e-06), np.float64(-1.9082149292705877e-10)
+_BIT32, _BIT64 = np.int32(1), np.int64(1)
+_ZERO32, _ONE32 = _F32(0), _F32(1)
+
+
+def _decay(a: Any) -> Any:
+    """exp(-a) for a >= 0; NaN for NaN."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_decay)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_decay(a: Any) -> Any:
+    narrow = a == types.float32
+    lowest, log2e, shifter, shifted, high, low, bit, one, q_of = (
+        (_LOWEST32, _LOG2E32, _SHIFTER32, _SHIFTED32, _HIGH32, _LOW32, _BIT32, _ONE32, _Q32)
+        if narrow
+        else (_LOWEST64, _LOG2E64, _SHIFTER64, _SHIFTED64, _HIGH64, _LOW64, _BIT64, 1.0, _Q64)
+    )
+
+    def decay(a: Any) -> Any:
+        z = lowest if -a < lowest else -a  # this way round, a NaN stays
+        shift = _fma(z, log2e, shifter)
+        whole = shift - shifter
+        r = _fma(whole, low, _fma(whole, high, z))
+        p = _fma(q_of(r), r * r, r) + one
+        n = _integer(shift) - shifted
+        # 2^n in two halves, so that neither leaves the range and a subnormal result is rounded once.
+        half = n >> bit
+        return p * _power(half) * _power(n - half)
+
+    return decay
+
+
+def _log1p(e: Any) -> Any:
+    """log1p(e) for 0 <= e <= 1."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_log1p)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_log1p(e: Any) -> Any:
+    r_of = _R32 if e == types.float32 else _R64
+
+    def log1p(e: Any) -> Any:
+        return _fma(r_of(e), e * e, e)
+
+    return log1p
+
+
+# ---------------------------------------------------------------- operands that are there or not
+
+
+def _at(values: Any, i: Any) -> Any:
+    """values[i] of an array; a number is the same for every i."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_at)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_at(values: Any, i: Any) -> Any:
+    def item(values: Any, i: Any) -> Any:
+        return values[i]
+
+    def number(values: Any, i: Any) -> Any:
+        return values
+
+    return item if isinstance(values, types.Array) else number
+
+
+def _piece(values: Any, start: Any, stop: Any) -> Any:
+    """values[start:stop] of an array; a number or None as it is."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_piece)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_piece(values: Any, start: Any, stop: Any) -> Any:
+    def piece(values: Any, start: Any, stop: Any) -> Any:
+        return values[start:stop]
+
+    def whole(values: Any, start: Any, stop: Any) -> Any:
+        return values
+
+    return piece if isinstance(values, types.Array) else whole
+
+
+@njit  # type: ignore[untyped-decorator]  # Numba ships no types
+def _ask(array: Any, i: int, start: int, stop: int) -> None:
+    """Ask early for what will be read after array[i, start:stop]."""
+    for j in range(start, stop, 64 // array.itemsize):
+        _prefetch(array, i, j + AHEAD)
+
+
+# ---------------------------------------------------------------- sums in a fixed order
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+def _tree(lanes: Any) -> Any:
+    for j in range(LANES // 2):
+        lanes[j] += lanes[j + LANES // 2]
+    for j in range(LANES // 4):
+        lanes[j] += lanes[j + LANES // 4]
+    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+def _total(v: Any, lanes: Any) -> Any:
+    """The sum of a block of losses in float64, always by the same tree; `lanes` is scratch."""
+    for j in range(LANES):
+        a = (v[j] + v[j + LANES]) + (v[j + 2 * LANES] + v[j + 3 * LANES])
+        lanes[j] = a + ((v[j + 4 * LANES] + v[j + 5 * LANES]) + (v[j + 6 * LANES] + v[j + 7 * LANES]))
+    total = _tree(lanes)
+    if not np.isfinite(total):
+        # Finite losses may have left the range of float32 together.
+        for j in range(LANES):
+            lanes[j] = 0.0
+            for k in range(j, BLOCK, LANES):
+                lanes[j] += v[k]
+        total = _tree(lanes)
+    return total
+
+
+# ---------------------------------------------------------------- the passes
+
+
+def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, rows: Any, slope: Any) -> None:
+    """The row losses into `rows` and their pullback of g into `slope`, each unless it is None.
+
+    x, y and slope have shape (N, C), rows (N,). w and p are None, a number, or an array of shape (C,) in the dtype
+    `real` of the arithmetic; smooth is None or (1-eps, eps/2); g is a number or an array of shape (N,), in float64.
+    """
+    count, classes = x.shape
+    zero, one = real(0), real(1)
+    losses = np.zeros(BLOCK, real)
+    lanes = np.empty(LANES, np.float64)
+    for i in range(count):
+        sum_, rest = 0.0, 0.0
+        if slope is not None:
+            scale = real(_at(g, i) / classes)
+        for start in range(0, classes, BLOCK):
+            stop = min(start + BLOCK, classes)
+            width = stop - start
+            _ask(x, i, start, stop)
+            _ask(y, i, start, stop)
+            # Named pieces, and not x[i, start + j]: only through them the compiler sees consecutive addresses.
+            xs, ys, ws, ps = x[i, start:stop], y[i, start:stop], _piece(w, start, stop), _piece(p, start, stop)
+            if slope is not None:
+                out = slope[i, start:stop]
+            for j in range(width):
+                logit, on = real(xs[j]), real(ys[j])
+                off = one - on
+                if smooth is not None:
+                    keep, add = real(smooth[0]), real(smooth[1])
+                    on, off = _fma(on, keep, add), _fma(off, keep, add)
+                if p is not None:
+                    on = real(_at(ps, j)) * on
+                right = logit >= zero
+                a = abs(logit)
+                e = _decay(a)
+                t = off if right else on
+                if rows is not None:
+                    loss = _log1p(e)
+                    if p is not None:
+                        loss = (off + on) * loss
+                    loss = _fma(t, zero if t == zero else a, loss)
+                    if w is not None:
+                        loss = real(_at(ws, j)) * loss
+                    losses[j] = loss
+                if slope is not None:
+                    s = e / (one + e)
+                    d = t - s if p is None else _fma(-(off + on), s, t)
+                    d = d if right else -d
+                    if w is not None:
+                        d = real(_at(ws, j)) * d
+                    out[j] = d * scale
+            if rows is not None:
+                for j in range(width, BLOCK):
+                    losses[j] = zero
+                # What each addition of a block rounds away is summed beside it: the error does not grow with C.
+                part = _total(losses, lanes)
+                new = sum_ + part
+                back = new - sum_
+                rest += (sum_ - (new - back)) + (part - back)
+                sum_ = new
+        if rows is not None:
+            rows[i] = real((sum_ + rest if np.isfinite(rest) else sum_) / classes)
+
+
+def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, out: Any) -> None:
+    """The diagonal of the second derivative, times g; the arguments are those of `fused`."""
+    count, classes = x.shape
+    one = real(1)
+    for i in range(count):
+        scale = real(_at(g, i) / classes)
+        for start in range(0, classes, BLOCK):
+            stop = min(start + BLOCK, classes)
+            _ask(x, i, start, stop)
+            xs, ys, ws, ps = x[i, start:stop], y[i, start:stop], _piece(w, start, stop), _piece(p, start, stop)
+            outs = out[i, start:stop]
+            for j in range(stop - start):
+                e = _decay(abs(real(xs[j])))
+                s = e / (one + e)
+                h = s * (one - s)
+                if p is not None:
+                    on = real(ys[j])
+                    off = one - on
+                    if smooth is not None:
+                        keep, add = real(smooth[0]), real(smooth[1])
+                        on, off = _fma(on, keep, add), _fma(off, keep, add)
+                    h = (off + real(_at(ps, j)) * on) * h
+                if w is not None:
+                    h = real(_at(ws, j)) * h
+                outs[j] = h * scale

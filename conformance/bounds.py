@@ -116,6 +116,9 @@ def bound_loss(
             for error, size, count, value in zip(errors, sizes, counts.classes, exact, strict=True)
         )
     rows = counts.rows if reduction == "mean" and counts.rows else 1
+    wide = "float64" if dtype == "float64" else accumulator
+    if sum(sizes) > FORMATS[wide].max / 2:
+        return (math.inf,)  # the sum may leave the accumulator's range although the mean does not
     size = sum(sizes) / rows
     error = sum(errors) / rows + inexact(rows) * ulp(size, dtype) + budget.flushed(1.0, size)
     error += bound_sum(size, sum(counts.classes), dtype, accumulator)

@@ -150,12 +150,12 @@ class Budget:
         """The error of one element's derivative with respect to its target times `scale`."""
         if not math.isfinite(item.a):
             return 0.0
-        kept = inexact(1 - self.case.label_smoothing)
-        if item.p is None:
+        factors += inexact(1 - self.case.label_smoothing)
+        if item.p is None:  # exactly x: no budget of its own, one rounding for each factor and one for their product
             flushed = self.flushed(scale, item.a, item.a * scale)
-            return (kept + factors) * scaled_ulp(item.a, scale, self.dtype) + flushed
+            return (factors + (factors > 0)) * scaled_ulp(item.a, scale, self.dtype) + flushed
         size = abs(item.p - 1) * item.L + item.a * max(1.0, abs(item.p))
-        ulps = self.limits.soft_loss + 1 + inexact(item.p) + kept + factors
+        ulps = self.limits.soft_loss + 1 + inexact(item.p) + factors
         return ulps * scaled_ulp(size, scale, self.dtype) + self.flushed(scale, item.L, item.a, size * scale)
 
     def d_pos_weight(self, item: Element, scale: float, factors: int) -> float:

@@ -140,12 +140,15 @@ def _tails(dtype: str, rank: int) -> Iterator[Case]:
     form = FORMATS[dtype]
     small = [0.0, form.tiny, 2 * form.tiny, form.min_normal - form.tiny, form.min_normal, 1.5 * form.min_normal]
     binades = range(form.emin, form.emax + 1, (16, 4, 1)[rank] if form.emax > 100 else 1)
-    wide = [math.ldexp(1.3, k) for k in binades] + [form.max / 2, form.max]
+    # 2**-12 of the range: a sum over this column must not leave it, where nothing wider accumulates
+    wide = [min(math.ldexp(1.3, k), form.max * 2.0**-12) for k in binades]
     ramp = [k * (7.0, 1.75, 0.25)[rank] for k in range(1, (107, 428, 2996)[rank])]
     for y in (0.0, 1.0, 0.25):
         kind = "soft" if y == 0.25 else "hard"
         yield column(f"small-y{y:g}", dtype, [s * a for a in small for s in (1, -1)], y, kind, "tail")
-        yield column(f"wide-y{y:g}", dtype, [s * min(a, form.max) for a in wide for s in (1, -1)], y, kind, "tail")
+        yield column(f"wide-y{y:g}", dtype, [s * a for a in wide for s in (1, -1)], y, kind, "tail")
+        for sign, spelled in ((1, "largest"), (-1, "lowest")):
+            yield column(f"{spelled}-y{y:g}", dtype, [sign * form.max], y, kind, "tail")
     for y in (0.0, 1.0):
         yield column(f"ramp-y{y:g}", dtype, [s * a for a in ramp for s in (1, -1)], y, "hard", "tail")
 

@@ -24,7 +24,8 @@ LANES: Final = (
     32  # BLOCK / 8: float32 losses are summed in runs of 8 (an error of at most 3 u) before they meet a float64
 )
 
-_FLOAT = {"float32": (ir.FloatType(), types.int32), "float64": (ir.DoubleType(), types.int64)}
+_F32 = np.float32
+_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23), np.float64(1.5 * 2**52)  # adding it moves n into the last bits of the sum
 
 
 # ---------------------------------------------------------------- instructions that Numba has no word for
@@ -63,26 +64,29 @@ def _polynomial(*coefficients: float) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
-def _integer(typingctx: Any, value: Any) -> Any:
-    """The bits of a float as a signed integer."""
-    to = {types.float32: types.int32, types.float64: types.int64}[value]
+def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
+    """value * 2^n, for the n that stands in the last bits of `shift`, the sum of n and the dtype's `_SHIFTER`.
+
+    2^n is multiplied on in two halves, so that neither leaves the range and a subnormal result is rounded once.
+    (As one instruction, because Numba widens every integer to 64 bits and so halves the elements at a time.)
+    """
+    integer, bias, fraction, shifter = {
+        types.float32: (types.int32, 127, 23, _SHIFTER32),
+        types.float64: (types.int64, 1023, 52, _SHIFTER64),
+    }[value]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(to))
+        bits = context.get_value_type(integer)
 
-    return to(value), codegen
+        def power(n: Any) -> Any:
+            biased = builder.add(n, bits(bias))
+            return builder.bitcast(builder.shl(biased, bits(fraction)), args[0].type)
 
+        n = builder.sub(builder.bitcast(args[1], bits), builder.bitcast(context.get_constant(shift, shifter), bits))
+        half = builder.ashr(n, bits(1))
+        return builder.fmul(builder.fmul(args[0], power(half)), power(builder.sub(n, half)))
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
-def _power(typingctx: Any, n: Any) -> Any:
-    """2^n, for an integer n that a normal float can hold."""
-    to, bias, fraction = {types.int32: (types.float32, 127, 23), types.int64: (types.float64, 1023, 52)}[n]
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        biased = builder.add(args[0], context.get_constant(n, bias))
-        return builder.bitcast(builder.shl(biased, context.get_constant(n, fraction)), context.get_value_type(to))
-
-    return to(n), codegen
+    return value(value, shift), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
@@ -159,17 +163,11 @@ _R64 = _polynomial(
     -1.724146608631894e-05,
 )
 
-_F32 = np.float32
-# Below the lowest argument the result is 0. Adding the shifter moves n into the last bits of the sum, where an integer
-# subtraction finds it.
-_LOWEST32, _LOWEST64 = _F32(-104), np.float64(-746)
+_LOWEST32, _LOWEST64 = _F32(-104), np.float64(-746)  # below, the result is 0
 _LOG2E32, _LOG2E64 = _F32(1.4426950408889634), np.float64(1.4426950408889634)
-_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23), np.float64(1.5 * 2**52)
-_SHIFTED32, _SHIFTED64 = np.int32(0x4B400000), np.int64(0x4338000000000000)
 _HIGH32, _HIGH64 = _F32(-0.693145751953125), np.float64(-0.6931471803691238)
 _LOW32, _LOW64 = _F32(-1.4286068203094172e-06), np.float64(-1.9082149292705877e-10)
-_BIT32, _BIT64 = np.int32(1), np.int64(1)
-_ZERO32, _ONE32 = _F32(0), _F32(1)
+_ONE32, _ONE64 = _F32(1), np.float64(1)
 
 
 def _decay(a: Any) -> Any:
@@ -179,11 +177,10 @@ def _decay(a: Any) -> Any:
 
 @overload(_decay)  # type: ignore[untyped-decorator]  # Numba ships no types
 def _compile_decay(a: Any) -> Any:
-    narrow = a == types.float32
-    lowest, log2e, shifter, shifted, high, low, bit, one, q_of = (
-        (_LOWEST32, _LOG2E32, _SHIFTER32, _SHIFTED32, _HIGH32, _LOW32, _BIT32, _ONE32, _Q32)
-        if narrow
-        else (_LOWEST64, _LOG2E64, _SHIFTER64, _SHIFTED64, _HIGH64, _LOW64, _BIT64, 1.0, _Q64)
+    lowest, log2e, shifter, high, low, one, q_of = (
+        (_LOWEST32, _LOG2E32, _SHIFTER32, _HIGH32, _LOW32, _ONE32, _Q32)
+        if a == types.float32
+        else (_LOWEST64, _LOG2E64, _SHIFTER64, _HIGH64, _LOW64, _ONE64, _Q64)
     )
 
     def decay(a: Any) -> Any:
@@ -191,11 +188,7 @@ def _compile_decay(a: Any) -> Any:
         shift = _fma(z, log2e, shifter)
         whole = shift - shifter
         r = _fma(whole, low, _fma(whole, high, z))
-        p = _fma(q_of(r), r * r, r) + one
-        n = _integer(shift) - shifted
-        # 2^n in two halves, so that neither leaves the range and a subnormal result is rounded once.
-        half = n >> bit
-        return p * _power(half) * _power(n - half)
+        return _times_power(_fma(q_of(r), r * r, r) + one, shift)
 
     return decay
 
@@ -232,6 +225,41 @@ def _compile_at(values: Any, i: Any) -> Any:
         return values
 
     return item if isinstance(values, types.Array) else number
+
+
+def _real(value: Any, like: Any) -> Any:
+    """The value in the dtype of `like`, an array or a number."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_real)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_real(value: Any, like: Any) -> Any:
+    to = _dtype(like)
+
+    def real(value: Any, like: Any) -> Any:
+        return to(value)
+
+    return real
+
+
+def _block(like: Any) -> Any:
+    """Scratch for the losses of a block, in the dtype of `like`."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_block)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_block(like: Any) -> Any:
+    to = _dtype(like)
+
+    def block(like: Any) -> Any:
+        return np.zeros(BLOCK, to)
+
+    return block
+
+
+def _dtype(like: Any) -> Any:
+    narrow = (like.dtype if isinstance(like, types.Array) else like) == types.float32
+    return np.float32 if narrow else np.float64
 
 
 def _piece(values: Any, start: Any, stop: Any) -> Any:
@@ -289,20 +317,20 @@ def _total(v: Any, lanes: Any) -> Any:
 # ---------------------------------------------------------------- the passes
 
 
-def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, rows: Any, slope: Any) -> None:
-    """The row losses into `rows` and their pullback of g into `slope`, each unless it is None.
+def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, slope: Any) -> None:
+    """The row losses into `rows` and, times `scale`, their slope into `slope`, each unless it is None.
 
-    x, y and slope have shape (N, C), rows (N,). w and p are None, a number, or an array of shape (C,) in the dtype
-    `real` of the arithmetic; smooth is None or (1-eps, eps/2); g is a number or an array of shape (N,), in float64.
+    x, y and slope have shape (N, C), rows (N,). `scale`, a number or an array of shape (N,), has the dtype of the
+    arithmetic even where no slope is wanted. w and p are None, a number, or an array of shape (C,) of that dtype;
+    smooth is None or (1-eps, eps/2).
     """
     count, classes = x.shape
-    zero, one = real(0), real(1)
-    losses = np.zeros(BLOCK, real)
+    zero, one = _real(0, scale), _real(1, scale)
+    losses = _block(scale)
     lanes = np.empty(LANES, np.float64)
     for i in range(count):
         sum_, rest = 0.0, 0.0
-        if slope is not None:
-            scale = real(_at(g, i) / classes)
+        factor = _at(scale, i)
         for start in range(0, classes, BLOCK):
             stop = min(start + BLOCK, classes)
             width = stop - start
@@ -313,13 +341,13 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, rows: 
             if slope is not None:
                 out = slope[i, start:stop]
             for j in range(width):
-                logit, on = real(xs[j]), real(ys[j])
+                logit, on = _real(xs[j], scale), _real(ys[j], scale)
                 off = one - on
                 if smooth is not None:
-                    keep, add = real(smooth[0]), real(smooth[1])
+                    keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
                     on, off = _fma(on, keep, add), _fma(off, keep, add)
                 if p is not None:
-                    on = real(_at(ps, j)) * on
+                    on = _real(_at(ps, j), scale) * on
                 right = logit >= zero
                 a = abs(logit)
                 e = _decay(a)
@@ -330,15 +358,15 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, rows: 
                         loss = (off + on) * loss
                     loss = _fma(t, zero if t == zero else a, loss)
                     if w is not None:
-                        loss = real(_at(ws, j)) * loss
+                        loss = _real(_at(ws, j), scale) * loss
                     losses[j] = loss
                 if slope is not None:
                     s = e / (one + e)
                     d = t - s if p is None else _fma(-(off + on), s, t)
                     d = d if right else -d
                     if w is not None:
-                        d = real(_at(ws, j)) * d
-                    out[j] = d * scale
+                        d = _real(_at(ws, j), scale) * d
+                    out[j] = d * factor
             if rows is not None:
                 for j in range(width, BLOCK):
                     losses[j] = zero
@@ -349,31 +377,31 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, rows: 
                 rest += (sum_ - (new - back)) + (part - back)
                 sum_ = new
         if rows is not None:
-            rows[i] = real((sum_ + rest if np.isfinite(rest) else sum_) / classes)
+            rows[i] = _real((sum_ + rest if np.isfinite(rest) else sum_) / classes, scale)
 
 
-def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, real: Any, g: Any, out: Any) -> None:
-    """The diagonal of the second derivative, times g; the arguments are those of `fused`."""
+def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> None:
+    """The diagonal of the second derivative, times `scale`; the arguments are those of `fused`."""
     count, classes = x.shape
-    one = real(1)
+    one = _real(1, scale)
     for i in range(count):
-        scale = real(_at(g, i) / classes)
+        factor = _at(scale, i)
         for start in range(0, classes, BLOCK):
             stop = min(start + BLOCK, classes)
             _ask(x, i, start, stop)
             xs, ys, ws, ps = x[i, start:stop], y[i, start:stop], _piece(w, start, stop), _piece(p, start, stop)
             outs = out[i, start:stop]
             for j in range(stop - start):
-                e = _decay(abs(real(xs[j])))
+                e = _decay(abs(_real(xs[j], scale)))
                 s = e / (one + e)
                 h = s * (one - s)
                 if p is not None:
-                    on = real(ys[j])
+                    on = _real(ys[j], scale)
                     off = one - on
                     if smooth is not None:
-                        keep, add = real(smooth[0]), real(smooth[1])
+                        keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
                         on, off = _fma(on, keep, add), _fma(off, keep, add)
-                    h = (off + real(_at(ps, j)) * on) * h
+                    h = (off + _real(_at(ps, j), scale) * on) * h
                 if w is not None:
-                    h = real(_at(ws, j)) * h
-                outs[j] = h * scale
+                    h = _real(_at(ws, j), scale) * h
+                outs[j] = h * factor

@@ -119,10 +119,10 @@ def problem(
         compute,
         acc,
     )
-    if name == "dask" and None in shape_of(input, name):
-        from .lazy.dask import aligned
+    if name == "dask":
+        from .lazy.dask import prepared
 
-        o = aligned(o)
+        o = prepared(o)
     described = Problem(
         name,
         device,
@@ -319,12 +319,26 @@ def _promoted(xp: Namespace, floats: list[DType]) -> tuple[DType, DType]:
 # ---------------------------------------------------------------- words
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """An option as a `repr` shows it: an array by its shape and dtype, not by its contents."""
     if isinstance(value, Real | list | tuple):
         return repr(value)
     form = _form(value, "weight")
     return f"<{form.library} array of shape {_plain(form.shape)}, {_policy.name(form.dtype)}>"
+
+
+def configuration(options: Any) -> str:
+    """What the `repr` of a module shows: the reduction, and every other option that was set."""
+    shown = [f"reduction={options.reduction!r}"]
+    for name, default in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0), ("axis", -1)):
+        value = getattr(options, name)
+        if value is not default and not (is_number(value) and value == default):
+            shown.append(f"{name}={_shown(value)}")
+    return ", ".join(shown)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real)
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -34,10 +34,11 @@ class Operands(NamedTuple):
     eps: float  # label smoothing
     dtype: DType  # the compute dtype: of the arithmetic and of the row losses
     acc: DType  # the accumulation dtype: of every sum and of the pullbacks' scale
+    flat: bool = True  # whether flattening an array is a view or one copy; False where it would shuffle chunks
 
     def holding(self, x: Any, y: Any, w: Any, p: Any, m: Any) -> "Operands":
         """The same loss of other arrays: of a block of these, or of tensors that were kept apart."""
-        return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc)
+        return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc, self.flat)
 
 
 class Parts(NamedTuple):
@@ -121,19 +122,18 @@ def bend(o: Operands, f: Parts) -> Any:
 # ---------------------------------------------------------------- the class mean M and its adjoint
 
 
-def total(xp: Namespace, values: Any, acc: DType, axis: int | None = -1) -> Any:
+def total(o: Operands, values: Any, axis: int | None = -1) -> Any:
     """The sum over one axis, or over all, in the accumulation dtype, the same bits whatever the strides.
 
     A library's own sum is accurate along the axis that is contiguous and naive along others (NumPy's is 368 ulp off
     over 10^6 float64 terms of a Fortran-ordered row). Flattening makes the last axis the contiguous one, as a view
-    where it already was. A length that is not known (None in the standard, NaN in Dask) leaves the sum as it is.
+    where it already was.
     """
-    shape = values.shape
-    if len(shape) > 1 and all(n is not None and n == n for n in shape):
-        values = xp.reshape(values, (-1,))
+    if o.flat and values.ndim > 1:
+        shape, values = values.shape, o.xp.reshape(values, (-1,))
         if axis is not None:
-            values = xp.reshape(values, shape)
-    return xp.sum(values, axis=axis, dtype=acc)
+            values = o.xp.reshape(values, shape)
+    return o.xp.sum(values, axis=axis, dtype=o.acc)
 
 
 def observed(o: Operands) -> Any:
@@ -150,7 +150,7 @@ def _divisor(o: Operands) -> Any:
 
 
 def _mean(o: Operands, values: Any) -> Any:
-    return o.xp.astype(total(o.xp, values, o.acc) / _divisor(o), o.dtype, copy=False)
+    return o.xp.astype(total(o, values) / _divisor(o), o.dtype, copy=False)
 
 
 def _pull(o: Operands, g: Any, values: Any, dtype: DType) -> Any:
@@ -219,7 +219,7 @@ def _sum_to(o: Operands, values: Any, shape: tuple[Any, ...], dtype: DType) -> A
     xp, added = o.xp, values.ndim - len(shape)
     spread = (*range(added), *(added + i for i, n in enumerate(shape) if n == 1))
     if len(spread) == values.ndim:
-        values = xp.reshape(total(xp, values, o.acc, axis=None), shape)
+        values = xp.reshape(total(o, values, axis=None), shape)
     elif spread:
         values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)[(*(0,) * added, ...)]
     return xp.astype(values, dtype, copy=False)

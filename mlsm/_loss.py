@@ -87,9 +87,9 @@ def multilabel_soft_margin_loss(
     >>> x = np.asarray([[0.5, -1.0, 2.0], [0.0, 3.0, -2.0]])
     >>> y = np.asarray([[1, 0, 1], [0, 1, 1]])
     >>> print(f"{mlsm.multilabel_soft_margin_loss(x, y):.15f}")
-    VALUE1
+    0.630488204319660
     >>> print(mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0, 0.5], reduction="none").round(6))
-    VALUE2
+    [0.388021 0.617929]
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     chosen = _dispatch.select(problem, kernel)

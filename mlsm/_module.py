@@ -119,12 +119,7 @@ class MultiLabelSoftMarginLoss:
 
     def extra_repr(self) -> str:
         """The configuration, as `repr` shows it: the reduction, and every other option that was set."""
-        shown = [f"reduction={self.reduction!r}"]
-        for name, default in (("weight", None), ("pos_weight", None), ("label_smoothing", 0.0), ("axis", -1)):
-            value = getattr(self, name)
-            if value is not default and not (isinstance(value, float | int) and value == default):
-                shown.append(f"{name}={_check.shown(value)}")
-        return ", ".join(shown)
+        return _check.configuration(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

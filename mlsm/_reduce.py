@@ -21,7 +21,7 @@ class Reduction(NamedTuple):
 def _rows(o: Operands) -> Any:
     """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
     if o.m is not None:
-        count = total(o.xp, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), o.acc, axis=None)
+        count = total(o, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), axis=None)
         return o.xp.where(count == 0, o.xp.ones_like(count), count)
     batch = o.x.shape[:-1]
     if all(n is not None and n == n for n in batch):
@@ -31,7 +31,7 @@ def _rows(o: Operands) -> Any:
 
 
 def _sum(o: Operands, rows: Any) -> Any:
-    return total(o.xp, rows, o.acc, axis=None)
+    return total(o, rows, axis=None)
 
 
 def _none(o: Operands, rows: Any) -> Any:

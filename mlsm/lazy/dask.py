@@ -1,18 +1,20 @@
-"""Dask: let a graph whose lengths are unknown find out, inside its blocks, that two shapes disagree.
+"""Dask: what the blocks have to see to, because a graph cannot while it is built.
 
-Two unknown lengths cannot be compared while the graph is built, and inside a block 5 rows would broadcast against 1
-without a word. Computes nothing and changes no value.
+Two unknown lengths cannot be compared before they are computed, and inside a block 5 rows would broadcast against 1
+without a word: so each block of logits is tied to its fellows and refuses shapes that disagree. And NumPy sums a
+Fortran-ordered block naively: so each block is made contiguous. Computes nothing and changes no value.
 """
 
 from typing import Any
 
 import dask.array as da
+import numpy as np
 
 from .._core import Operands
 
 
-def aligned(o: Operands) -> Operands:
-    """The operands, their logits tied block by block to every other operand whose batch lengths are unknown."""
+def prepared(o: Operands) -> Operands:
+    """The operands, their logits contiguous in every block and tied to every operand of unknown batch lengths."""
     x = o.x
     axes = tuple(range(x.ndim))
     others: dict[str, Any] = {}
@@ -24,7 +26,7 @@ def aligned(o: Operands) -> Operands:
     tied = da.blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
         _agreeing, axes, x, axes, *arguments, dtype=x.dtype, meta=x._meta, align_arrays=False, names=tuple(others)
     )
-    return o._replace(x=tied, **others)
+    return o._replace(x=tied, flat=False, **others)
 
 
 def _chunked_like(other: Any, x: Any, argument: str) -> Any:
@@ -43,7 +45,7 @@ def _chunked_like(other: Any, x: Any, argument: str) -> Any:
 
 
 def _agreeing(x: Any, *others: Any, names: tuple[str, ...]) -> Any:
-    """The block of logits, if every other block has its lengths (or 1, where it is broadcast by a known length)."""
+    """The block of logits, contiguous, if every other block has its lengths (or 1, where that is known to broadcast)."""
     arguments = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
     for name, other in zip(names, others, strict=True):
         if other.shape[:-1] != x.shape[x.ndim - other.ndim : -1] and not _broadcasts(name, other.shape, x.shape):
@@ -51,7 +53,7 @@ def _agreeing(x: Any, *others: Any, names: tuple[str, ...]) -> Any:
                 f"`{arguments[name]}` must have the shape of `input` in every block, {x.shape}; got {other.shape}. "
                 "The lengths were not known while the graph was built."
             )
-    return x
+    return np.ascontiguousarray(x)  # CuPy's blocks answer this call themselves
 
 
 def _broadcasts(name: str, own: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -1,0 +1,137 @@
+"""`python -m mlsm`: what is installed here, on which devices, and which kernel would serve what and why not.
+
+Imports the array libraries that it finds, since nobody else has; computes no loss.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from . import __version__, explain
+
+# Module, distributions to read a version from (the first that is installed), and how to list its devices.
+_LIBRARIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "numpy": ("numpy", ("numpy",)),
+    "torch": ("torch", ("torch",)),
+    "jax": ("jax.numpy", ("jax",)),
+    "dask": ("dask.array", ("dask",)),
+    "cupy": ("cupy", ("cupy-cuda13x", "cupy-cuda12x", "cupy")),
+    "array_api_strict": ("array_api_strict", ("array-api-strict",)),
+}
+_ENGINES = ("numba", "ml_dtypes", "array-api-compat")
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def _devices(library: str) -> list[str]:
+    if library == "torch":
+        import torch
+
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if library == "jax":
+        import jax
+
+        return [str(device) for device in jax.devices()]
+    if library == "cupy":
+        import cupy
+
+        return [f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount())]
+    return ["cpu"]
+
+
+def _sample(library: str, xp: Any, dtype: str, device: str) -> Any:
+    """Two rows of three logits of this dtype; raises where the library has no such dtype here."""
+    if library == "torch":
+        return xp.zeros((2, 3), dtype=getattr(xp, dtype), device=device)
+    if library in ("numpy", "dask"):
+        return xp.zeros((2, 3), dtype=importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # JAX without x64 gives float32 for float64, and says so in a warning
+        return xp.zeros((2, 3), dtype=getattr(xp, dtype))
+
+
+def _examined(library: str) -> dict[str, Any]:
+    """One library: version, devices, and for every device and dtype the kernel that would serve it."""
+    module, distributions = _LIBRARIES[library]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        return {"installed": False, "reason": f"no module named {module.partition('.')[0]!r}"}
+    found: dict[str, Any] = {"installed": True, "version": _version(*distributions)}
+    try:
+        xp = importlib.import_module(module)
+        found["devices"] = _devices(library)
+    except Exception as error:  # whatever a broken driver raises is what there is to report
+        return {**found, "usable": False, "reason": f"{type(error).__name__}: {error}"}
+    found["usable"] = bool(found["devices"])
+    found["kernels"] = []
+    for device in found["devices"]:
+        for dtype in _DTYPES:
+            try:
+                x = _sample(library, xp, dtype, device)
+            except (AttributeError, ImportError, TypeError, Warning) as error:
+                reason = f"no {dtype} here: {str(error).partition('. ')[0]}"
+                found["kernels"].append({"device": device, "dtype": dtype, "chosen": None, "reason": reason})
+                continue
+            told = explain(x, x)
+            found["kernels"].append(
+                {"device": device, "dtype": dtype, "chosen": told.chosen, "declined": dict(told.reasons)}
+            )
+    return found
+
+
+def _version(*distributions: str) -> str | None:
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def report() -> dict[str, Any]:
+    """Everything that the command prints, as plain data."""
+    return {
+        "mlsm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "engines": {name: _version(name) for name in _ENGINES},
+        "libraries": {name: _examined(name) for name in _LIBRARIES},
+    }
+
+
+def _print(told: dict[str, Any], say: Callable[[str], None]) -> None:
+    say(f"mlsm {told['mlsm']}, Python {told['python']}, {told['platform']}")
+    say("engines: " + ", ".join(f"{name} {version or 'not installed'}" for name, version in told["engines"].items()))
+    for name, library in told["libraries"].items():
+        if not library["installed"] or not library["usable"]:
+            version = f" {library['version']}" if library.get("version") else ""
+            say(f"\n{name}{version}: not usable here: {library.get('reason', 'no device')}")
+            continue
+        say(f"\n{name} {library['version']} on {', '.join(library['devices'])}")
+        for line in library["kernels"]:
+            say(f"  {line['dtype']:<9} {line['device']:<8} {line['chosen'] or line['reason']}")
+            for kernel, reason in line.get("declined", {}).items():
+                say(f"  {'':<19}{kernel}: {reason}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 always, since whatever is found is what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m mlsm", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    options = parser.parse_args(arguments)
+    told = report()
+    if options.json:
+        json.dump(told, sys.stdout, indent=2)
+        print()
+    else:
+        _print(told, print)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+# The commands of this project; `make help` lists them. Needs Python >= 3.11 and nothing else installed.
+#
+# Everything is installed into .venv, once: a stamp records that it was, and pip is not called again (nor the network
+# touched) until pyproject.toml or this file is newer than the stamp.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BACKENDS ?=
+DEMO ?=
+PYTEST ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help test lint types conformance unit demo docs mutants bench dist format clean
+# One step after the other: the checks print what they do, and two of them measure time.
+.NOTPARALLEL:
+
+help:  ## Show this list
+	@awk -F ':.*## *' '/^[a-z]+:.*##/ { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------- installing
+
+PYTHON_OK := import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; name one with make PYTHON=...")
+
+$(VENV)/.stamp-venv:
+	$(PYTHON) -c '$(PYTHON_OK)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
+	@touch $@
+
+# torch is named in the same command as everything that depends on it, so that nothing else chooses its build.
+$(VENV)/.stamp-%: $(VENV)/.stamp-venv pyproject.toml Makefile mlsm/_version.py
+	$(PIP) install --quiet --editable . --group $*
+	@touch $@
+
+# The test environment holds all that the demo needs; a fresh clone that only wants the demo installs less.
+DEMO_STAMP := $(if $(wildcard $(VENV)/.stamp-test),$(VENV)/.stamp-test,$(VENV)/.stamp-demo)
+
+# ---------------------------------------------------------------- checking
+
+test: lint types conformance unit  ## Everything that must pass: ruff, mypy, the conformance suite, doctests and tests
+
+lint: $(VENV)/.stamp-test  ## ruff: the linter and the formatter, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-test  ## mypy --strict over the package, the suite and the user code in tests/typing
+	$(BIN)/mypy mlsm conformance tests/typing
+
+# --require: a backend that is missing is a failure here, not a skip.
+conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, on every CPU backend (BACKENDS="numpy ..." for some)
+	$(BIN)/python -m mlsm_conformance run $(BACKENDS) --level quick
+
+unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/ (PYTEST="-k name -x" is passed on)
+	$(BIN)/python -m pytest --doctest-modules mlsm tests conformance $(PYTEST)
+
+# ---------------------------------------------------------------- showing
+
+demo: $(DEMO_STAMP)  ## Handwritten digits as seven-segment displays: every library, two classifiers, a picture (DEMO="--library torch")
+	$(BIN)/python docs/examples/seven_segments.py $(DEMO)
+
+docs: $(VENV)/.stamp-docs  ## Build the site into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs
+
+bench: $(VENV)/.stamp-test  ## Side by side with every peer that is installed, as ratios
+	$(BIN)/python -m mlsm_conformance bench
+
+mutants: $(VENV)/.stamp-mutants  ## Mutate the code that matters and list what the tests did not notice (long)
+	$(BIN)/python tests/mutants.py
+
+# ---------------------------------------------------------------- the rest
+
+dist: $(VENV)/.stamp-release  ## Build the sdist and the wheel into dist/ and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+format: $(VENV)/.stamp-test  ## Let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove everything that make and the tools made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

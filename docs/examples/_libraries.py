@@ -1,0 +1,206 @@
+"""The same loss and gradient on every array library that is installed, each measured against the exact answer.
+
+A library that is absent is reported with the reason; nothing is skipped silently. Adding one is adding a function.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import mlsm
+
+
+class Contender(NamedTuple):
+    """One library on one device."""
+
+    label: str
+    device: str
+    make: Callable[[np.ndarray], Any]
+    settle: Callable[[Any], Any] = lambda results: results  # wait until (or compute, so that) the results are there
+    read: Callable[[Any], np.ndarray] = np.asarray
+    call: Callable[..., Any] = mlsm.value_and_grad
+    dtypes: tuple[str, ...] = ("float32", "float64")
+
+
+class Row(NamedTuple):
+    """What was seen of one contender in one dtype."""
+
+    label: str
+    device: str
+    dtype: str
+    kernel: str
+    seconds: float
+    value: float
+    value_ulp: float
+    grad_ulp: float
+
+
+# ---------------------------------------------------------------- the libraries
+
+
+def _numpy() -> Iterator[Contender]:
+    yield Contender("numpy", "cpu", np.asarray)
+
+
+def _torch() -> Iterator[Contender]:
+    import torch
+
+    yield Contender("torch", "cpu", torch.asarray)
+    if torch.cuda.is_available():
+
+        def settle(results: Any) -> Any:
+            torch.cuda.synchronize()
+            return results
+
+        yield Contender(
+            "torch", "cuda", lambda a: torch.asarray(a, device="cuda"), settle, lambda a: np.asarray(a.cpu())
+        )
+
+
+def _jax() -> Iterator[Contender]:
+    import jax
+
+    # float32 only: JAX has float64 switched off unless the application asks for it.
+    device = jax.devices()[0].platform
+    plain = Contender("jax", device, jax.numpy.asarray, jax.block_until_ready, dtypes=("float32",))
+    yield plain
+    yield plain._replace(label="jax, jitted", call=jax.jit(mlsm.value_and_grad))
+
+
+def _dask() -> Iterator[Contender]:
+    import dask
+    import dask.array
+
+    yield Contender(
+        "dask, 4 chunks",
+        "cpu",
+        lambda a: dask.array.from_array(a, chunks=(-(-a.shape[0] // 4), a.shape[1])),
+        lambda results: dask.compute(*results),
+    )
+
+
+def _array_api_strict() -> Iterator[Contender]:
+    import array_api_strict
+
+    yield Contender("array-api-strict", "cpu", array_api_strict.asarray)
+
+
+def _cupy() -> Iterator[Contender]:
+    import cupy
+
+    if cupy.cuda.is_available():
+
+        def settle(results: Any) -> Any:
+            cupy.cuda.get_current_stream().synchronize()
+            return results
+
+        yield Contender("cupy", "cuda", cupy.asarray, settle, cupy.asnumpy)
+
+
+LIBRARIES = {
+    "numpy": _numpy,
+    "torch": _torch,
+    "jax": _jax,
+    "dask": _dask,
+    "array_api_strict": _array_api_strict,
+    "cupy": _cupy,
+}
+
+
+# ---------------------------------------------------------------- the exact answer
+
+
+def oracle(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean loss and its gradient for targets of 0 and 1, in plain Python floats.
+
+    Another algebra than the library's: softplus of the signed margin, sums by `math.fsum`, which rounds once.
+    """
+    terms, slopes = [], []
+    for x, y in zip(logits.ravel().tolist(), target.ravel().tolist(), strict=True):
+        margin = -x if y else x  # the loss is softplus(margin), its slope is ±sigmoid(margin)
+        small = math.exp(-abs(margin))
+        terms += [max(margin, 0.0), math.log1p(small)]
+        slope = (1.0 if margin >= 0 else small) / (1.0 + small)
+        slopes.append((-slope if y else slope) / logits.size)
+    return math.fsum(terms) / logits.size, np.asarray(slopes).reshape(logits.shape)
+
+
+def ulps(seen: np.ndarray, exact: np.ndarray | float) -> float:
+    """The largest distance, in units in the last place of the exact answer in the dtype of what was seen."""
+    spacing = np.spacing(np.abs(exact).astype(seen.dtype))
+    return float(np.max(np.abs(seen.astype(np.float64) - exact) / spacing.astype(np.float64)))
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def seconds(run: Callable[[], Any], budget: float = 0.15) -> float:
+    """The median time of a call, after one call that does not count (compilers run in it)."""
+    run()
+    times: list[float] = []
+    while sum(times) < budget or len(times) < 3:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def measure(contender: Contender, logits: np.ndarray, target: np.ndarray, dtype: str) -> Row:
+    """One row of the table. `logits` are float32 numbers, so every dtype has the same exact answer."""
+    x, y = contender.make(logits.astype(dtype)), contender.make(target)
+    value, grad = (contender.read(result) for result in contender.settle(contender.call(x, y)))
+    exact, exact_grad = oracle(logits, target)
+    return Row(
+        contender.label,
+        contender.device,
+        dtype,
+        mlsm.explain(x, y).chosen,
+        seconds(lambda: contender.settle(contender.call(x, y))),
+        float(value),
+        ulps(value, exact),
+        ulps(grad, exact_grad),
+    )
+
+
+def compare(logits: np.ndarray, target: np.ndarray) -> tuple[list[Row], list[str]]:
+    """Every installed library in every dtype it has, and a sentence for each one that is missing."""
+    rows, missing = [], []
+    for package, contenders in LIBRARIES.items():
+        if find_spec(package) is None:
+            missing.append(f"{package}: not installed")
+            continue
+        found = list(contenders())
+        if not found:
+            missing.append(f"{package}: installed, but there is no CUDA device")
+        rows += [measure(contender, logits, target, dtype) for contender in found for dtype in contender.dtypes]
+    return rows, missing
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    head = ("library", "device", "dtype", "kernel", "time", "value", "value off", "gradient off")
+    cells = [
+        (
+            row.label,
+            row.device,
+            row.dtype,
+            row.kernel,
+            f"{1e6 * row.seconds:,.0f} µs",
+            f"{row.value:.17g}" if row.dtype == "float64" else f"{row.value:.9g}",
+            f"{row.value_ulp:.2f} ULP",
+            f"{row.grad_ulp:.2f} ULP",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
+    numbers = {4, 6, 7}
+    lines = []
+    for line in (head, tuple("-" * width for width in widths), *cells):
+        padded = (c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)

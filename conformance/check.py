@@ -1,0 +1,249 @@
+"""What a check is, and what it is given: a backend, a subject, a level, and the way to ask for one judged value.
+
+Holds no rule of its own (the rules are in `checks/`), and runs no list of checks (that is `suite.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from . import bounds, oracle
+from .backends import Backend, Unsupported
+from .cases import catalogue
+from .formats import FORMATS
+from .judging import Tally
+from .subjects import Declined, Mlsm, Subject
+from .tensors import Case, Tensor
+
+LEVELS = ("smoke", "quick", "full", "exhaustive")
+GROUPS: dict[str, str] = {
+    "namespace": "prerequisites: the library and what the backend declares of it",
+    "values": "the loss against the oracle",
+    "derivatives": "gradient, Hessian diagonal and the pullbacks of every argument against the oracle",
+    "laws": "identities that hold between results, whatever the oracle says",
+    "special": "infinities, NaN, signed zeros, empty batches, silence",
+    "types": "dtype, shape, device and library of every result",
+    "purity": "arguments stay as they were, results are nobody's memory",
+    "lazy": "nothing is computed or copied to the host behind the caller's back",
+    "determinism": "the same call gives the same bits",
+    "threads": "many callers at once",
+    "memory": "how much besides the result",
+    "refusals": "the whole error table",
+    "transforms": "the library's own differentiation, tracing, mapping and compiling",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One rule, with an id that never changes its meaning."""
+
+    id: str
+    rule: str
+    bound: str
+    run: Callable[[Context, Tally], None]
+    needs: frozenset[str] = frozenset()
+    """Capabilities without which the rule says nothing about a backend."""
+    offers: frozenset[str] = frozenset({"loss"})
+    """What the subject must offer."""
+    level: str = "smoke"
+    """The lowest level that includes it."""
+    anybody: bool = True
+    """Whether it is meant for somebody else's loss too, or only for mlsm's own contract."""
+
+    @property
+    def group(self) -> str:
+        """The part of the id before the first dot."""
+        return self.id.partition(".")[0]
+
+
+def check(
+    id: str, rule: str, bound: str = "exactly", **options: Any
+) -> Callable[[Callable[[Context, Tally], None]], Check]:
+    """Make a function of (context, tally) a check."""
+    for name in ("needs", "offers"):
+        if name in options:
+            options[name] = frozenset(options[name])
+    return lambda run: Check(id, rule, bound, run, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One question to a subject: which quantity of a case, reduced how."""
+
+    quantity: str  # "loss", "gradient" or "hessian"
+    reduction: str = "mean"
+    wrt: str = "input"
+    grad_output: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        by = "" if self.wrt == "input" else f" for {self.wrt}"
+        return f"{self.quantity}{by} ({self.reduction})"
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def exact(case: Case, ask: Ask) -> oracle.Answer:
+    """The right answer; remembered, since every backend is asked the same."""
+    given = _cotangent(ask)
+    if ask.quantity == "loss":
+        return oracle.loss(case, ask.reduction)
+    if ask.quantity == "gradient":
+        return oracle.grad(case, ask.reduction, ask.wrt, given)
+    return oracle.hessian_diag(case, ask.reduction)
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def allowed(case: Case, ask: Ask, limits: str, flush: frozenset[str], accumulator: str) -> tuple[float, ...]:
+    """The bound of each value of the answer; remembered likewise."""
+    if ask.quantity == "loss":
+        return bounds.bound_loss(case, ask.reduction, limits, flush, accumulator)
+    if ask.quantity == "gradient":
+        return bounds.bound_grad(case, ask.reduction, ask.wrt, _cotangent(ask), limits, flush, accumulator)
+    return bounds.bound_hessian(case, ask.reduction, limits, flush)
+
+
+def _cotangent(ask: Ask) -> Any:
+    if ask.grad_output is None:
+        return None
+    return ask.grad_output if ask.reduction == "none" else ask.grad_output[0]
+
+
+def result_dtype(case: Case, ask: Ask) -> str:
+    """The dtype that the answer must have."""
+    if ask.quantity == "loss":
+        return case.loss_dtype
+    return case.grad_dtype(ask.wrt if ask.quantity == "gradient" else "input")
+
+
+class Context:
+    """One backend, one subject, one level: everything that a check may ask."""
+
+    def __init__(
+        self, backend: Backend, subject: Subject | None = None, level: str = "quick", dtypes: Sequence[str] | None = None
+    ) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"`level` must be one of {', '.join(LEVELS)}; got {level!r}")
+        self.backend = backend
+        self.subject = subject if subject is not None else Mlsm()
+        self.level = level
+        self.dtypes = tuple(d for d in backend.dtypes if dtypes is None or d in dtypes)
+        self.flush = frozenset(FORMATS) - {"float16"} if "flushes_subnormals" in backend.capabilities else frozenset()
+        self.accumulator = "float64" if "float64" in backend.capabilities else "float32"
+
+    @property
+    def ours(self) -> bool:
+        """Whether mlsm itself is judged."""
+        return isinstance(self.subject, Mlsm)
+
+    def catalogue(self) -> Iterator[Case]:
+        """The named cases of this level, in this backend's dtypes."""
+        level = "full" if self.level == "exhaustive" else self.level
+        return (case for case in catalogue(level, self.dtypes) if self.backend.serves(case))
+
+    def thinned(self, cases: Sequence[Case], most: int = 24) -> list[Case]:
+        """All cases on a fast backend or at a full level; on a slow one an even selection, the same every time."""
+        if self.backend.slow < 4 or self.level in ("full", "exhaustive") or len(cases) <= most:
+            return list(cases)
+        return [cases[i * len(cases) // most] for i in range(most)]
+
+    def arrays(self, case: Case) -> dict[str, Any]:
+        """The array arguments of a case."""
+        return self.backend.arguments(case)
+
+    def options(self, case: Case) -> dict[str, Any]:
+        """Its other arguments."""
+        plain = {"weight": case.weight, "pos_weight": case.pos_weight}
+        out: dict[str, Any] = {k: v for k, v in plain.items() if v is not None and not isinstance(v, Tensor)}
+        if case.label_smoothing:
+            out["label_smoothing"] = case.label_smoothing
+        if case.axis != -1:
+            out["axis"] = case.axis
+        return out
+
+    def array(self, values: Sequence[float], shape: Sequence[int], dtype: str) -> Any:
+        """A plain array of this backend."""
+        return self.backend.make(Tensor(tuple(shape), tuple(values), dtype))
+
+    def answer(self, case: Case, ask: Ask) -> Any:
+        """What the subject answers, as an array of the backend. Raises `Declined` or `Unsupported`."""
+        return self.answers(case, [ask])[0]
+
+    def answers(self, case: Case, asks: Sequence[Ask]) -> list[Any]:
+        """Several answers in one call of the backend (one trace, where it traces)."""
+        arrays = self.arrays(case)
+        fixed = self.options(case)
+        self.subject.claims({**arrays, **fixed})
+        cotangents: dict[str, Any] = {}
+        for index, ask in enumerate(asks):
+            if ask.grad_output is None:
+                continue
+            if ask.reduction == "none":
+                dtype = case.compute_dtype
+                cotangents[f"cotangent{index}"] = self.backend.cotangent(
+                    Tensor(case.batch, ask.grad_output, dtype), case
+                )
+        names = [*arrays, *cotangents]
+
+        def run(*values: Any) -> list[Any]:
+            given = dict(zip(names, values, strict=True))
+            seeds = {name: given.pop(name) for name in cotangents}
+            return [self._one(ask, {**given, **fixed}, seeds.get(f"cotangent{i}")) for i, ask in enumerate(asks)]
+
+        found = self.backend.call(run, *arrays.values(), *cotangents.values())
+        return list(found)
+
+    def _one(self, ask: Ask, given: dict[str, Any], cotangent: Any) -> Any:
+        given = {**given, "reduction": ask.reduction}
+        if ask.quantity == "loss":
+            return self.subject.loss(**given)
+        if ask.quantity == "hessian":
+            return self.subject.hessian_diag(**given)
+        if ask.grad_output is not None:
+            given["grad_output"] = ask.grad_output[0] if cotangent is None else cotangent
+        if ask.wrt != "input":
+            given["wrt"] = ask.wrt
+        return self.subject.grad(**given)
+
+    def limits(self, case: Case) -> str:
+        """Which set of element budgets the contract promises for this call."""
+        if self.backend.library != "torch" or not self.ours:
+            return "generic"
+        if self.subject.kernel == "generic":
+            return "torch"
+        import mlsm
+
+        served = mlsm.explain(**self.arrays(case), **self.options(case)).chosen
+        return "torch" if served == "generic" else "generic"
+
+    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask]) -> None:
+        """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
+        try:
+            found = self.answers(case, asks)
+        except (Declined, Unsupported) as reason:
+            tally.passed_by(str(reason))
+            return
+        limits = self.limits(case)
+        for ask, array in zip(asks, found, strict=True):
+            right = exact(case, ask)
+            self.judge_one(tally, case, ask, self.backend.to_list(array), right.values, limits)
+
+    def judge_one(
+        self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], right: Sequence[float], limits: str
+    ) -> None:
+        """Judge one answer that has been read already."""
+        bound = allowed(case, ask, limits, self.flush, self.accumulator)
+        what = f"{case.name}: {ask}"
+        tally.values(seen, right, bound, what, result_dtype(case, ask), repro(case, ask, self.backend.name))
+
+
+def repro(case: Case, ask: Ask, backend: str) -> str:
+    """A line to paste: it asks the same question of the same case, and prints what came and what was right."""
+    return (
+        f"from mlsm_conformance.suite import again; again({backend!r}, {case.name!r}, {ask.quantity!r}, "
+        f"{ask.reduction!r}, {ask.wrt!r})"
+    )
+
+
+Options = Mapping[str, Any]

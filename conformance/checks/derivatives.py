@@ -1,0 +1,137 @@
+"""Gradient, Hessian diagonal, and the pullbacks for every argument, against the oracle, one check per theme."""
+
+from __future__ import annotations
+
+from .. import packs
+from ..check import Ask, Check, Context, check
+from ..judging import Tally
+from .values import turned, themed
+
+BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
+OFFERS = ("gradient", "hessian")
+
+
+def _packed(theme: str, rule: str) -> Check:
+    def run(context: Context, tally: Tally) -> None:
+        for dtype in context.dtypes:
+            case = packs.elementwise(theme, dtype)
+            if context.backend.serves(case):
+                context.judge(tally, case, [Ask("gradient", "none"), Ask("hessian", "none")])
+
+    return check(f"derivatives.{theme}", rule, BOUND, offers=OFFERS)(run)
+
+
+def _theme(theme: str, rule: str) -> Check:
+    def run(context: Context, tally: Tally) -> None:
+        for case, reductions in turned(context, themed(context, theme)):
+            asks = [Ask(quantity, r) for r in reductions for quantity in ("gradient", "hessian")]
+            context.judge(tally, case, asks)
+
+    return check(f"derivatives.{theme}", rule, BOUND, offers=OFFERS)(run)
+
+
+hard = _packed("hard", "With targets 0 and 1, gradient and Hessian of every element are the oracle's.")
+soft = _packed("soft", "With targets between 0 and 1, gradient and Hessian of every element are the oracle's.")
+tail = _packed("tail", "No digit of gradient or Hessian is lost in the tail: 17 with target 1 has slope -4.1e-8, not 0.")
+soft_tail = _packed("soft-tail", "The gradient at a target next to 0 or 1 keeps that distance.")
+outside = _packed("outside", "Targets outside [0, 1] have the formula's derivatives, unchanged.")
+plain = _theme("plain", "The reductions' divisors stand in the derivatives: 1/C, and 1/N for the mean.")
+weight = _theme("weight", "A weight scales the derivatives element by element.")
+pos_weight = _theme("pos_weight", "`pos_weight` scales the positive part of the derivatives only.")
+where = _theme("where", "Derivatives are divided by the observed counts, and exactly 0 where nothing was observed.")
+label_smoothing = _theme("label_smoothing", "Label smoothing moves both coefficients of the derivatives.")
+axis = _theme("axis", "Derivatives come back with the class axis where it was.")
+dtypes = _theme("dtypes", "Targets of any dtype give the derivatives of the same targets, cast up.")
+layouts = _theme("layouts", "No memory layout changes a derivative.")
+
+
+@check(
+    "derivatives.arguments",
+    "The pullbacks for target, weight and pos_weight are the oracle's, summed back to the argument's shape.",
+    BOUND + " + the sum's roundings",
+    offers=("arguments",),
+)
+def arguments(context: Context, tally: Tally) -> None:
+    cases = [c for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing") for c in themed(context, theme)]
+    for case, reductions in turned(context, context.thinned(cases, 36)):
+        asks = [Ask("gradient", reductions[-1], "target")]
+        for name in ("weight", "pos_weight"):
+            if getattr(case, name) is not None:
+                asks += [Ask("gradient", r, name) for r in reductions]
+        context.judge(tally, case, asks)
+
+
+@check(
+    "derivatives.grad_output",
+    "`grad_output` multiplies each row's derivative, also where it is not a power of two, negative or 0.",
+    BOUND,
+    offers=("arguments",),
+)
+def grad_output(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        for case in (packs.plain(dtype), *packs.optioned("where", dtype)[:1], *packs.optioned("weight", dtype)[:2]):
+            if not context.backend.serves(case):
+                continue
+            seeds = tuple((1.0, -0.75, 0.0, 3.0, 0.625, 2.0)[: case.batch[0]])
+            asks = [Ask("gradient", "none", "input", seeds), Ask("gradient", "mean", "input", (-1.5,))]
+            if case.weight is not None:
+                asks.append(Ask("gradient", "none", "weight", seeds))
+            context.judge(tally, case, asks)
+
+
+@check(
+    "derivatives.value_and_grad",
+    "`value_and_grad` gives the bits of the loss, and the gradient within its bound.",
+    BOUND,
+    offers=("value_and_grad",),
+)
+def value_and_grad(context: Context, tally: Tally) -> None:
+    backend = context.backend
+    for dtype in context.dtypes:
+        for case in (packs.plain(dtype), *packs.optioned("weight", dtype)[:1], *packs.optioned("where", dtype)[:1]):
+            if not backend.serves(case):
+                continue
+            for reduction in ("none", "mean"):
+                fixed = {**context.options(case), "reduction": reduction}
+                arrays = context.arrays(case)
+                names = list(arrays)
+
+                def both(*values: object) -> object:
+                    given = {**dict(zip(names, values, strict=True)), **fixed}
+                    return (*context.subject.value_and_grad(**given), context.subject.loss(**given))
+
+                value, gradient, loss = backend.call(both, *arrays.values())
+                tally.exactly(backend.to_list(value), backend.to_list(loss), f"{case.name}: value ({reduction})")
+                ask = Ask("gradient", reduction)
+                from ..check import exact
+
+                seen = backend.to_list(gradient)
+                context.judge_one(tally, case, ask, seen, exact(case, ask).values, context.limits(case))
+
+
+@check(
+    "derivatives.half-exhaustive",
+    "Every one of the 65,536 half-precision logits has the nearest gradient and Hessian.",
+    "0.51 ULP",
+    offers=OFFERS,
+    level="quick",
+)
+def half_exhaustive(context: Context, tally: Tally) -> None:
+    from .exhaustively import halves
+
+    halves(context, tally, "gradient")
+    halves(context, tally, "hessian")
+
+
+@check(
+    "derivatives.float32-exhaustive",
+    "Gradient and Hessian of float32 logits with targets 0 and 1, in a stride of 16 (all of them at level exhaustive).",
+    "4 and 5 ULP",
+    offers=OFFERS,
+    level="full",
+)
+def float32_exhaustive(context: Context, tally: Tally) -> None:
+    from .exhaustively import singles
+
+    singles(context, tally, "gradient")
+    singles(context, tally, "hessian")

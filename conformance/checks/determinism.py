@@ -1,0 +1,81 @@
+"""The same call gives the same bits: again, from many threads, and however the memory lies."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from .. import packs
+from ..check import Ask, Context, check
+from ..judging import Tally
+from ..tensors import Case
+
+ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("hessian", "mean"))
+
+
+def _big(context: Context, dtype: str) -> Case:
+    """Large enough that kernels cut it into blocks and libraries into threads, where calls are cheap."""
+    return packs.plain(dtype, (257, 33) if context.backend.slow < 4 else (64, 9), "bits")
+
+
+def _asks(context: Context) -> list[Ask]:
+    return list(ASKS if context.ours else ASKS[:2])
+
+
+@check("determinism.again", "The same call twice gives the same bits.")
+def again(context: Context, tally: Tally) -> None:
+    for d in context.dtypes:
+        case = _big(context, d)
+        if not context.backend.serves(case):
+            continue
+        asks = _asks(context)
+        first = [context.backend.to_list(a) for a in context.answers(case, asks)]
+        second = [context.backend.to_list(a) for a in context.answers(case, asks)]
+        for ask, a, b in zip(asks, first, second, strict=True):
+            tally.exactly(b, a, f"{case.name}: {ask}")
+
+
+@check("determinism.layout", "Every memory layout gives the same bits, of values and derivatives.", needs=("layouts",))
+def layout(context: Context, tally: Tally) -> None:
+    for d in context.dtypes:
+        base = _big(context, d)
+        if not context.backend.serves(base):
+            continue
+        asks = _asks(context)
+        right = [context.backend.to_list(a) for a in context.answers(base, asks)]
+        for name in sorted(context.backend.layouts - {"C", "broadcast"}):
+            case = Case(f"{base.name}-{name}", base.input, base.target, layout=name)
+            for ask, seen, expected in zip(asks, context.answers(case, asks), right, strict=True):
+                tally.exactly(context.backend.to_list(seen), expected, f"{case.name}: {ask}")
+
+
+@check("threads.bits", "Eight threads that call at once all get the bits of one.")
+def threads(context: Context, tally: Tally) -> None:
+    for d in context.dtypes[-1:]:
+        case = _big(context, d)
+        if not context.backend.serves(case):
+            continue
+        asks = _asks(context)
+        right = [context.backend.to_list(a) for a in context.answers(case, asks)]
+        found: list[Any] = [None] * 8
+        start = threading.Barrier(8)
+
+        def work(index: int, asks: list[Ask] = asks, case: Case = case, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                with context.backend.session():  # flags and switches are thread-local in most libraries
+                    found[index] = [context.backend.to_list(a) for a in context.answers(case, asks)]
+            except Exception as error:
+                found[index] = error
+
+        workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        for index, seen in enumerate(found):
+            if isinstance(seen, Exception):
+                tally.fail(f"thread {index}: raised {type(seen).__name__}: {seen}")
+                continue
+            for ask, values, expected in zip(asks, seen, right, strict=True):
+                tally.exactly(values, expected, f"{case.name}: {ask} in thread {index}")

@@ -1,0 +1,114 @@
+"""Nothing is computed, and nothing is copied to the host, before the caller reads a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import packs
+from ..check import Ask, Context, check
+from ..judging import Tally
+from ..tensors import Tensor
+
+ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("loss", "sum"), Ask("gradient", "mean"), Ask("hessian", "mean"))
+
+
+@check(
+    "lazy.silent",
+    "No call computes or copies anything to the host: a scheduler (a transfer guard) that raises is never reached.",
+    needs=("watched",),
+    anybody=False,
+)
+def silent(context: Context, tally: Tally) -> None:
+    d = context.dtypes[-1]
+    for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing", "axis"):
+        for case in packs.optioned(theme, d):
+            if not context.backend.serves(case):
+                continue
+            arrays = context.arrays(case)
+            context.backend.force(list(arrays.values()))
+            fixed = context.options(case)
+            asks = [*ASKS, Ask("gradient", "mean", "target")]
+            if case.weight is not None:
+                asks.append(Ask("gradient", "mean", "weight"))
+            for ask in asks:
+                try:
+                    with context.backend.watch():
+                        context._one(ask, {**arrays, **fixed}, None)
+                except Exception as error:
+                    tally.fail(f"{case.name}: {ask}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                else:
+                    tally.judged += 1
+
+
+@check("lazy.result", "A lazy argument gives a lazy result.", needs=("lazy",), anybody=False)
+def result(context: Context, tally: Tally) -> None:
+    d = context.dtypes[-1]
+    case = packs.plain(d)
+    for ask, array in zip(ASKS, context.answers(case, ASKS), strict=True):
+        tally.true(context.backend.owns(array), f"{ask}: the result is no lazy array")
+
+
+@check(
+    "lazy.unknown",
+    "An unknown batch length gives the same numbers as a known one, for the loss, the derivatives and `where`.",
+    "as values and derivatives",
+    needs=("unknown_sizes",),
+    anybody=False,
+)
+def unknown(context: Context, tally: Tally) -> None:
+    from ..check import exact
+
+    b = context.backend
+    for d in context.dtypes:
+        for theme in ("plain", "weight", "where"):
+            for case in packs.optioned(theme, d):
+                if len(case.input.shape) < 2:
+                    continue
+                given: dict[str, Any] = {"input": b.unknown(case.input), "target": b.unknown(case.target)}
+                for name in ("weight", "where"):
+                    value = getattr(case, name)
+                    if isinstance(value, Tensor):
+                        reaches = len(value.shape) == len(case.input.shape)
+                        given[name] = b.unknown(value) if reaches else b.make(value)
+                for ask in ASKS:
+                    found = context._one(ask, {**given, **context.options(case)}, None)
+                    context.judge_one(tally, case, ask, b.to_list(found), exact(case, ask).values, "generic")
+
+
+@check(
+    "lazy.disagreement",
+    "Lengths that disagree at run time are refused inside the block, never broadcast.",
+    needs=("unknown_sizes",),
+    anybody=False,
+)
+def disagreement(context: Context, tally: Tally) -> None:
+    b = context.backend
+    d = context.dtypes[-1]
+    five, three = packs.plain(d, (6, 3)), packs.plain(d, (4, 3))
+    one = Tensor((2, 3), (1.0, 0.0, 1.0, 0.0, 1.0, 1.0), d)
+    for target in (three.target, one):
+        for ask in (Ask("loss", "mean"), Ask("loss", "none"), Ask("gradient", "mean"), Ask("hessian", "mean")):
+            given = {"input": b.unknown(five.input), "target": b.unknown(target)}
+            try:
+                seen = b.to_list(context._one(ask, given, None))
+            except ValueError:
+                tally.judged += 1
+            else:
+                tally.fail(f"6 rows against {target.shape[0]}: {ask} gave {seen[:4]}")
+
+
+@check(
+    "lazy.unknown-classes",
+    "An unknown number of classes is refused, with the remedy.",
+    needs=("unknown_sizes",),
+    anybody=False,
+)
+def unknown_classes(context: Context, tally: Tally) -> None:
+    b = context.backend
+    case = packs.plain(context.dtypes[-1])
+    try:
+        context.subject.loss(input=b.unknown(case.input), target=b.unknown(case.target), axis=0)
+    except ValueError as error:
+        tally.true("compute_chunk_sizes" in str(error), f"the message names no remedy: {error}")
+    else:
+        tally.fail("a class axis of unknown length was accepted")

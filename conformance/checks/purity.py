@@ -1,0 +1,76 @@
+"""Arguments stay as they were, and no result is a view of one."""
+
+from __future__ import annotations
+
+from .. import packs
+from ..check import Ask, Context, check
+from ..judging import Tally
+from ..tensors import Case, Tensor
+
+
+def _cases(context: Context) -> list[Case]:
+    out = []
+    for d in context.dtypes:
+        base = packs.plain(d)
+        out += [base, *packs.optioned("weight", d)[:1], *packs.optioned("where", d)[:1], *packs.optioned("axis", d)[:1]]
+        # One element and one class: the mean over it is the identity, and an alias would be the easiest way out.
+        out.append(Case(f"{d}-single", Tensor((1, 1), (3.0,), d), Tensor((1, 1), (1.0,), d)))
+        if "layouts" in context.backend.capabilities:
+            out.append(Case(f"{d}-fortran", base.input, base.target, layout="F"))
+    return [c for c in out if context.backend.serves(c)]
+
+
+ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "none"), Ask("hessian", "none"))
+TARGET = Ask("gradient", "none", "target")
+
+
+@check("purity.inputs", "No argument is changed by any call, not even in the sign of a zero.", anybody=False)
+def inputs(context: Context, tally: Tally) -> None:
+    for case in _cases(context):
+        arrays = context.arrays(case)
+        before = {name: [v.hex() for v in context.backend.to_list(a)] for name, a in arrays.items()}
+        fixed = context.options(case)
+        for ask in (*ASKS, TARGET):
+            context.backend.to_list(context._one(ask, {**arrays, **fixed}, None))
+        for name, array in arrays.items():
+            after = [v.hex() for v in context.backend.to_list(array)]
+            tally.equal(after, before[name], f"{case.name}: `{name}` was changed")
+
+
+@check(
+    "purity.alias",
+    "Writing into a result changes no argument, and writing into an argument changes no result.",
+    needs=("writable",),
+    anybody=False,
+)
+def alias(context: Context, tally: Tally) -> None:
+    b = context.backend
+    for case in _cases(context):
+        fixed = context.options(case)
+        for ask in (*ASKS, TARGET):
+            arrays = context.arrays(case)
+            before = {name: b.to_list(a) for name, a in arrays.items()}
+            try:
+                result = context._one(ask, {**arrays, **fixed}, None)
+            except ValueError as refusal:
+                if "cannot serve" not in str(refusal):
+                    raise
+                continue
+            kept = b.to_list(result)
+            if b.shape_of(result):  # a NumPy scalar is nobody's memory and cannot be written to
+                b.write(result, 77.0)
+            for name, array in arrays.items():
+                tally.exactly(b.to_list(array), before[name], f"{case.name}: {ask} is a view of `{name}`")
+            second = context._one(ask, {**arrays, **fixed}, None)
+            if case.layout != "broadcast":
+                b.write(arrays["input"], 55.0)
+            tally.exactly(b.to_list(second), kept, f"{case.name}: `input` is behind {ask}")
+
+
+@check("purity.readonly", "Arrays that refuse to be written to are served.", needs=("readonly",), anybody=False)
+def readonly(context: Context, tally: Tally) -> None:
+    for d in context.dtypes:
+        base = packs.plain(d)
+        case = Case(f"{d}-readonly", base.input, base.target, layout="read_only")
+        if context.backend.serves(case):
+            context.judge(tally, case, list(ASKS))

@@ -1,0 +1,171 @@
+"""Infinities, NaN, signed zeros, empty batches, and silence about all of them: exactly, never nearly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .. import packs
+from ..cases import hazards
+from ..check import Ask, Context, check
+from ..formats import FORMATS
+from ..judging import Tally
+from ..tensors import Case, Tensor
+
+INF, NAN = math.inf, math.nan
+QUANTITIES = {
+    "loss": Ask("loss", "none"),
+    "mean": Ask("loss", "mean"),
+    "sum": Ask("loss", "sum"),
+    "gradient": Ask("gradient", "none"),
+    "hessian": Ask("hessian", "none"),
+    "d_target": Ask("gradient", "none", "target"),
+    "d_weight": Ask("gradient", "none", "weight"),
+    "d_pos_weight": Ask("gradient", "none", "pos_weight"),
+}
+"""What the hazard table calls its answers."""
+
+
+def _case(name: str, dtype: str, xs: Sequence[float], ys: Sequence[float], shape: tuple[int, ...], **options: Any) -> Case:
+    return Case(f"{dtype}-{name}", Tensor(shape, tuple(xs), dtype), Tensor(shape, tuple(ys), dtype), **options)
+
+
+def _all(context: Context, tally: Tally, case: Case, reduction: str = "none") -> None:
+    """Loss, and the derivatives that the subject offers."""
+    if not context.backend.serves(case):
+        return
+    asks = [Ask("loss", reduction)]
+    if context.ours:
+        asks += [Ask("gradient", reduction), Ask("hessian", reduction)]
+    context.judge(tally, case, asks)
+
+
+@check("special.infinite", "An infinite logit on the right side costs exactly 0 with slope 0, on the wrong side +inf.")
+def infinite(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        xs = (INF, -INF, INF, -INF, INF, -INF, 1.0, 1.0)
+        _all(context, tally, _case("infinite-hard", dtype, xs, (1, 0, 0, 1, 0.25, 0.25, 1, 0), (8, 1)))
+        # Beside finite classes of the same row, and reduced.
+        rows = (INF, 0.5, -INF, 1.0, -2.0, INF)
+        _all(context, tally, _case("infinite-row", dtype, rows, (1, 0, 0, 1, 1, 1), (2, 3)), "mean")
+
+
+@check("special.nan", "A NaN in input or target makes its own row NaN, and no other.")
+def nan(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        _all(context, tally, _case("nan", dtype, (NAN, 0.5, 1.0, 0.0, -1.0, 2.0), (1, 0, 1, NAN, 1, 0), (3, 2)))
+
+
+@check(
+    "special.zero",
+    "At +0 and -0 the loss is ln 2, the slope 1/2 - y and the curvature 1/4.",
+    "the elementwise budget",
+)
+def zero(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        ys = (0.0, 1.0, 0.5, 0.25)
+        _all(context, tally, _case("zero", dtype, (0.0,) * 4 + (-0.0,) * 4, ys * 2, (8, 1)))
+
+
+@check("special.empty", "An empty batch: no rows, a sum of 0, a mean of NaN (0 with `where`), and no warning.")
+def empty(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        bare = _case("empty", dtype, (), (), (0, 3))
+        masked = _case("empty-where", dtype, (), (), (0, 3), where=Tensor((3,), (True, False, True), "bool"))
+        for case in (bare, masked):
+            if not context.backend.serves(case):
+                continue
+            asks = [Ask("loss", r) for r in ("none", "sum", "mean")]
+            if context.ours:
+                asks += [Ask("gradient", "mean"), Ask("hessian", "mean")]
+            context.judge(tally, case, asks)
+            if not case.where:
+                value = context.answer(case, Ask("loss", "mean"))
+                tally.true(math.isnan(context.backend.to_list(value)[0]), f"{case.name}: the mean over no row is not NaN")
+
+
+@check("special.masked", "Whatever a masked entry holds, it adds nothing, and its derivatives are exactly 0.")
+def masked(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        xs, ys = (NAN, 0.5, INF, 1.0, -INF, 2.0, 0.25, NAN), (1, 0, 0, 1, 1, NAN, 0.5, NAN)
+        seen = (False, True, False, True, False, False, True, False)
+        where = Tensor((2, 4), seen, "bool")
+        _all(context, tally, _case("masked", dtype, xs, ys, (2, 4), where=where), "mean")
+        _all(context, tally, _case("masked-rows", dtype, xs, ys, (2, 4), where=where))
+        weight = Tensor((2, 4), tuple(1.5 if m else NAN for m in seen), dtype)
+        _all(context, tally, _case("masked-weight", dtype, xs, ys, (2, 4), where=where, weight=weight), "sum")
+        nothing = Tensor((2, 4), (False,) * 8, "bool")
+        for reduction in ("none", "sum", "mean"):
+            _all(context, tally, _case("masked-all", dtype, xs, ys, (2, 4), where=nothing), reduction)
+
+
+@check(
+    "special.masked-gradient",
+    "The derivative is selected after the multiplication: an infinite `grad_output` leaves a masked entry at 0.",
+    offers=("arguments",),
+)
+def masked_gradient(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        where = Tensor((2, 2), (True, False, False, True), "bool")
+        case = _case("masked-gradient", dtype, (1.0, NAN, INF, 0.5), (0, 1, 0, 1), (2, 2), where=where)
+        if not context.backend.serves(case):
+            continue
+        for seed in (INF, NAN):
+            seeds = (seed, seed)
+            arrays = context.arrays(case)
+            cotangent = context.backend.cotangent(Tensor((2,), seeds, case.compute_dtype), case)
+            names = [*arrays, "grad_output"]
+
+            def run(*values: Any) -> Any:
+                return context.subject.grad(**dict(zip(names, values, strict=True)), reduction="none")
+
+            seen = context.backend.to_list(context.backend.call(run, *arrays.values(), cotangent))
+            tally.exactly([seen[1], seen[2]], [0.0, 0.0], f"{case.name}: grad_output {seed}")
+
+
+@check("special.weight-zero", "A weight of 0 makes a finite term 0, and an infinite one NaN.")
+def weight_zero(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        case = _case("weight-zero", dtype, (3.0, INF, -1.0, -INF), (0, 0, 1, 0), (4, 1), weight=0.0)
+        if context.backend.serves(case):
+            context.judge(tally, case, [Ask("loss", "none")])
+
+
+@check("special.smoothed", "With label smoothing it is y' that decides at infinity: (+inf, 1) costs +inf.", anybody=False)
+def smoothed(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        case = _case("smoothed", dtype, (INF, -INF, INF, 2.0), (1, 0, 0, 1), (4, 1), label_smoothing=0.125)
+        _all(context, tally, case)
+
+
+@check("special.large", "The largest finite logits give a finite loss where the exact one is finite.", "the elementwise budget")
+def large(context: Context, tally: Tally) -> None:
+    for dtype in context.dtypes:
+        top = FORMATS[dtype].max
+        _all(context, tally, _case("large", dtype, (top, -top, top, -top), (1, 0, 0, 1), (4, 1)))
+
+
+@check("special.hazards", "Every row of the hazard table has its exact answer.", "the elementwise budget of each quantity")
+def hazard_table(context: Context, tally: Tally) -> None:
+    for hazard in hazards(context.dtypes):
+        case = hazard.case
+        if case is None or not context.backend.serves(case):
+            continue
+        for quantity, text in hazard.expected:
+            ask = QUANTITIES[quantity]
+            if not context.ours and ask.quantity != "loss":
+                continue
+            try:
+                seen = context.backend.to_list(context.answer(case, ask))
+            except Exception as error:
+                tally.fail(f"{hazard.name} ({hazard.trigger}): raised {type(error).__name__}: {error}")
+                continue
+            context.judge_one(tally, case, ask, seen, [float(text)] * len(seen), context.limits(case))
+
+
+@check("special.catalogue", "Every named case that holds an infinity, a NaN or no element at all.", "the elementwise budget")
+def catalogue(context: Context, tally: Tally) -> None:
+    cases = context.thinned([c for c in context.catalogue() if packs.theme_of(c) == "special"], 36)
+    for index, case in enumerate(cases):
+        _all(context, tally, case, ("none", "sum", "mean")[index % 3])

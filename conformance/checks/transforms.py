@@ -1,0 +1,240 @@
+"""The library's own differentiation, tracing, mapping and compiling of the loss: right at 0 and at ±inf, to second order.
+
+A framework that differentiates the generic code makes roundings of its own.  First derivatives keep the budget of the hand-
+derived ones.  A second derivative comes as the difference s - s*s, whose terms add up to at most (1+s)/(1-s) <= 3 times its
+size (s <= 1/2): three budgets, no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .. import packs
+from ..check import Ask, Context, allowed, check, exact, repro, result_dtype
+from ..judging import Tally
+from ..tensors import Case, Tensor
+
+INF = math.inf
+SECOND = 3.0
+"""Budgets of a second derivative by differentiation: see above."""
+
+
+def points(dtype: str) -> Case:
+    """Hard and soft targets at 0, -0, ±inf and ordinary logits, one class to a row."""
+    pairs = [
+        (0.0, 1.0), (0.0, 0.0), (0.0, 0.25), (-0.0, 1.0), (-0.0, 0.0),
+        (INF, 1.0), (-INF, 0.0), (INF, 0.0), (-INF, 1.0),
+        (1.5, 1.0), (-1.5, 1.0), (3.0, 0.0), (-3.0, 0.5), (17.0, 1.0), (-20.0, 0.0), (40.0, 1.0), (2.0, 2.0),
+    ]  # fmt: skip
+    shape = (len(pairs), 1)
+    return Case(
+        f"{dtype}-points",
+        Tensor(shape, tuple(x for x, _ in pairs), dtype),
+        Tensor(shape, tuple(y for _, y in pairs), dtype),
+    )
+
+
+_points = {d: points(d) for d in ("float16", "bfloat16", "float32", "float64")}
+
+
+def _dtypes(context: Context) -> list[str]:
+    return [d for d in context.dtypes if d in ("float32", "float64")]
+
+
+def _judge(
+    context: Context, tally: Tally, case: Case, ask: Ask, array: Any, how: str, times: float = 1.0, first: int = 0
+) -> None:
+    """Judge a derivative that came by a transform, from element `first` on."""
+    right = exact(case, ask).values[first:]
+    room = allowed(case, ask, "generic", context.flush, context.accumulator)[first:]
+    tally.values(
+        context.backend.to_list(array)[first:],
+        right,
+        [times * r for r in room],
+        f"{case.name}: {ask} by {how}",
+        result_dtype(case, ask),
+        repro(case, ask, context.backend.name),
+    )
+
+
+def _function(context: Context, case: Case, names: list[str], **fixed: Any) -> Callable[..., Any]:
+    options = {**context.options(case), **fixed}
+
+    def loss(*values: Any) -> Any:
+        return context.subject.loss(**dict(zip(names, values, strict=True)), **options)
+
+    return loss
+
+
+@check(
+    "transforms.gradient",
+    "Differentiating the loss gives the gradient for every argument, at 0 and at ±inf too, with every option.",
+    "the budget of the hand-derived gradient",
+    needs=("autograd",),
+    anybody=False,
+)
+def gradient(context: Context, tally: Tally) -> None:
+    for d in _dtypes(context):
+        cases = [_points[d]]
+        for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing"):
+            cases += packs.optioned(theme, d)[:2]
+        for index, case in enumerate(cases):
+            arrays = context.arrays(case)
+            names = list(arrays)
+            reduction = "none" if index == 0 else ("mean", "sum")[index % 2]
+            f = _function(context, case, names, reduction=reduction)
+            for name in names:
+                if name == "where":
+                    continue
+                ask = Ask("gradient", reduction, name)
+                # The slope of the target at an infinite logit is infinite; its bound is exact equality there too.
+                found = context.backend.vjp(f, list(arrays.values()), names.index(name))
+                _judge(context, tally, case, ask, found, "differentiation")
+
+
+@check(
+    "transforms.second",
+    "Differentiating twice gives the Hessian diagonal, at 0 and at ±inf too.",
+    "three budgets of the Hessian",
+    needs=("autograd",),
+    anybody=False,
+)
+def second(context: Context, tally: Tally) -> None:
+    for d in _dtypes(context):
+        for case in (_points[d], *packs.optioned("where", d)[:1], *packs.optioned("pos_weight", d)[:1]):
+            arrays = context.arrays(case)
+            names = list(arrays)
+            f = _function(context, case, names, reduction="none")
+
+            def slope(*values: Any, f: Callable[..., Any] = f) -> Any:
+                return context.backend.vjp(f, values, 0)
+
+            found = context.backend.vjp(slope, list(arrays.values()), 0)
+            _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating twice", SECOND)
+
+
+@check(
+    "transforms.of-gradient",
+    "What `grad` returns is itself right under differentiation.",
+    "three budgets of the Hessian",
+    needs=("autograd",),
+    anybody=False,
+)
+def of_gradient(context: Context, tally: Tally) -> None:
+    for d in _dtypes(context):
+        for case in (_points[d], *packs.optioned("weight", d)[:1]):
+            arrays = context.arrays(case)
+            names = list(arrays)
+            fixed = context.options(case)
+
+            def slope(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
+                return context.subject.grad(**dict(zip(names, values, strict=True)), **fixed, reduction="none")
+
+            found = context.backend.vjp(slope, list(arrays.values()), 0)
+            _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating grad", SECOND)
+
+
+@check(
+    "transforms.forward",
+    "Forward differentiation along ones gives the gradient of each row.",
+    "the budget of the hand-derived gradient",
+    needs=("forward",),
+    anybody=False,
+)
+def forward(context: Context, tally: Tally) -> None:
+    for d in _dtypes(context):
+        case = _points[d]
+        arrays = context.arrays(case)
+        ones = context.array((1.0,) * len(case.input.values), case.input.shape, d)
+
+        def f(x: Any, y: Any = arrays["target"]) -> Any:
+            return context.subject.loss(input=x, target=y, reduction="none")
+
+        found = context.backend.jvp(f, arrays["input"], ones)
+        _judge(context, tally, case, Ask("gradient", "none"), found, "forward differentiation")
+
+
+@check("transforms.vmap", "Mapped over a leading axis, loss and gradient are those of each slice.", "as values", needs=("vmap",), anybody=False)
+def vmap(context: Context, tally: Tally) -> None:
+    for d in _dtypes(context):
+        case = packs.plain(d, (6, 4))
+        arrays = context.arrays(case)
+        for ask, f in (
+            (Ask("loss", "none"), lambda x, y: context.subject.loss(input=x, target=y)),
+            (Ask("gradient", "none"), lambda x, y: context.subject.grad(input=x, target=y)),
+        ):
+            found = context.backend.vmap(f, arrays["input"], arrays["target"])
+            _judge(context, tally, case, ask, found, "vmap")
+
+
+def _traced(context: Context, tally: Tally, trace: Callable[[Callable[..., Any]], Callable[..., Any]], how: str) -> None:
+    for d in _dtypes(context):
+        for case in (_points[d], *packs.optioned("where", d)[:1], *packs.optioned("weight", d)[:1]):
+            arrays = context.arrays(case)
+            names = list(arrays)
+            fixed = context.options(case)
+
+            def three(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
+                given = {**dict(zip(names, values, strict=True)), **fixed, "reduction": "none"}
+                s = context.subject
+                return s.loss(**given), s.grad(**given), s.hessian_diag(**given)
+
+            found = trace(three)(*arrays.values())
+            for quantity, array in zip(("loss", "gradient", "hessian"), found, strict=True):
+                _judge(context, tally, case, Ask(quantity, "none"), array, how)
+
+
+@check("transforms.jit", "Traced, loss, gradient and Hessian keep their bounds.", "as values and derivatives", needs=("jit",), anybody=False)
+def jit(context: Context, tally: Tally) -> None:
+    _traced(context, tally, context.backend.jit, "jit")
+
+
+@check(
+    "transforms.jit-gradient",
+    "The derivative of the traced loss, and the trace of the derivative, keep the gradient's bounds.",
+    "the budget of the hand-derived gradient",
+    needs=("jit", "autograd"),
+    anybody=False,
+)
+def jit_gradient(context: Context, tally: Tally) -> None:
+    b = context.backend
+    for d in _dtypes(context):
+        case = _points[d]
+        arrays = context.arrays(case)
+        f = _function(context, case, list(arrays), reduction="none")
+        values = list(arrays.values())
+        _judge(context, tally, case, Ask("gradient", "none"), b.vjp(b.jit(f), values, 0), "differentiating the trace")
+        traced = b.jit(lambda *v, f=f: b.vjp(f, v, 0))
+        _judge(context, tally, case, Ask("gradient", "none"), traced(*values), "tracing the derivative")
+
+
+@check(
+    "transforms.compile",
+    "Compiled as a whole, loss, gradient and Hessian keep their bounds.",
+    "as values and derivatives",
+    needs=("compile",),
+    level="quick",
+    anybody=False,
+)
+def compile_(context: Context, tally: Tally) -> None:
+    _traced(context, tally, context.backend.compile, "compile")
+
+
+@check(
+    "transforms.compile-gradient",
+    "The derivative of the compiled loss keeps the gradient's bounds.",
+    "the budget of the hand-derived gradient",
+    needs=("compile", "autograd"),
+    level="quick",
+    anybody=False,
+)
+def compile_gradient(context: Context, tally: Tally) -> None:
+    b = context.backend
+    for d in _dtypes(context):
+        case = _points[d]
+        arrays = context.arrays(case)
+        f = b.compile(_function(context, case, list(arrays), reduction="none"))
+        found = b.vjp(f, list(arrays.values()), 0)
+        _judge(context, tally, case, Ask("gradient", "none"), found, "differentiating the compiled loss")

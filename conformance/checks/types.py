@@ -1,0 +1,96 @@
+"""Dtype, shape, device and library of every result."""
+
+from __future__ import annotations
+
+import itertools
+
+from .. import packs
+from ..check import Ask, Context, check, result_dtype
+from ..formats import promote
+from ..judging import Tally
+from ..tensors import Case, Tensor, shape_of
+from .values import themed
+
+QUANTITIES = ("loss", "gradient", "hessian")
+
+
+def _asks(context: Context, reductions: tuple[str, ...]) -> list[Ask]:
+    offered = QUANTITIES if context.ours else ("loss",)
+    return [Ask(q, r) for q in offered for r in reductions]
+
+
+@check("types.dtype", "The loss has the promotion of the floating arrays, each derivative its own argument's dtype.")
+def dtype(context: Context, tally: Tally) -> None:
+    cases = [c for theme in ("plain", "dtypes", "weight") for c in themed(context, theme)]
+    for case in context.thinned(cases, 12):
+        asks = _asks(context, ("mean",))
+        for ask, array in zip(asks, context.answers(case, asks), strict=True):
+            tally.equal(context.backend.dtype_of(array), result_dtype(case, ask), f"{case.name}: dtype of {ask}")
+
+
+@check("types.promotion", "Any two floating dtypes that the library promotes together may meet in one call.", anybody=False)
+def promotion(context: Context, tally: Tally) -> None:
+    for mine, other in itertools.product(context.dtypes, repeat=2):
+        pair = {mine, other}
+        if pair == {"float16", "bfloat16"} and context.backend.library not in ("torch", "jax"):
+            continue  # NumPy has no promotion of the two; the refusal is checked by `refusals.promotion`
+        x = packs.plain(mine)
+        case = Case(f"{mine}-{other}-promotion", x.input, packs.plain(other).target)
+        weighted = Case(f"{mine}-{other}-weight", x.input, x.target, weight=Tensor((4,), (0.5, 1.0, 2.0, 4.0), other))
+        for c in (case, weighted):
+            if context.backend.serves(c):
+                asks = _asks(context, ("mean",))
+                for ask, array in zip(asks, context.answers(c, asks), strict=True):
+                    expected = promote(pair) if ask.quantity == "loss" else mine
+                    tally.equal(context.backend.dtype_of(array), expected, f"{c.name}: dtype of {ask}")
+
+
+@check("types.number", "A Python number or list as weight takes no part in promotion.", anybody=False)
+def number(context: Context, tally: Tally) -> None:
+    for d in context.dtypes:
+        base = packs.plain(d)
+        for weight in (2.5, [1.0, 2.0, 0.5, 3.0]):
+            case = Case(f"{d}-number", base.input, base.target, weight=weight, pos_weight=weight)
+            if context.backend.serves(case):
+                got = context.answers(case, [Ask("loss", "mean"), Ask("gradient", "mean")])
+                for array in got:
+                    tally.equal(context.backend.dtype_of(array), d, f"{case.name} with weight {weight}")
+
+
+@check("types.shape", "none has the batch's shape, sum and mean are 0-d, derivatives are shaped like their argument.")
+def shape(context: Context, tally: Tally) -> None:
+    cases = [c for theme in ("plain", "axis") for c in themed(context, theme) if c.axis == -1 or "axis" in context.subject.options]
+    for case in context.thinned(cases, 12):
+        for reduction in ("none", "mean", "sum"):
+            asks = _asks(context, (reduction,))
+            for ask, array in zip(asks, context.answers(case, asks), strict=True):
+                expected = case.input.shape if ask.quantity != "loss" else (case.batch if reduction == "none" else ())
+                tally.equal(context.backend.shape_of(array), expected, f"{case.name}: shape of {ask}")
+
+
+@check("types.arguments", "A derivative for an argument has that argument's shape and dtype.", offers=("arguments",), anybody=False)
+def arguments(context: Context, tally: Tally) -> None:
+    cases = [c for theme in ("dtypes", "weight", "pos_weight") for c in themed(context, theme)]
+    for case in context.thinned(cases, 12):
+        for wrt in ("target", "weight", "pos_weight"):
+            argument = getattr(case, wrt)
+            if argument is None:
+                continue
+            ask = Ask("gradient", "mean", wrt)
+            array = context.answer(case, ask)
+            tally.equal(context.backend.dtype_of(array), result_dtype(case, ask), f"{case.name}: dtype of {ask}")
+            expected = argument.shape if isinstance(argument, Tensor) else shape_of(argument)
+            tally.equal(context.backend.shape_of(array), expected, f"{case.name}: shape of {ask}")
+
+
+@check("types.library", "Every result is an array of the input's library, on the input's device.")
+def library(context: Context, tally: Tally) -> None:
+    for d in context.dtypes:
+        case = packs.plain(d)
+        if not context.backend.serves(case):
+            continue
+        device = context.backend.device_of(context.arrays(case)["input"])
+        asks = _asks(context, ("none", "mean"))
+        for ask, array in zip(asks, context.answers(case, asks), strict=True):
+            tally.true(context.backend.owns(array), f"{case.name}: {ask} is a {type(array).__module__}.{type(array).__name__}")
+            tally.equal(context.backend.device_of(array), device, f"{case.name}: device of {ask}")

@@ -1,0 +1,129 @@
+"""The loss against the oracle, one check per theme, so that what is wrong has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .. import packs
+from ..check import Ask, Check, Context, check
+from ..judging import Tally
+from ..tensors import Case, Tensor
+
+REDUCTIONS = ("none", "sum", "mean")
+BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two, + the sum's roundings"
+
+
+def themed(context: Context, theme: str) -> list[Case]:
+    """The cases of a theme: the suite's own, then the catalogue's."""
+    own = [c for d in context.dtypes for c in (packs.optioned(theme, d) if theme != "layouts" else ())]
+    own = [c for c in own if context.backend.serves(c) and _dtypes_known(context, c)]
+    if context.level == "smoke":
+        return own
+    return own + context.thinned([c for c in context.catalogue() if packs.theme_of(c) == theme])
+
+
+def _dtypes_known(context: Context, case: Case) -> bool:
+    given = (case.input, case.target, case.weight, case.pos_weight)
+    floats = {t.dtype for t in given if isinstance(t, Tensor) and t.dtype.startswith(("float", "bfloat"))}
+    return floats <= set(context.backend.dtypes)
+
+
+def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
+    """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to case."""
+    for index, case in enumerate(cases):
+        dear = context.backend.slow >= 4 and context.level not in ("full", "exhaustive")
+        yield case, [REDUCTIONS[index % 3]] if dear else list(REDUCTIONS)
+
+
+def _packed(theme: str, rule: str) -> Check:
+    def run(context: Context, tally: Tally) -> None:
+        for dtype in context.dtypes:
+            case = packs.elementwise(theme, dtype)
+            if context.backend.serves(case):
+                context.judge(tally, case, [Ask("loss", "none")])
+
+    return check(f"values.{theme}", rule, "the elementwise budget (half precisions: 0.51 ULP)")(run)
+
+
+def _theme(theme: str, rule: str) -> Check:
+    def run(context: Context, tally: Tally) -> None:
+        for case, reductions in turned(context, themed(context, theme)):
+            context.judge(tally, case, [Ask("loss", r) for r in reductions])
+
+    return check(f"values.{theme}", rule, BOUND)(run)
+
+
+hard = _packed("hard", "With targets 0 and 1 and moderate logits, every element of the loss is the oracle's.")
+soft = _packed("soft", "With targets between 0 and 1, every element of the loss is the oracle's.")
+tail = _packed("tail", "With targets 0 and 1, no digit is lost in the tail: -40 with target 0 gives 4.2e-18, not 0.")
+soft_tail = _packed("soft-tail", "A target next to 0 or 1 keeps its distance to it: nothing cancels at |x| = 1e4.")
+outside = _packed("outside", "Targets outside [0, 1] get the formula unchanged.")
+plain = _theme("plain", "Reduced losses: none has a row each, sum adds class means, mean averages the rows.")
+weight = _theme("weight", "A weight multiplies each element before the class mean; nothing is divided by its sum.")
+pos_weight = _theme("pos_weight", "`pos_weight` multiplies the positive part of each element, and only that.")
+where = _theme("where", "`where` takes entries out of the value and out of the divisors.")
+label_smoothing = _theme("label_smoothing", "Label smoothing moves both coefficients, each formed from y itself.")
+axis = _theme("axis", "`axis` names the class axis, and the batch is all the others.")
+dtypes = _theme("dtypes", "A target keeps its own dtype: cast up, never down, and integers become 0.0 and 1.0.")
+layouts = _theme("layouts", "No memory layout changes the value.")
+
+
+def _sequential(dtype: str) -> Case:
+    """Row losses of which the first is large and every other is half a spacing of it: a narrow running sum loses them all."""
+    rows = 256
+    # -x with target 1 is a loss of x (exactly, beyond x = 120): 2^24, and 1, which float32 cannot add to it.
+    xs = (-(2.0**24), *([-1.0] * (rows - 1)))
+    small = packs.elementwise("hard", dtype)  # for its tags only
+    return Case(
+        f"{dtype}-accumulation",
+        Tensor((rows, 1), xs, dtype),
+        Tensor((rows, 1), (1.0,) * rows, dtype),
+        tags=small.tags,
+    )
+
+
+@check(
+    "values.accumulation",
+    "Sums run in float64 where the device has it: small terms after a large one are not lost, and halves do not overflow.",
+    "elementwise + 8u (float32 and halves), + (log2(n)+8)u (float64)",
+)
+def accumulation(context: Context, tally: Tally) -> None:
+    asks = [Ask("loss", "sum"), Ask("loss", "mean")]
+    for dtype in context.dtypes:
+        if dtype == "float32":
+            case = _sequential(dtype)
+            if context.backend.serves(case):
+                context.judge(tally, case, asks)
+        if dtype in ("float16", "bfloat16"):
+            # 70,000 and a half would overflow float16, and count no further than 256 in bfloat16.
+            n = 70_000 if context.level != "smoke" and context.backend.slow < 4 else 2_000
+            wide = n // 40
+            x = Tensor((wide, 40), (40.0,) * (wide * 40), dtype)
+            y = Tensor((wide, 40), (0.0,) * (wide * 40), dtype)
+            case = Case(f"{dtype}-many-{n}", x, y)
+            if context.backend.serves(case):
+                context.judge(tally, case, [Ask("loss", "mean")])
+
+
+@check(
+    "values.half-exhaustive",
+    "Every one of the 65,536 half-precision logits gives the nearest number.",
+    "0.51 ULP",
+    level="quick",
+)
+def half_exhaustive(context: Context, tally: Tally) -> None:
+    from .exhaustively import halves
+
+    halves(context, tally, "loss")
+
+
+@check(
+    "values.float32-exhaustive",
+    "Float32 logits with targets 0 and 1, in a stride of 16 (all of them at level exhaustive).",
+    "4 ULP",
+    level="full",
+)
+def float32_exhaustive(context: Context, tally: Tally) -> None:
+    from .exhaustively import singles
+
+    singles(context, tally, "loss")

@@ -1,0 +1,110 @@
+"""Dask's arrays of NumPy chunks: cut along the batch, cut along the classes, or of unknown length.  Judges nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import dask
+import dask.array
+import numpy as np
+from dask.delayed import delayed
+
+from ..backends import Backend, Unsupported
+from ..tensors import Case, Tensor
+from .numpy import host
+
+da: Any = dask.array  # untyped
+
+
+class Dask(Backend):
+    """Cut along the batch, computed by the threaded scheduler."""
+
+    name = "dask"
+    library = "dask"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "float64", "lazy", "unknown_sizes", "watched"})
+    slow: ClassVar[float] = 30.0
+
+    def session(self) -> contextlib.AbstractContextManager[Any]:
+        return dask.config.set(scheduler="threads", num_workers=2)
+
+    def chunks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How long a chunk is along each axis: two or three pieces of the first axis, uneven where it is odd."""
+        return tuple(max(1, math.ceil(n / 2)) if axis == 0 and len(shape) > 1 else max(n, 1) for axis, n in enumerate(shape))
+
+    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+        if layout != "C":
+            raise Unsupported("a Dask array has no layout of its own")
+        return da.from_array(host(tensor.values, tensor.shape, tensor.dtype), chunks=self.chunks(tensor.shape))
+
+    def to_list(self, array: Any) -> list[float]:
+        with np.errstate(all="ignore"):
+            return np.asarray(array.compute()).astype(np.float64).ravel().tolist()
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, da.Array)
+
+    def device_of(self, array: Any) -> str:
+        return "cpu"
+
+    def shape_of(self, array: Any) -> tuple[int, ...]:
+        # A length that is unknown while the graph is built is known once it has run.
+        return tuple(array.shape) if all(n == n for n in array.shape) else tuple(array.compute().shape)
+
+    def versions(self) -> dict[str, str]:
+        from ..backends import installed_versions
+
+        return installed_versions("dask", "numpy")
+
+    def unknown(self, tensor: Tensor) -> Any:
+        if not tensor.shape or tensor.shape[0] < 2:
+            return self.make(tensor)
+        data = host(tensor.values, tensor.shape, tensor.dtype)
+        cut = math.ceil(tensor.shape[0] / 2)
+        blocks = [
+            da.from_delayed(delayed(part), shape=(math.nan, *tensor.shape[1:]), dtype=part.dtype)
+            for part in (data[:cut], data[cut:])
+        ]
+        return da.concatenate(blocks, axis=0, allow_unknown_chunksizes=True)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("something was computed while the graph was built")
+
+        with dask.config.set(scheduler=refuse):
+            yield
+
+
+class DaskChunkedClass(Dask):
+    """Cut along every axis, the classes included."""
+
+    name = "dask-chunked-class"
+
+    def chunks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(1, math.ceil(n / 2)) for n in shape)
+
+
+class DaskUnknown(Dask):
+    """Every batch length is unknown until the graph runs."""
+
+    name = "dask-unknown"
+
+    def serves(self, case: Case) -> bool:
+        # The class axis must be known (contract), and a single row has nothing to hide.
+        rank = len(case.input.shape)
+        return super().serves(case) and rank > 1 and case.axis % rank != 0 and case.input.shape[0] > 1
+
+    def arguments(self, case: Case) -> dict[str, Any]:
+        out = {"input": self.unknown(case.input), "target": self.unknown(case.target)}
+        for name, value in (("weight", case.weight), ("pos_weight", case.pos_weight), ("where", case.where)):
+            if isinstance(value, Tensor):
+                # Only an argument that reaches the batch axis shares its length.
+                reaches = len(value.shape) == len(case.input.shape)
+                out[name] = self.unknown(value) if reaches else self.make(value)
+        return out
+
+    def cotangent(self, tensor: Tensor, case: Case) -> Any:
+        return self.unknown(tensor)

@@ -1,0 +1,108 @@
+"""JAX's arrays, with and without x64 and under jit, and JAX's own transforms.  Makes, reads and differentiates; judges nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..backends import Backend, Unsupported
+from ..tensors import Tensor
+from .numpy import host
+
+
+class JAX(Backend):
+    """As JAX comes: float64 asked for becomes float32 with a warning."""
+
+    name = "jax"
+    library = "jax"
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"float16", "bfloat16", "watched", "autograd", "forward", "vmap", "jit", "flushes_subnormals"}
+    )
+    slow: ClassVar[float] = 8.0
+    x64: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.device = str(jax.devices()[0])
+
+    def session(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.enable_x64(self.x64)
+
+    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+        if layout != "C":
+            raise Unsupported("JAX decides its layouts itself")
+        if not self.x64 and tensor.dtype in ("float64", "int64", "uint64"):
+            raise Unsupported(f"JAX without x64 has no {tensor.dtype}")
+        return jnp.asarray(host(tensor.values, tensor.shape, tensor.dtype))
+
+    def to_list(self, array: Any) -> list[float]:
+        with np.errstate(all="ignore"):
+            return np.asarray(array).astype(np.float64).ravel().tolist()
+
+    def device_of(self, array: Any) -> str:
+        return str(array.device)
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, jax.Array)
+
+    def namespace(self) -> Any:
+        return jnp
+
+    def force(self, result: Any) -> Any:
+        return jax.block_until_ready(result)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+
+    def versions(self) -> dict[str, str]:
+        from ..backends import installed_versions
+
+        return installed_versions("jax", "jaxlib")
+
+    def write(self, array: Any, value: float) -> None:
+        try:
+            array[...] = value
+        except TypeError as error:
+            raise Unsupported(str(error)) from error
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        # To the host only: Python numbers go to the device in every JAX program, and cost nothing.
+        with jax.transfer_guard_device_to_host("disallow_explicit"):
+            yield
+
+    def vjp(self, function: Callable[..., Any], arrays: Sequence[Any], index: int, cotangent: Any = None) -> Any:
+        def of_one(a: Any) -> Any:
+            return function(*arrays[:index], a, *arrays[index + 1 :])
+
+        value, pullback = jax.vjp(of_one, arrays[index])
+        (result,) = pullback(jnp.ones_like(value) if cotangent is None else cotangent)
+        return result
+
+    def jvp(self, function: Callable[[Any], Any], at: Any, tangent: Any) -> Any:
+        return jax.jvp(function, (at,), (tangent,))[1]
+
+    def vmap(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        return jax.vmap(function)(*arrays)
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function)
+
+
+class JAXX64(JAX):
+    """With 64-bit types switched on."""
+
+    name = "jax-x64"
+    capabilities: ClassVar[frozenset[str]] = JAX.capabilities | {"float64"}
+    x64: ClassVar[bool] = True
+
+
+class JAXJit(JAX):
+    """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder what it likes."""
+
+    name = "jax-jit"
+    slow: ClassVar[float] = 20.0
+
+    def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        return jax.jit(function)(*arrays)

@@ -1,0 +1,106 @@
+"""PyTorch's tensors, on the CPU and on CUDA, and PyTorch's own transforms.  Makes, reads and differentiates; judges nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from ..backends import Backend, NotInstalled, Unsupported
+from ..tensors import Tensor
+
+
+class Torch(Backend):
+    """Tensors on the CPU."""
+
+    name = "torch"
+    library = "torch"
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"float16", "bfloat16", "float64", "writable", "layouts", "autograd", "forward", "vmap", "compile"}
+    )
+    layouts: ClassVar[frozenset[str]] = frozenset({"C", "F", "broadcast", "offset_view"})
+    slow: ClassVar[float] = 1.5
+
+    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+        if tensor.dtype == "bool" or tensor.dtype.startswith(("int", "uint")):
+            flat = torch.tensor([int(v) for v in tensor.values], dtype=getattr(torch, tensor.dtype))
+        else:
+            flat = torch.tensor([float(v) for v in tensor.values], dtype=torch.float64)
+            flat = flat.to(getattr(torch, tensor.dtype))
+        a = flat.reshape(tensor.shape).to(self.device)
+        if layout == "C":
+            return a
+        if layout == "F":
+            return a.permute(*reversed(range(a.ndim))).contiguous().permute(*reversed(range(a.ndim)))
+        if layout == "broadcast":
+            return a[:1].clone().expand(a.shape)
+        if layout == "offset_view":
+            return torch.cat([a.new_ones(1), a.reshape(-1)])[1:].reshape(a.shape)
+        raise Unsupported(f"PyTorch has no layout {layout!r}")
+
+    def to_list(self, array: Any) -> list[float]:
+        return array.detach().to("cpu").to(torch.float64).reshape(-1).tolist()
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, torch.Tensor)
+
+    def device_of(self, array: Any) -> str:
+        return str(array.device)
+
+    def elsewhere(self, tensor: Tensor) -> Any:
+        # "meta" is a device on every machine.
+        return self.make(tensor).to("meta")
+
+    def write(self, array: Any, value: float) -> None:
+        array.fill_(value)
+
+    def vjp(self, function: Callable[..., Any], arrays: Sequence[Any], index: int, cotangent: Any = None) -> Any:
+        # The cotangent may itself require a gradient, and the result stays differentiable: double backward needs both.
+        leaves = list(arrays)
+        if not leaves[index].requires_grad:
+            leaves[index] = leaves[index].detach().clone().requires_grad_()
+        value = function(*leaves)
+        seed = torch.ones_like(value) if cotangent is None else cotangent
+        (result,) = torch.autograd.grad(value, leaves[index], seed, create_graph=True)
+        return result
+
+    def jvp(self, function: Callable[[Any], Any], at: Any, tangent: Any) -> Any:
+        return torch.func.jvp(function, (at,), (tangent,))[1]
+
+    def vmap(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        return torch.func.vmap(function)(*arrays)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # aot_eager traces forward and backward as inductor does, and needs no C++ compiler on the machine.
+        return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+class TorchCUDA(Torch):
+    """Tensors on the current CUDA device."""
+
+    name = "torch-cuda"
+    capabilities: ClassVar[frozenset[str]] = Torch.capabilities | {"watched"}
+    device: str = "cuda"
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise NotInstalled("torch-cuda: this PyTorch sees no CUDA device")
+        self.device = f"cuda:{torch.cuda.current_device()}"
+
+    def force(self, result: Any) -> Any:
+        torch.cuda.synchronize()
+        return result
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    def versions(self) -> dict[str, str]:
+        return {**super().versions(), "cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name()}

@@ -340,6 +340,14 @@ def _randoms(dtype: str, rank: int) -> Iterator[Case]:
         yield column(f"random-{kind}-elements", dtype, xs, ys, "random", kind)
 
 
+def _sums(dtype: str, rank: int) -> Iterator[Case]:
+    count = (2049, 5003, 20_011)[rank]
+    for name, shape in (("classes", (1, count)), ("rows", (count, 1))):
+        # one term again and again: what each addition of a narrow accumulator drops has the same sign
+        x, y = (Tensor(shape, (round_to(v, dtype),) * count, dtype) for v in (0.3, 0.0))
+        yield Case(f"{dtype}-accumulate-{name}", x, y, tags=_tags("large"))
+
+
 _FAMILIES: tuple[Callable[[str, int], Iterator[Case]], ...] = (
     _thresholds,
     _tails,
@@ -352,4 +360,5 @@ _FAMILIES: tuple[Callable[[str, int], Iterator[Case]], ...] = (
     _layouts,
     _combinations,
     _randoms,
+    _sums,
 )

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .formats import FORMATS, INTEGERS, is_floating, promote, round_to
+from .formats import INTEGERS, is_floating, promote, round_to
 
 Number: TypeAlias = float | int | bool
 Nested: TypeAlias = list["Number | Nested"]
@@ -133,16 +133,10 @@ class Case:
         return "float64" if self.loss_dtype == "float64" else "float32"
 
     def grad_dtype(self, wrt: str) -> str:
-        """The dtype that d(loss)/d(wrt) must have; for a Python number or list, the compute dtype."""
-        argument = {
-            "input": self.input,
-            "target": self.target,
-            "weight": self.weight,
-            "pos_weight": self.pos_weight,
-        }[wrt]
-        if isinstance(argument, Tensor):
-            return argument.dtype if argument.dtype in FORMATS else self.input.dtype
-        return self.compute_dtype
+        """The dtype that d(loss)/d(wrt) must have: that argument's where it is a floating array, else the input's."""
+        arguments = {"input": self.input, "target": self.target, "weight": self.weight, "pos_weight": self.pos_weight}
+        argument = arguments[wrt]
+        return argument.dtype if isinstance(argument, Tensor) and is_floating(argument.dtype) else self.input.dtype
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
+
 from mlsm_conformance import oracle
 from mlsm_conformance.formats import FORMATS
 from mlsm_conformance.tensors import Case, Tensor
@@ -140,11 +141,14 @@ def check(observed: Any, exact: Any, allowed: Any, what: str = "") -> None:
         off = np.where(same, 0.0, np.where(finite & np.isfinite(observed), np.abs(observed - exact), np.inf))
         bad = ~(off <= allowed)
     if bad.any():
-        ratio = np.where(bad, off / np.maximum(np.broadcast_to(allowed, off.shape), 5e-324), 0)
+        with np.errstate(all="ignore"):
+            ratio = np.where(bad, off / np.maximum(np.broadcast_to(allowed, off.shape), 5e-324), -1)
+            ratio = np.where(np.isnan(ratio), np.inf, ratio)
         place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        bound = float(np.broadcast_to(allowed, off.shape)[place])
         raise AssertionError(
             f"{what}: {int(bad.sum())} of {bad.size} are off, worst at {tuple(map(int, place))}: "
-            f"{observed[place]!r}, exactly {exact[place]!r}, allowed {float(np.broadcast_to(allowed, off.shape)[place])!r}"
+            f"{observed[place]!r}, exactly {exact[place]!r}, allowed {bound!r}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests: one installed library at a time, seeded randomness, and a kernel table left as it was found."""
+"""Fixtures of the tests: one installed library at a time, seeded randomness, a kernel table left as it was found."""
 
 import zlib
 from collections.abc import Iterator

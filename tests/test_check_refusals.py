@@ -1,4 +1,4 @@
-"""Every refusal of the contract: its exception class, and a message that names the argument, what was expected, what came.
+"""Every refusal of the contract: its exception class, and its message (the argument, what was expected, what came).
 
 A row per refusal. Also: a refusal comes before any arithmetic, and from every public function alike.
 """

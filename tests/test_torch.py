@@ -1,0 +1,407 @@
+"""PyTorch: backward, double backward, forward mode and function transforms, with every option, bridge and reference.
+
+The closed form is the judge at 0 and at infinite logits, where PyTorch's own loss is NaN; numerical differentiation is
+the judge everywhere else. Compilers have their own file.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+
+from ._support import check, closed
+
+torch = pytest.importorskip("torch", reason="this file tests PyTorch")
+
+# PyTorch's forward mode scripts its own decompositions when it is first used, and then warns about scripting.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+KERNELS = [None, "generic"]
+loss = mlsm.multilabel_soft_margin_loss
+
+
+def t(values: Any) -> Any:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _operands(rng: np.random.Generator) -> dict[str, Any]:
+    x = 2 * rng.standard_normal((3, 4))
+    x[0, 0], x[1, 1], x[2, 2] = 0, 0, -0.0
+    y = rng.random((3, 4))
+    y[0, :2], y[2, 2:] = (1, 0), (0, 1)
+    y[1, 1] = 1
+    return {"input": torch.from_numpy(x), "target": torch.from_numpy(y)}
+
+
+# name -> (weight's shape, pos_weight's shape, with where, label_smoothing, axis, reduction)
+OPTIONS: dict[str, tuple[Any, Any, bool, float, int, str]] = {
+    "plain, none": (None, None, False, 0.0, -1, "none"),
+    "plain, mean": (None, None, False, 0.0, -1, "mean"),
+    "plain, sum": (None, None, False, 0.0, -1, "sum"),
+    "weight": ((4,), None, False, 0.0, -1, "none"),
+    "weight of rows": ((3, 1), None, False, 0.0, -1, "mean"),
+    "pos_weight": (None, (4,), False, 0.0, -1, "mean"),
+    "where": (None, None, True, 0.0, -1, "mean"),
+    "label_smoothing": (None, None, False, 0.125, -1, "none"),
+    "axis": ((3, 1), None, False, 0.0, 0, "none"),
+    "everything": ((3, 1), (1, 4), True, 0.25, 0, "mean"),
+}
+
+
+def _problem(option: str, rng: np.random.Generator, kernel: str | None) -> tuple[Callable[..., Any], list[Any]]:
+    """The loss as a function of every floating argument, and those arguments, each requiring a gradient."""
+    weight, pos_weight, masked, eps, axis, reduction = OPTIONS[option]
+    operands = _operands(rng)
+    for name, shape in (("weight", weight), ("pos_weight", pos_weight)):
+        if shape is not None:
+            operands[name] = torch.from_numpy(0.5 + rng.random(shape))
+    where = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], dtype=torch.bool) if masked else None
+    names = list(operands)
+
+    def function(*values: Any) -> Any:
+        arguments = dict(zip(names, values, strict=True))
+        return loss(**arguments, where=where, label_smoothing=eps, axis=axis, reduction=reduction, kernel=kernel)
+
+    return function, [v.requires_grad_() for v in operands.values()]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_gradcheck(option: str, kernel: str | None, rng: np.random.Generator) -> None:
+    """Backward, forward mode and batched gradients, at points that include 0 and -0.0."""
+    function, inputs = _problem(option, rng, kernel)
+    assert torch.autograd.gradcheck(
+        function, inputs, atol=1e-9, rtol=1e-7, check_forward_ad=True, check_batched_grad=True
+    )
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_gradgradcheck(option: str, kernel: str | None, rng: np.random.Generator) -> None:
+    function, inputs = _problem(option, rng, kernel)
+    assert torch.autograd.gradgradcheck(function, inputs, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("wrt", ["input", "target", "weight", "pos_weight"])
+def test_what_grad_returns_is_right_under_differentiation(wrt: Any, rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    operands = [x, y, t([0.5, 1.5, 1.0, 2.0]), t([[1.0], [2.0], [0.5]]), torch.tensor(1.5, dtype=torch.float64)]
+
+    def function(x: Any, y: Any, w: Any, p: Any, g: Any) -> Any:
+        return mlsm.grad(x, y, w, pos_weight=p, wrt=wrt, grad_output=g, label_smoothing=0.125)
+
+    assert torch.autograd.gradcheck(
+        function, [v.requires_grad_() for v in operands], atol=1e-9, rtol=1e-7, check_forward_ad=True
+    )
+
+
+def test_what_hessian_diag_returns_is_right_under_differentiation(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    p = t([1.0, 2.0, 0.5, 3.0])
+
+    def function(x: Any, y: Any, p: Any) -> Any:
+        return mlsm.hessian_diag(x, y, pos_weight=p)
+
+    assert torch.autograd.gradcheck(function, [v.requires_grad_() for v in (x, y, p)], atol=1e-9, rtol=1e-7)
+
+
+def test_value_and_grad_is_differentiable(rng: np.random.Generator) -> None:
+    x, y = (v.requires_grad_() for v in _operands(rng).values())
+    assert torch.autograd.gradcheck(lambda a, b: mlsm.value_and_grad(a, b), (x, y), atol=1e-9, rtol=1e-7)
+
+
+# ---------------------------------------------------------------- 0 and ±inf, against the closed form
+
+INF = float("inf")
+POINTS = [(x, y) for x, y in itertools.product([0.0, -0.0, INF, -INF, 40.0, -40.0, 0.7], [0.0, 1.0, 0.25])]
+W, P = 3.0, 2.0
+NAMES = ("input", "target", "weight", "pos_weight")
+
+
+def _matched(x: float, y: float) -> bool:
+    """(+inf, 1) and (-inf, 0): the linear part is switched off there (its coefficient is exactly 0)."""
+    return (x, y) in ((INF, 1.0), (-INF, 0.0))
+
+
+def _by_differentiation(x: float, y: float) -> tuple[Any, Any, Any]:
+    """The closed form, and what plain differentiation gives at a matched infinity.
+
+    d loss/d target is -(1-eps)*w*x there, which is infinite; the guard that makes the loss 0 is a constant choice,
+    whose derivative is 0. Neither is the one-sided limit of a finite loss; each is tested as it is.
+    """
+    exact = closed(x, y, W, P)
+    gradient, hessian = np.asarray(exact.gradient), np.asarray(exact.hessian)
+    if _matched(x, y):
+        gradient[1] = 0
+        hessian[0, 1] = hessian[1, 0] = 0
+        hessian[1, 2] = hessian[2, 1] = 0
+        hessian[1, 3] = hessian[3, 1] = 0
+    return exact.value, gradient, hessian
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize(("x", "y"), POINTS)
+def test_first_order_at_every_point(x: float, y: float, kernel: str | None) -> None:
+    values = [t([[v]]).requires_grad_() for v in (x, y, W, P)]
+    value = loss(*values[:3], pos_weight=values[3], kernel=kernel)
+    value.backward()
+    by_hand = closed(x, y, W, P)
+    exact = np.asarray(by_hand.gradient)
+    if kernel == "generic":
+        exact = _by_differentiation(x, y)[1]
+    check(value.item(), by_hand.value, 8 * 2.0**-53 * abs(by_hand.value), "value")
+    for name, v, right in zip(NAMES, values, exact, strict=True):
+        check(v.grad.item(), right, 12 * 2.0**-53 * abs(right), name)
+
+
+@pytest.mark.parametrize(("x", "y"), POINTS)
+def test_by_hand_at_every_point(x: float, y: float) -> None:
+    values = [t([[v]]) for v in (x, y, W, P)]
+    for wrt, right in zip(NAMES, closed(x, y, W, P).gradient, strict=True):
+        result = mlsm.grad(*values[:3], pos_weight=values[3], wrt=wrt)
+        check(result.item(), right, 12 * 2.0**-53 * abs(right), wrt)
+
+
+HOW: dict[str, Callable[..., Any]] = {
+    "reverse over reverse": lambda f, i, j: torch.func.grad(torch.func.grad(f, i), j),
+    "forward over reverse": lambda f, i, j: torch.func.jacfwd(torch.func.grad(f, i), j),
+    "reverse over forward": lambda f, i, j: torch.func.grad(torch.func.jacfwd(f, i), j),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("x", "y"), POINTS)
+def test_second_order_at_every_point(x: float, y: float, how: str) -> None:
+    """Each second derivative of its own pair of arguments.
+
+    One at a time, because at an infinite logit some entries are infinite, and a framework that works out several
+    together multiplies those of the others by zero cotangents.
+    """
+    exact = _by_differentiation(x, y)[2]
+
+    def function(a: Any, b: Any, w: Any, p: Any) -> Any:
+        return loss(a.reshape(1), b.reshape(1), w, pos_weight=p)
+
+    point = [t(v) for v in (x, y, W, P)]
+    for i, j in itertools.product(range(4), repeat=2):
+        pair = sorted({i, j})
+
+        def narrow(*two: Any, pair: list[int] = pair) -> Any:
+            values = list(point)
+            for k, v in zip(pair, two, strict=True):
+                values[k] = v
+            return function(*values)
+
+        entry = HOW[how](narrow, pair.index(i), pair.index(j))(*(point[k] for k in pair)).item()
+        check(entry, exact[i, j], 16 * 2.0**-53 * abs(exact[i, j]), f"d2/d {NAMES[i]} d {NAMES[j]}")
+
+
+@pytest.mark.parametrize(("x", "y"), [(x, y) for x, y in POINTS if np.isfinite(x)])
+def test_whole_hessian_at_every_finite_point(x: float, y: float) -> None:
+    def function(v: Any) -> Any:
+        a, b, w, p = (v[i].reshape(1, 1) for i in range(4))
+        return loss(a, b, w, pos_weight=p)
+
+    exact = np.asarray(closed(x, y, W, P).hessian)
+    hessian = torch.func.hessian(function)(t([x, y, W, P])).numpy()
+    check(hessian, exact, 16 * 2.0**-53 * np.abs(exact), "hessian")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize(("x", "y"), POINTS)
+def test_double_backward_for_the_logits(x: float, y: float, kernel: str | None) -> None:
+    """The way autograd takes without torch.func: through the bridge's backward, where a kernel served the loss."""
+    a, b = t([[x]]).requires_grad_(), t([[y]])
+    (g,) = torch.autograd.grad(loss(a, b, W, pos_weight=P, kernel=kernel), a, create_graph=True)
+    (h,) = torch.autograd.grad(g.sum(), a)
+    exact = closed(x, y, W, P)
+    check(g.item(), exact.gradient[0], 12 * 2.0**-53 * abs(exact.gradient[0]), "gradient")
+    check(h.item(), exact.hessian[0][0], 16 * 2.0**-53 * abs(exact.hessian[0][0]), "second derivative")
+
+
+# ---------------------------------------------------------------- function transforms
+
+
+def test_func_grad_and_vmap(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    gradient = torch.func.grad(loss)(x, y)
+    check(gradient.numpy(), mlsm.grad(x, y).numpy(), 1e-15, "func.grad")
+    rows = torch.func.vmap(loss)(x, y)
+    check(rows.numpy(), loss(x, y, reduction="none").numpy(), 1e-15, "vmap")
+    per_row = torch.func.vmap(torch.func.grad(loss))(x, y)
+    check(per_row.numpy(), mlsm.grad(x, y, reduction="none").numpy(), 1e-15, "vmap of grad")
+    hand = torch.func.vmap(mlsm.grad)(x, y)
+    check(hand.numpy(), mlsm.grad(x, y, reduction="none").numpy(), 1e-15, "vmap of mlsm.grad")
+
+
+def test_vmap_over_the_weight_alone(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    weights = torch.from_numpy(rng.random((5, 4)))
+    rows = torch.func.vmap(loss, in_dims=(None, None, 0))(x, y, weights)
+    expected = torch.stack([loss(x, y, w) for w in weights])
+    check(rows.numpy(), expected.numpy(), 1e-15 * expected.numpy(), "vmap over the weight")
+
+
+def test_jacobians(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+
+    def rows(x: Any) -> Any:
+        return loss(x, y, reduction="none")
+
+    forward, backward = torch.func.jacfwd(rows)(x), torch.func.jacrev(rows)(x)
+    expected = torch.zeros(3, 3, 4, dtype=torch.float64)
+    for i in range(3):
+        expected[i, i] = mlsm.grad(x, y, reduction="none")[i]
+    check(forward.numpy(), expected.numpy(), 1e-15, "jacfwd")
+    check(backward.numpy(), expected.numpy(), 1e-15, "jacrev")
+
+
+def test_hessian_is_diagonal(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    hessian = torch.func.hessian(loss)(x, y).reshape(12, 12)
+    expected = torch.diag(mlsm.hessian_diag(x, y).ravel())
+    check(hessian.numpy(), expected.numpy(), 1e-16, "hessian")
+
+
+def test_forward_mode(rng: np.random.Generator) -> None:
+    from torch.autograd import forward_ad
+
+    x, y = _operands(rng).values()
+    direction = torch.from_numpy(rng.standard_normal((3, 4)))
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(loss(forward_ad.make_dual(x, direction), y)).tangent
+    expected = (mlsm.grad(x, y) * direction).sum()
+    check(slope.item(), expected.item(), 1e-15, "jvp")
+
+
+def test_batched_backward(rng: np.random.Generator) -> None:
+    """is_grads_batched runs the bridge's backward under vmap."""
+    x, y = _operands(rng).values()
+    x.requires_grad_()
+    rows = loss(x, y, reduction="none")
+    (many,) = torch.autograd.grad(rows, x, torch.eye(3, dtype=torch.float64), is_grads_batched=True)
+    expected = torch.func.jacrev(lambda v: loss(v, y, reduction="none"))(x.detach())
+    check(many.numpy(), expected.numpy(), 1e-15, "is_grads_batched")
+
+
+# ---------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_no_graph_when_nothing_requires_a_gradient(kernel: str | None, rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    assert loss(x, y, kernel=kernel).grad_fn is None
+    x.requires_grad_()
+    with torch.no_grad():
+        assert not loss(x, y, kernel=kernel).requires_grad
+    with torch.inference_mode():
+        assert not loss(x, y, kernel=kernel).requires_grad
+    assert loss(x, y, kernel=kernel).requires_grad
+    assert mlsm.grad(x, y, kernel=kernel).requires_grad  # it is itself differentiable
+    with torch.no_grad():
+        assert not mlsm.grad(x, y, kernel=kernel).requires_grad
+
+
+def _saved_bytes(call: Callable[[], Any], *own: Any) -> int:
+    """How many bytes the graph of this call keeps alive besides its arguments' own."""
+    known = {v.untyped_storage().data_ptr() for v in own}
+    kept: dict[int, int] = {}
+
+    def pack(v: Any) -> Any:
+        if v.untyped_storage().data_ptr() not in known:
+            kept[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
+        return v
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+        value = call()  # alive until the count is done: a freed address would be counted once for two tensors
+    assert value.requires_grad
+    return sum(kept.values())
+
+
+def test_the_graph_saves_little_more_than_its_arguments() -> None:
+    x = torch.randn(256, 1000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = (x.detach() > 0).float()
+    w = torch.rand(1000)
+    for options in ({}, {"weight": w}, {"pos_weight": w}, {"where": y > 0}, {"label_smoothing": 0.1}):
+        own = [v for v in options.values() if isinstance(v, torch.Tensor)]
+        extra = _saved_bytes(functools.partial(loss, x, y, **options), x, y, *own)
+        assert extra <= 16 * x.shape[0], f"{options.keys()}: {extra} bytes"  # a few numbers a row, nothing like x
+
+
+def test_backward_twice_needs_retain_graph_like_any_node(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    value = loss(x.requires_grad_(), y)
+    value.backward(retain_graph=True)
+    first = x.grad.clone()
+    value.backward()
+    check(x.grad.numpy(), 2 * first.numpy(), 0, "accumulated")
+
+
+def test_an_argument_changed_in_place_before_backward_is_noticed(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    value = loss(x.requires_grad_(), y)
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_gradients_have_their_arguments_dtype(kernel: str | None, rng: np.random.Generator) -> None:
+    x = torch.from_numpy(rng.standard_normal((3, 4))).half().requires_grad_()
+    y = torch.from_numpy(rng.random((3, 4))).bfloat16().requires_grad_()
+    w = torch.from_numpy(rng.random(4)).requires_grad_()
+    value = loss(x, y, w, kernel=kernel)
+    assert value.dtype == torch.float64
+    value.backward()
+    assert [v.grad.dtype for v in (x, y, w)] == [torch.float16, torch.bfloat16, torch.float64]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_nn_parameter_and_tensor_subclass(kernel: str | None, rng: np.random.Generator) -> None:
+    class Own(torch.Tensor):
+        pass
+
+    x, y = _operands(rng).values()
+    expected = loss(x, y)
+    parameter = torch.nn.Parameter(x.clone())
+    loss(parameter, y, kernel=kernel).backward()
+    check(parameter.grad.numpy(), mlsm.grad(x, y).numpy(), 1e-15, "Parameter")
+    subclass = loss(x.as_subclass(Own), y, kernel=kernel)
+    check(subclass.detach().numpy(), expected.numpy(), 1e-15, "subclass")
+
+
+def test_autocast(rng: np.random.Generator) -> None:
+    """A loss under autocast computes in float32 of what arrives, and its backward too."""
+    layer = torch.nn.Linear(8, 4)
+    data, y = torch.from_numpy(rng.standard_normal((16, 8))).float(), torch.from_numpy(rng.integers(0, 2, (16, 4)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = layer(data)
+        assert logits.dtype == torch.bfloat16
+        value = loss(logits, y)
+        again = loss(logits, y, kernel="generic")
+    assert value.dtype == torch.bfloat16
+    outside = loss(logits.detach(), y)
+    assert value.item() == outside.item() == again.item()
+    value.backward()
+    assert torch.isfinite(layer.weight.grad).all()
+    assert layer.weight.grad.abs().max() > 0
+
+
+def test_mask_on_the_graph(rng: np.random.Generator) -> None:
+    """Poison behind a mask reaches no gradient, of first or second order."""
+    x, y = _operands(rng).values()
+    where = torch.rand((3, 4), generator=torch.Generator().manual_seed(1)) < 0.5
+    x = torch.where(where, x, torch.nan)
+    w = torch.where(where, 1.5, torch.inf).double().requires_grad_()
+    x.requires_grad_()
+    (gx, gw) = torch.autograd.grad(loss(x, y, w, where=where), (x, w), create_graph=True)
+    assert (gx[~where] == 0).all()
+    assert (gw[~where] == 0).all()
+    (h,) = torch.autograd.grad(gx.sum(), x)
+    assert (h[~where] == 0).all()
+    assert torch.isfinite(h).all()

@@ -1,7 +1,7 @@
 """The bench command: mlsm beside every peer that is installed, as ratios to the floor of the same run.
 
-Chooses what to measure, starts one process for each number of threads, shows progress, writes JSON, table, page and plot. The
-clock is in `bench_measure.py`. Never prints a bare time.
+Chooses what to measure, starts one process for each number of threads, shows progress, writes JSON, table, page and
+plot. The clock is in `bench_measure.py`. Never prints a bare time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,11 @@ SCHEMA = 1
 KIND = "mlsm-bench"
 QUICK_SHAPES = SHAPES[:3]
 SINGLE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
-    )
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
 }
 """Beside the processor to which the process is pinned: on a system that cannot pin, these are all there is."""
 
@@ -65,7 +62,12 @@ class Progress:
             filled = 20 * self.done // max(1, self.total)
             bar = "█" * filled + "·" * (20 - filled)
             text = f"{bar} {self.done}/{self.total} {self.case}: {words}"
-            print(f"\r\x1b[K{text[: os.get_terminal_size(self.stream.fileno()).columns - 1]}", end="", file=self.stream, flush=True)
+            print(
+                f"\r\x1b[K{text[: os.get_terminal_size(self.stream.fileno()).columns - 1]}",
+                end="",
+                file=self.stream,
+                flush=True,
+            )
 
     def finish(self) -> None:
         self.done += 1
@@ -107,10 +109,15 @@ def run_worker(spec: Mapping[str, Any], progress: Progress) -> tuple[list[dict[s
     command = [sys.executable, "-m", f"{__package__}.bench_worker", json.dumps(spec)]
     results: list[dict[str, Any]] = []
     end: dict[str, Any] = {}
+
+    def keep(event: dict[str, Any]) -> None:
+        results.append(event)
+        progress.finish()
+
     react: dict[str, Callable[[dict[str, Any]], object]] = {
         "case": lambda event: progress.begin(event["text"]),
         "step": lambda event: progress.step(event["text"]),
-        "result": lambda event: (results.append(event), progress.finish()),
+        "result": keep,
         "end": lambda event: end.update(event),
     }
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:
@@ -184,18 +191,32 @@ def _shape(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m mlsm_conformance bench`."""
     shapes = ", ".join(shape_text(s) for s in SHAPES)
-    parser.add_argument("--shape", action="append", type=_shape, metavar="NxC", help=f"rows x classes, repeatable ({shapes})")
+    parser.add_argument(
+        "--shape", action="append", type=_shape, metavar="NxC", help=f"rows x classes, repeatable ({shapes})"
+    )
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="repeatable (all four; with --quick float32)")
     parser.add_argument("--work", action="append", choices=WORKS, help="repeatable (all three)")
     parser.add_argument("--threads", action="append", choices=("1", "all"), help="repeatable (both; with --quick 1)")
-    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="contestants whose name contains TEXT, repeatable")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="contestants whose name contains TEXT, repeatable"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each case (21; with --quick 7)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="stop a case's rounds after this long (60; with --quick 5)")
-    parser.add_argument("--quick", action="store_true", help="small shapes, float32, one thread, nothing that compiles for seconds")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help="peak extra memory (yes; with --quick no)")
-    parser.add_argument("--memory-from", type=int, default=2**20, metavar="N", help="measure memory from N elements on (2^20)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="stop a case's rounds after this long (60; with --quick 5)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small shapes, float32, one thread, nothing that compiles for seconds"
+    )
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, help="peak extra memory (yes; with --quick no)"
+    )
+    parser.add_argument(
+        "--memory-from", type=int, default=2**20, metavar="N", help="measure memory from N elements on (2^20)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--from", dest="source", metavar="FILE", help="measure nothing: show a result written by --json")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="measure nothing: show a result written by --json"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the result")
     parser.add_argument("--markdown", metavar="FILE", help="write the page docs/performance.md")
     parser.add_argument("--svg", metavar="FILE", help="write the plot of time over floor against size")

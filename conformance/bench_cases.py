@@ -12,17 +12,17 @@ import numpy as np
 SHAPES: tuple[tuple[int, int], ...] = ((32, 20), (512, 80), (8192, 1000), (65536, 1000), (64, 1_000_000))
 DTYPES: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
 WORKS: tuple[str, ...] = ("loss", "value_and_grad", "backward")
-"""The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are one piece of work
-and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
+"""The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are one piece
+of work and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
 
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 FLOOR = "floor"
 FLOOR_MEANING = (
     "The floor is the time of `x.sum(), y.sum()` on the same NumPy arrays in the same run, and of "
-    "`np.empty_like(x).fill(1)` besides where a gradient is made. For half precisions, which NumPy sums slowly, the same bytes are "
-    "summed as integers. It runs on one thread whatever the case allows, so several threads may come below 1. On a GPU it is "
-    "a copy of x on the device (as many bytes as reading x and y), and a fill besides."
+    "`np.empty_like(x).fill(1)` besides where a gradient is made. For half precisions, which NumPy sums slowly, the "
+    "same bytes are summed as integers. It runs on one thread whatever the case allows, so several threads may come "
+    "below 1. On a GPU it is a copy of x on the device (as many bytes as reading x and y), and a fill besides."
 )
 
 
@@ -65,7 +65,7 @@ def shape_text(shape: tuple[int, int]) -> str:
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """"8192x1000" as (8192, 1000); ValueError for anything else."""
+    """(8192, 1000) for "8192x1000"; ValueError for anything else."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
         raise ValueError(f"a shape is written as rows x classes, such as 8192x1000; got {text!r}")
@@ -99,7 +99,7 @@ def make_data(shape: tuple[int, int], dtype: str) -> Data:
 
 
 def floor(case: Case, data: Data) -> Callable[[], None]:
-    """The least that any implementation must do on the host: read both inputs, and write the gradient where one is made."""
+    """The least that anybody must do on the host: read both inputs, and write the gradient where one is made."""
     x = data.x
     # NumPy widens halves one by one; whoever reads them as what they are is not slower than the memory.
     a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, data.y))
@@ -117,7 +117,7 @@ def floor(case: Case, data: Data) -> Callable[[], None]:
 
 
 def copy_scaling(threads: int, array: Any, clock: Callable[[], float], rounds: int = 7) -> float:
-    """How many times faster `threads` threads copy this array than one does: what the machine itself gains from them."""
+    """How many times faster `threads` threads copy this array than one does: what the machine itself gains."""
     from concurrent.futures import ThreadPoolExecutor
 
     out = np.empty_like(array)

@@ -1,14 +1,18 @@
-"""Who takes part: mlsm through its public functions on NumPy, PyTorch, JAX, Dask and CuPy, and those libraries' own losses.
+"""Who takes part: mlsm through its public functions on NumPy, PyTorch, JAX, Dask and CuPy, and those libraries' own
+losses.
 
 Each candidate is made only when it is about to run; a library is imported only here, and only after it was found to be
-installed. Measures nothing. Every candidate returns its loss, waits for the device, and drops its gradient before it returns.
+installed. Measures nothing. Every candidate returns its loss, waits for the device, and drops its gradient before it
+returns.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlsm
@@ -29,6 +33,8 @@ class Candidate:
     make: Callable[[], Work]
     ours: bool = False
     kernel: str = ""
+    forced: bool = False
+    """The kernel was named, and is not what the call would get by itself: for the tables, not for the picture."""
     compiled: bool = False
     """Takes seconds to make: left out by --quick."""
 
@@ -38,6 +44,11 @@ Builder = Callable[[Case, Data, str], Iterator[Candidate]]
 
 def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def library(name: str) -> Any:
+    """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
+    return importlib.import_module(name)
 
 
 def _kernels(x: Any, y: Any) -> list[tuple[str, str | None]]:
@@ -53,7 +64,7 @@ def _kernels(x: Any, y: Any) -> list[tuple[str, str | None]]:
     return found
 
 
-def _ours(case: Case, library: str, x: Any, y: Any, finish: Callable[[Any], Any]) -> Iterator[Candidate]:
+def _ours(case: Case, name: str, x: Any, y: Any, finish: Callable[[Any], Any]) -> Iterator[Candidate]:
     """mlsm on arrays of one library: `finish` waits for the results and returns the loss."""
     for kernel, forced in _kernels(x, y):
 
@@ -64,7 +75,12 @@ def _ours(case: Case, library: str, x: Any, y: Any, finish: Callable[[Any], Any]
             return finish(mlsm.value_and_grad(x, y, kernel=forced))
 
         way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
-        yield Candidate(f"mlsm, {library}, {kernel}", library, way, lambda work=work: work, True, kernel)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(_ready, work), True, kernel, bool(forced))
+
+
+def _ready(work: Work) -> Work:
+    """For what needs no preparation."""
+    return work
 
 
 def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -93,8 +109,7 @@ def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """The same on CuPy arrays."""
     if device == "cpu":
         return
-    import cupy as cp
-
+    cp = library("cupy")
     x, y = cp.asarray(data.x), cp.asarray(data.y)
 
     def finish(results: tuple[Any, ...]) -> Any:
@@ -116,9 +131,8 @@ def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
 
 def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """mlsm on tensors, with its own gradient and through `backward()`; torch's losses, eager and compiled."""
-    import torch
-    from torch.nn import functional
-
+    torch = library("torch")
+    functional = torch.nn.functional
     # Code compiled for the shapes of earlier cases would count against dynamo's limit of recompilations.
     torch._dynamo.reset()
 
@@ -159,33 +173,29 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
             def ours(a: Any, b: Any, forced: str | None = forced) -> Any:
                 return mlsm.multilabel_soft_margin_loss(a, b, kernel=forced)
 
-            make = lambda ours=ours: work_of(ours)  # noqa: E731  # a def would need a name that says nothing
-            yield Candidate(f"mlsm, torch, {kernel}, backward", "torch", way, make, True, kernel)
-    theirs = {
+            name = f"mlsm, torch, {kernel}, backward"
+            yield Candidate(name, "torch", way, partial(work_of, ours), True, kernel, bool(forced))
+    theirs: dict[str, Callable[..., Any]] = {
         "torch mlsm": functional.multilabel_soft_margin_loss,
         "torch BCE-with-logits": functional.binary_cross_entropy_with_logits,
     }
     for name, function in theirs.items():
-        yield Candidate(name, "torch", way, lambda function=function: work_of(function))  # type: ignore[misc]  # as above
-    compiled = {"mlsm, torch compiled": mlsm.multilabel_soft_margin_loss}
+        yield Candidate(name, "torch", way, partial(work_of, function))
+    compiled: dict[str, Callable[..., Any]] = {"mlsm, torch compiled": mlsm.multilabel_soft_margin_loss}
     compiled |= {f"{name} compiled": function for name, function in theirs.items()}
+
+    def make_compiled(function: Callable[..., Any]) -> Work:
+        return work_of(torch.compile(function, dynamic=False))
+
     for name, function in compiled.items():
-        yield Candidate(
-            name,
-            "torch",
-            way,
-            lambda function=function: work_of(torch.compile(function, dynamic=False)),  # type: ignore[misc]  # as above
-            ours=name.startswith("mlsm"),
-            kernel="generic" if name.startswith("mlsm") else "",
-            compiled=True,
-        )
+        ours_too = name.startswith("mlsm")
+        kernel = "generic" if ours_too else ""
+        yield Candidate(name, "torch", way, partial(make_compiled, function), ours_too, kernel, compiled=True)
 
 
 def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """mlsm under `jax.jit`, the plain expression and optax; the gradient by hand and by `jax.value_and_grad`."""
-    import jax
-    import jax.numpy as jnp
-
+    jax, jnp = library("jax"), library("jax.numpy")
     # Only float64 needs it, and it changes what float32 code computes its sums in.
     jax.config.update("jax_enable_x64", case.dtype == "float64")
     where = jax.devices("cpu")[0] if device == "cpu" else jax.devices()[0]
@@ -211,8 +221,7 @@ def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
         "plain expression, jax jit": plain,
     }
     if installed("optax"):
-        import optax
-
+        optax = library("optax")
         losses["optax, jax jit"] = lambda a, b: optax.sigmoid_binary_cross_entropy(a, b).mean()
     if case.gradient:
         hand = work_of(mlsm.value_and_grad)
@@ -231,9 +240,7 @@ def dask_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """mlsm on a Dask array of chunks of 64 MiB at most; the graph is built and computed each time."""
     if device != "cpu":
         return
-    import dask
-    import dask.array as da
-
+    dask, da = library("dask"), library("dask.array")
     rows = max(1, min(case.shape[0], 64 * 2**20 // (case.nbytes // case.shape[0])))
     x, y = (da.from_array(v, chunks=(rows, case.shape[1]), name=False) for v in (data.x, data.y))
     scheduler = "synchronous" if case.threads == "1" else "threads"

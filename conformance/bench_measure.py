@@ -19,21 +19,22 @@ from .bench_contestants import Candidate, Work
 
 Clock = Callable[[], float]
 LEAST = 0.001
-"""Seconds that one timing lasts at least (short work is repeated): far above the clock's own noise, and short enough that most
-timings fall between two interruptions by a neighbour."""
+"""Seconds that one timing lasts at least (short work is repeated): far above the clock's own noise, and short enough
+that most timings fall between two interruptions by a neighbour."""
 MOST_REPEATS = 2000
 FEWEST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant's result in one case. Times are ratios to the median floor; None where there is a reason instead."""
+    """One contestant's result in one case. Times are ratios to the median floor; None where a reason stands."""
 
     name: str
     library: str
     way: str
     ours: bool
     kernel: str = ""
+    forced: bool = False
     over_floor: float | None = None
     low: float | None = None
     """Lower quartile, as a ratio to the median floor; `high` is the upper one."""
@@ -70,11 +71,14 @@ def repeats(work: Work, clock: Clock) -> int:
     return min(MOST_REPEATS, max(1, math.ceil(LEAST / once))) if once > 0 else MOST_REPEATS
 
 
-def interleave(works: dict[str, Work], rounds: int, seconds: float, clock: Clock = time.perf_counter) -> tuple[dict[str, Timed], int]:
-    """Time everybody once in each round, in an order drawn anew for each (seeded), and return medians and the rounds made.
+def interleave(
+    works: dict[str, Work], rounds: int, seconds: float, clock: Clock = time.perf_counter
+) -> tuple[dict[str, Timed], int]:
+    """Time everybody once in each round, in an order drawn anew for each (seeded), and return medians and the rounds
+    made.
 
-    Neighbours change, so that nobody always finds the cache as one particular other left it. Rounds stop when `seconds` are
-    spent, but not before there are enough for a median.
+    Neighbours change, so that nobody always finds the cache as one particular other left it. Rounds stop when `seconds`
+    are spent, but not before there are enough for a median.
     """
     numbers = {name: repeats(work, clock) for name, work in works.items()}
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -151,7 +155,7 @@ def measure(
     entries = []
     for c in candidates:
         if c.name in reasons:
-            entries.append(Entry(c.name, c.library, c.way, c.ours, c.kernel, reason=reasons[c.name]))
+            entries.append(Entry(c.name, c.library, c.way, c.ours, c.kernel, c.forced, reason=reasons[c.name]))
             continue
         t = timed[c.name]
         entries.append(
@@ -161,6 +165,7 @@ def measure(
                 c.way,
                 c.ours,
                 c.kernel,
+                c.forced,
                 over_floor=t.median / base,
                 low=t.low / base,
                 high=t.high / base,

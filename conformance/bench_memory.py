@@ -1,4 +1,5 @@
-"""Peak extra memory of one piece of work, in a process of its own: run as `python -m mlsm_conformance.bench_memory SPEC`.
+"""Peak extra memory of one piece of work, in a process of its own: run as `python -m mlsm_conformance.bench_memory
+SPEC`.
 
 Measures resident memory, so that every library's own allocator is seen (tracemalloc sees NumPy's only). Times nothing.
 """
@@ -19,13 +20,11 @@ from typing import Any
 from .bench_cases import Case, make_data
 from .bench_contestants import Candidate
 from .bench_peers import BUILDERS
-
-MARK = "\x1e"
-"""Begins each line that is meant for the parent: libraries print what they like."""
+from .bench_worker import MARK
 
 METHOD = (
-    "peak resident memory during a warm call in a process of its own, over the resident memory before it, less the bytes of the "
-    "gradient that is returned"
+    "peak resident memory during a warm call in a process of its own, over the resident memory before it, less the "
+    "bytes of the gradient that is returned"
 )
 LINUX = METHOD + " (VmHWM after a reset through /proc/self/clear_refs)"
 ELSEWHERE = METHOD + " (growth of ru_maxrss over the first call, compilation included)"

@@ -7,6 +7,7 @@ defeat.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from .bench_cases import Case, Data
@@ -18,6 +19,7 @@ from .bench_contestants import (
     dask_candidates,
     installed,
     jax_candidates,
+    library,
     numpy_candidates,
     torch_candidates,
 )
@@ -25,8 +27,7 @@ from .bench_contestants import (
 
 def tensorflow_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """`sigmoid_cross_entropy_with_logits`, eager and as a `tf.function`, with a tape."""
-    import tensorflow as tf
-
+    tf = library("tensorflow")
     with tf.device("CPU:0" if device == "cpu" else "GPU:0"):
         x, y = tf.constant(data.x), tf.constant(data.y)
 
@@ -50,14 +51,15 @@ def tensorflow_candidates(case: Case, data: Data, device: str) -> Iterator[Candi
     function = both if case.gradient else loss
     way = "backward" if case.gradient else "loss"
     yield Candidate("TensorFlow", "tensorflow", way, lambda: wait(function))
-    yield Candidate("TensorFlow compiled", "tensorflow", way, lambda: wait(tf.function(function, jit_compile=True)), compiled=True)
+    yield Candidate(
+        "TensorFlow compiled", "tensorflow", way, lambda: wait(tf.function(function, jit_compile=True)), compiled=True
+    )
 
 
 def paddle_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """Paddle's own multi_label_soft_margin_loss and BCE-with-logits."""
-    import paddle
-    from paddle.nn import functional
-
+    paddle = library("paddle")
+    functional = paddle.nn.functional
     paddle.set_device("cpu" if device == "cpu" else "gpu")
     x, y = paddle.to_tensor(data.x), paddle.to_tensor(data.y)
     x.stop_gradient = not case.gradient
@@ -79,14 +81,12 @@ def paddle_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate
         "Paddle mlsm": functional.multi_label_soft_margin_loss,
         "Paddle BCE-with-logits": functional.binary_cross_entropy_with_logits,
     }.items():
-        yield Candidate(name, "paddle", way, lambda function=function: work_of(function))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        yield Candidate(name, "paddle", way, partial(work_of, function))
 
 
 def mlx_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """MLX's binary_cross_entropy on logits, on the CPU or on the GPU of the machine, eager and compiled."""
-    import mlx.core as mx
-    from mlx.nn import losses
-
+    mx, losses = library("mlx.core"), library("mlx.nn").losses
     mx.set_default_device(mx.cpu if device == "cpu" else mx.gpu)
     kind = getattr(mx, case.dtype)
     x, y = (mx.array(v.astype("float32")).astype(kind) for v in (data.x, data.y))

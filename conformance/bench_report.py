@@ -1,4 +1,5 @@
-"""The benchmark in words: a table for the terminal, docs/performance.md. Ratios only; a bare time says more about the machine.
+"""The benchmark in words: a table for the terminal, docs/performance.md. Ratios only; a bare time says more about the
+machine.
 
 Reads the benchmark's JSON (see `bench.py`) and measures nothing.
 """
@@ -86,7 +87,9 @@ def _machine(report: Mapping[str, Any]) -> str:
         lines.append(f"- Accelerator: {machine['accelerator']}")
     for run in machine["runs"]:
         threads = "One thread" if run["threads"] == "1" else f"All threads: {run['processors']} processors"
-        pinned = "" if run["pinned"] else "; this system cannot keep a process on one processor, so a library may use more"
+        pinned = (
+            "" if run["pinned"] else "; this system cannot keep a process on one processor, so a library may use more"
+        )
         scaling = run["copy_scaling"]
         gain = f"; copying memory is {ratio(scaling)} times as fast with all of them as with one" if scaling else ""
         lines.append(f"- {threads}{pinned}{gain}")
@@ -116,20 +119,15 @@ def _scaling(report: Mapping[str, Any]) -> str:
 
 
 def _headlines(report: Mapping[str, Any]) -> str:
-    """The best of mlsm on each library for each case: one line each, for those who read no further."""
+    """What mlsm chooses by itself on each library, for each case: for those who read no further."""
     lines = []
     for result in report["results"]:
         entries = result["entries"]
-        ours = [e for e in entries if e["ours"] and e["over_floor"] is not None]
-        best: dict[tuple[str, str], Mapping[str, Any]] = {}
-        for e in ours:
-            key = (e["library"], e["way"])
-            if key not in best or e["over_floor"] < best[key]["over_floor"]:
-                best[key] = e
-        for e in best.values():
+        ours = [e for e in entries if e["ours"] and not e["forced"] and e["over_floor"] is not None]
+        for e in sorted(ours, key=lambda e: e["over_floor"]):
             cells = [ratio(speedup(e, entries, name)) for name, _ in REFERENCES]
             lines.append([str(case_of(result)), e["name"], ratio(e["over_floor"]), *cells])
-    return table(["work", "best of mlsm", "time / floor", *(f"× {words}" for _, words in REFERENCES)], lines)
+    return table(["work", "mlsm by itself", "time / floor", *(f"× {words}" for _, words in REFERENCES)], lines)
 
 
 def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
@@ -149,8 +147,9 @@ def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
 Everybody in a case was timed in one process, in turn, in an order drawn anew for each round; the figures are medians as
 multiples of the floor, with quartiles. {FLOOR_MEANING}
 
-"× torch mlsm" says how many times faster a line is than PyTorch's own loss doing the same work (with its own backward pass
-where a gradient is made), and so for the other columns. {memory}The error is the relative distance of the mean loss from its float64 value.
+"× torch mlsm" says how many times faster a line is than PyTorch's own loss doing the same work (with its own backward
+pass where a gradient is made), and so for the other columns. {memory}The error is the relative distance of the mean
+loss from its float64 value.
 
 {_machine(report)}
 

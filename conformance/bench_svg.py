@@ -1,6 +1,7 @@
 """The benchmark as a picture: time over floor against size, one panel for each dtype, work and number of threads.
 
-Lines are labelled where they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures nothing.
+Lines are labelled where they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures
+nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ def spread(wanted: Sequence[float], low: float, high: float, gap: float = GAP) -
 
 
 def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str) -> list[Line]:
-    """The contestants of one panel. A kernel forced by name is left to the tables where the chosen one is drawn."""
+    """The contestants of one panel, mlsm with the kernel that it chooses by itself (forced ones are left to the
+    tables).
+
+    Which kernel that is may change with the size, so the line's name leaves it out.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
     about: dict[str, Mapping[str, Any]] = {}
     for result in report["results"]:
@@ -57,9 +62,11 @@ def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str
         if (case.dtype, case.gradient, case.threads) != (dtype, gradient, threads):
             continue
         for e in result["entries"]:
-            if e["over_floor"] is not None:
-                points.setdefault(e["name"], []).append((float(case.size), e["over_floor"]))
-                about[e["name"]] = e
+            if e["over_floor"] is not None and not e["forced"]:
+                # The kernel's name is part of the contestant's, as in "mlsm, torch, numba, backward".
+                name = e["name"].replace(f", {e['kernel']}", "", 1) if e["kernel"] else e["name"]
+                points.setdefault(name, []).append((float(case.size), e["over_floor"]))
+                about[name] = e
     found = []
     peers = 0
     for name, e in about.items():

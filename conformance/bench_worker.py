@@ -1,7 +1,7 @@
 """The process that measures: one for each number of threads, because libraries fix theirs when they start.
 
-Run by `bench.py` as `python -m mlsm_conformance.bench_worker SPEC`; says what it does in marked lines of JSON. Everybody in a case
-runs in this one process, interleaved. Draws and writes nothing.
+Run by `bench.py` as `python -m mlsm_conformance.bench_worker SPEC`; says what it does in marked lines of JSON.
+Everybody in a case runs in this one process, interleaved. Draws and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-MARK = "\x1e"
-"""As in `bench_memory`, which cannot be imported yet: it imports NumPy, and NumPy fixes its threads when it is imported."""
+MARK = "mlsm-bench: "
+"""Begins each line that is meant for the parent: libraries print what they like."""
 
 
 def tell(kind: str, **fields: Any) -> None:

@@ -1,7 +1,7 @@
 """The report command: reads records, merges them, writes the page and the table.
 
-Merging refuses what would mislead: the same backend judged twice, or two versions of mlsm in one report. Looks and words are in
-`report_html.py` and `report_markdown.py`.
+Merging refuses what would mislead: the same backend judged twice, or two versions of mlsm in one report. Looks and
+words are in `report_html.py` and `report_markdown.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def merge(runs: Sequence[Run]) -> Run:
     for field in ("mlsm", "impl"):
         values = {getattr(run, field) for run in runs}
         if len(values) > 1:
-            raise MergeError(f"the records differ in `{field}` ({', '.join(sorted(map(repr, values)))}): report on each alone")
+            raise MergeError(
+                f"the records differ in `{field}` ({', '.join(sorted(map(repr, values)))}): report on each alone"
+            )
     backends: dict[tuple[str, str, str], BackendRecord] = {}
     for run in runs:
         for backend in run.backends:

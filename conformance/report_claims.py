@@ -1,8 +1,8 @@
 """What the code claims, as one fingerprint: bounds, declared capabilities, known failures, catalogue.
 
-`docs/support.md` carries the fingerprint of the code it was made from, and a test recomputes it: a page older than a claim is found
-by the test, not by a reader. Comments, docstrings and layout take no part, and no array library is imported, so that the
-fingerprint is the same on a machine that has none.
+`docs/support.md` carries the fingerprint of the code it was made from, and a test recomputes it: a page older than a
+claim is found by the test, not by a reader. Comments, docstrings and layout take no part, and no array library is
+imported, so that the fingerprint is the same on a machine that has none.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def declarations(source: str) -> Iterator[str]:
             targets = (
                 statement.targets
                 if isinstance(statement, ast.Assign)
-                else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+                else [statement.target]
+                if isinstance(statement, ast.AnnAssign)
+                else []
             )
             names = [t.id for t in targets if isinstance(t, ast.Name)]
             value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None

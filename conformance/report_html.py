@@ -68,10 +68,7 @@ def _cell(backend: BackendRecord, group: str) -> str:
     if status is None:
         return '<td class="empty" title="no check of this group was run here">·</td>'
     shown: list[Status] = [status, *(s for s in STATUSES if totals[s] and s != status)]
-    lines = "".join(
-        f'<span><span class="glyph" style="display:inline" aria-label="{MEANING[s]}">{GLYPH[s]}</span> {totals[s]}</span>'
-        for s in shown
-    )
+    lines = "".join(f'<span><i role="img" aria-label="{MEANING[s]}">{GLYPH[s]}</i> {totals[s]}</span>' for s in shown)
     hover = [f"{label(backend)}, {group}: " + ", ".join(f"{totals[s]} {MEANING[s]}" for s in shown)]
     hover += [f"{GLYPH[c.status]} {c.id}: {c.reason}" for c in checks if c.status != "pass"]
     return f'<td class="{status}" title="{_q(chr(10).join(hover))}">{lines}</td>'
@@ -87,9 +84,9 @@ def _matrix(run: Run) -> str:
     )
     key = ", ".join(f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES)
     return (
-        f"<section id='matrix'><h2>Backends and checks</h2><p class='lead'>{key}. Reasons are shown on hover, and in the "
-        f"<a href='#reasons'>list below</a>.</p><div class='scroll'><table class='matrix'><thead><tr><th>backend</th>{head}"
-        f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
+        f"<section id='matrix'><h2>Backends and checks</h2><p class='lead'>{key}. Reasons are shown on hover, and "
+        "in the <a href='#reasons'>list below</a>.</p><div class='scroll'><table class='matrix'>"
+        f"<thead><tr><th>backend</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
@@ -117,7 +114,9 @@ def _reasons(run: Run) -> str:
     for status in ("xfail", "skip"):
         if totals[status]:
             kind = "open" if status == "xfail" else ""
-            head = f"{GLYPH[status]} {MEANING[status]} <small>{totals[status]} check{'s' * (totals[status] != 1)}</small>"
+            head = (
+                f"{GLYPH[status]} {MEANING[status]} <small>{totals[status]} check{'s' * (totals[status] != 1)}</small>"
+            )
             parts.append(f"<details {kind}><summary>{head}</summary>{_reason_list(run, status)}</details>")
     body = "".join(parts) or "<p>Nothing was skipped, and no failure was expected.</p>"
     return f"<section id='reasons'><h2>What was not judged, and why</h2>{body}</section>"
@@ -141,13 +140,16 @@ def _observed(run: Run) -> str:
                 at = f"at x = {short(worst.logit)}, y = {short(worst.target)}"
                 cells.append(f"<td class='{css}'>{observed_text(worst.ulp, worst.bound)}<small>{at}</small></td>")
             if any("not measured" not in c for c in cells):
-                rows.append(f"<tr><th scope='row'>{escape(label(backend))}</th><td>{escape(dtype)}</td>{''.join(cells)}</tr>")
+                rows.append(
+                    f"<tr><th scope='row'>{escape(label(backend))}</th><td>{escape(dtype)}</td>{''.join(cells)}</tr>"
+                )
     if not rows:
         return ""
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
-        "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes nearest to "
-        "its bound, in ULP of the result's dtype: observed / promised.</p><div class='scroll'><table><thead><tr>"
+        "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes "
+        "nearest to its bound, in ULP of the result's dtype: observed / promised.</p><div class='scroll'>"
+        "<table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
@@ -171,8 +173,9 @@ def _worst(run: Run) -> str:
     if not articles:
         return ""
     return (
-        "<section id='worst'><h2>Worst cases</h2><p class='lead'>The case of each check that comes nearest to its bound. The bar is "
-        f"the bound; paste a line to see the number again.</p><div class='cases'>{''.join(articles)}</div></section>"
+        "<section id='worst'><h2>Worst cases</h2><p class='lead'>The case of each check that comes nearest to its "
+        "bound. The bar is the bound; paste a line to see the number again.</p>"
+        f"<div class='cases'>{''.join(articles)}</div></section>"
     )
 
 
@@ -198,6 +201,6 @@ def page(run: Run) -> str:
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{escape(_subject(run))}: conformance</title><style>{COLOURS}{DRAWING}{PAGE}</style></head><body>"
         f"{_header(run)}<main>{''.join(sections)}</main>"
-        "<footer>Made by <code>python -m mlsm_conformance report</code>. 1 ULP is the distance between neighbouring numbers "
-        "of the result's dtype at the right answer.</footer></body></html>\n"
+        "<footer>Made by <code>python -m mlsm_conformance report</code>. 1 ULP is the distance between "
+        "neighbouring numbers of the result's dtype at the right answer.</footer></body></html>\n"
     )

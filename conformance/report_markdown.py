@@ -42,7 +42,8 @@ def require_current(run: Run) -> None:
         if declared != set(backend.capabilities):
             difference = ", ".join(sorted(declared.symmetric_difference(backend.capabilities)))
             raise StaleRecordError(
-                f"the record of {backend.name} and this code differ in declared capabilities ({difference}): run the suite again"
+                f"the record of {backend.name} and this code differ in declared capabilities ({difference}): "
+                "run the suite again"
             )
 
 
@@ -109,15 +110,15 @@ What each backend was seen to do, at level `{run.level}`, with mlsm {run.mlsm}. 
 
 ## Verdicts
 
-A check may run once for each dtype and kernel; a capability that a backend does not declare must be refused cleanly, and that
-is a check too.
+A check may run once for each dtype and kernel; a capability that a backend does not declare must be refused cleanly,
+and that is a check too.
 
 {_verdicts(run)}
 
 ## Observed beside promised
 
-Worst observed error / promised bound, in ULP of the result's dtype, for one logit and a hard target: the result that comes
-nearest to its bound. Up to 0.5 a result is the correctly rounded one.
+Worst observed error / promised bound, in ULP of the result's dtype, for one logit and a hard target: the result that
+comes nearest to its bound. Up to 0.5 a result is the correctly rounded one.
 
 {_observed(run)}
 

@@ -83,16 +83,20 @@ def _stretch(loss: Loss) -> str:
 def _findings(run: Run) -> str:
     items = []
     for peer in run.peers:
-        places: dict[tuple[str, str], list[str]] = {}
+        places: dict[tuple[str, Quantity], list[str]] = {}
         for loss in lost(peer.curves):
             places.setdefault((loss.dtype, loss.quantity), []).append(f"y = {short(loss.target)} {_stretch(loss)}")
         for (dtype, quantity), stretches in places.items():
-            items.append(f"<li><b>{escape(peer.name)}</b>, {dtype} {NAMES[quantity]}: no digit left at {'; '.join(stretches)}.</li>")
+            items.append(
+                f"<li><b>{escape(peer.name)}</b>, {dtype} {NAMES[quantity]}: "
+                f"no digit left at {'; '.join(stretches)}.</li>"
+            )
     if not items:
         return ""
     count = f"{len(items)} combination{'s' * (len(items) != 1)} of dtype and quantity"
     return (
-        f"<details><summary>Where the others have no digit left <small>{count}, on the logits measured</small></summary>"
+        "<details><summary>Where the others have no digit left "
+        f"<small>{count}, on the logits measured</small></summary>"
         f"<ul class='findings'>{''.join(items)}</ul></details>"
     )
 
@@ -121,9 +125,9 @@ def losses_section(run: Run) -> str:
                 f"<div class='plots'>{panels}</div></details>"
             )
     return (
-        "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian diagonal for one "
-        "logit x and a hard target y. The axis is logarithmic above the shaded band, in which a result is correctly rounded; "
-        "at the dotted line, an answer of 0 would be as good.</p>"
+        "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian "
+        "diagonal for one logit x and a hard target y. The axis is logarithmic above the shaded band, in which a result is "
+        "correctly rounded; at the dotted line, an answer of 0 would be as good.</p>"
         f"{_legend(entries)}{''.join(parts)}{_findings(run)}</section>"
     )
 
@@ -160,6 +164,6 @@ def small_multiples(run: Run) -> str:
         (sample("bound", "", "bound"), "promised bound"),
     ]
     return (
-        "<section id='each'><h2>Every backend by itself</h2><p class='lead'>Observed error in ULP (vertical, logarithmic above the "
-        f"shaded band) against the logit.</p>{_legend(entries)}{''.join(parts)}</section>"
+        "<section id='each'><h2>Every backend by itself</h2><p class='lead'>Observed error in ULP (vertical, "
+        f"logarithmic above the shaded band) against the logit.</p>{_legend(entries)}{''.join(parts)}</section>"
     )

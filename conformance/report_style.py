@@ -1,8 +1,8 @@
 """The stylesheet of the report and of standalone pictures. Words and numbers come from elsewhere.
 
-Colours follow the reader's light or dark preference. Blue, vermillion, amber, green and purple keep apart for the usual kinds of
-colour blindness (after Okabe and Ito); none of them is ever the only carrier of a meaning: statuses have glyphs, lines
-have marks and dashes.
+Colours follow the reader's light or dark preference. Blue, vermillion, amber, green and purple keep apart for the usual
+kinds of colour blindness (after Okabe and Ito); none of them is ever the only carrier of a meaning: statuses have
+glyphs, lines have marks and dashes.
 """
 
 COLOURS = """
@@ -17,12 +17,14 @@ COLOURS = """
 """
 
 DRAWING = """
-svg{display:block;width:100%;height:auto;font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
+svg{display:block;width:100%;height:auto;
+font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
 .ground{fill:var(--card)}.frame{fill:none;stroke:var(--soft);stroke-width:.8}.grid{stroke:var(--grid);stroke-width:1}
 .exact{fill:var(--exact)}.broken{fill:var(--broken)}.lost{stroke:var(--soft);stroke-width:1;stroke-dasharray:1 4}
 .bound{fill:none;stroke:var(--ink);stroke-width:1.5;stroke-dasharray:7 4}
 .series{fill:none;stroke-width:1.6;stroke-linejoin:round}.area{stroke:none;opacity:.16}
-.tick{fill:var(--soft);font-size:12px}.axis{fill:var(--soft);font-size:12px}.note{fill:var(--soft);font-size:11px;paint-order:stroke;stroke:var(--card);stroke-width:3px}
+.tick{fill:var(--soft);font-size:12px}.axis{fill:var(--soft);font-size:12px}
+.note{fill:var(--soft);font-size:11px;paint-order:stroke;stroke:var(--card);stroke-width:3px}
 .title{fill:var(--ink);font-size:14px;font-weight:600}.key{fill:var(--ink);font-size:12px}
 """ + "".join(
     f".{name}.series{{stroke:var(--{name})}}.{name}.mark,.{name}.area{{fill:var(--{name})}}"
@@ -41,7 +43,8 @@ h3{font-size:1.02rem;margin:1.6em 0 .5em}p{max-width:76ch;margin:.4em 0 .9em}.le
 code,pre{font-family:ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;font-size:.86em}
 pre{background:var(--none);border-radius:6px;padding:.6em .8em;margin:.35em 0 0;overflow-x:auto}
 pre.wrap{white-space:pre-wrap;overflow-wrap:anywhere}
-a{color:var(--ours)}summary{cursor:pointer;font-weight:600;padding:.35em 0}summary small{font-weight:400;color:var(--soft)}
+a{color:var(--ours)}summary{cursor:pointer;font-weight:600;padding:.35em 0}
+summary small{font-weight:400;color:var(--soft)}
 .tally{display:flex;flex-wrap:wrap;gap:10px;margin:1.1em 0 0;padding:0;list-style:none}
 .tally li{padding:.45em .9em;border-radius:8px;font-variant-numeric:tabular-nums}.tally b{font-size:1.15em}
 .pass{background:var(--good);color:var(--good-ink)}.fail{background:var(--bad);color:var(--bad-ink)}
@@ -52,9 +55,11 @@ th,td{padding:.45em .7em;text-align:left;border-bottom:1px solid var(--rule);ver
 tr:last-child>td,tr:last-child>th{border-bottom:0}
 thead th{font-weight:600;color:var(--soft);white-space:nowrap}tbody th{font-weight:600;white-space:nowrap}
 .matrix td,.matrix thead th{padding:.4em .45em}
-.matrix td{text-align:center;white-space:nowrap;vertical-align:middle;border-left:2px solid var(--card);border-bottom:2px solid var(--card);
+.matrix td{text-align:center;white-space:nowrap;vertical-align:middle;
+border-left:2px solid var(--card);border-bottom:2px solid var(--card);
 font-variant-numeric:tabular-nums;line-height:1.3}
-.matrix td span{display:block}.matrix td.pass span+span{opacity:.8}.matrix thead th{text-align:center}
+.matrix td span{display:block}.matrix i{font-style:normal}.matrix td.pass span+span{opacity:.8}
+.matrix thead th{text-align:center}
 .matrix tbody th,.matrix thead th:first-child{position:sticky;left:0;background:var(--card);text-align:left;z-index:1}
 .matrix th small{display:block;font-weight:400;color:var(--soft)}
 .num small{color:var(--soft);margin-left:.7em}
@@ -73,9 +78,11 @@ figure{margin:0}figcaption{font-size:.82rem;color:var(--soft);padding:0 4px 2px}
 .cases{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr))}
 .cases>article{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:.8em 1em;min-width:0}
 .cases h3{margin:0 0 .15em;overflow-wrap:anywhere}.cases p{margin:.15em 0;overflow-wrap:anywhere}
-.bar{height:8px;border-radius:4px;background:var(--none);margin:.5em 0;overflow:hidden}.bar i{display:block;height:100%;
+.bar{height:8px;border-radius:4px;background:var(--none);margin:.5em 0;overflow:hidden}
+.bar i{display:block;height:100%;
 background:var(--ours)}.bar i.over{background:var(--bad)}
-.reasons{padding-left:1.2em}.reasons li{margin:.45em 0;overflow-wrap:anywhere}.reasons small{color:var(--soft);display:block}
+.reasons{padding-left:1.2em}.reasons li{margin:.45em 0;overflow-wrap:anywhere}
+.reasons small{color:var(--soft);display:block}
 .versions{display:flex;flex-wrap:wrap;gap:8px;list-style:none;padding:0}
 .versions li{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:.2em .7em}
 @media (max-width:640px){th,td{padding:.4em .5em}.matrix tbody th{min-width:8.6em;white-space:normal}}

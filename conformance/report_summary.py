@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .record import QUANTITIES, STATUSES, BackendRecord, CheckRecord, Curve, Quantity, Run, Status, Worst
+from .record import QUANTITIES, STATUSES, BackendRecord, CheckRecord, Curve, PeerRecord, Quantity, Run, Status, Worst
 
 PRECISION: Mapping[str, int] = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 """Significant bits. 2**p ULP is the error of returning 0: no digit is left."""
@@ -59,7 +59,8 @@ def by_dtype(names: Iterable[str]) -> list[str]:
 
 def dtypes(run: Run) -> list[str]:
     """Every dtype that a curve of this run is about."""
-    return by_dtype(c.dtype for owner in (*run.backends, *run.peers) for c in owner.curves)
+    owners: list[BackendRecord | PeerRecord] = [*run.backends, *run.peers]
+    return by_dtype(c.dtype for owner in owners for c in owner.curves)
 
 
 def groups(run: Run) -> list[str]:
@@ -114,7 +115,7 @@ def worst_cases(run: Run, most: int = 12) -> list[tuple[BackendRecord, CheckReco
     candidates = [(b, c, c.worst) for b in run.backends for c in b.checks if c.worst is not None]
     candidates.sort(key=lambda item: -strain(item[2].ulp, item[2].bound))
     seen: set[str] = set()
-    chosen = []
+    chosen: list[tuple[BackendRecord, CheckRecord, Worst]] = []
     for backend, check, worst in candidates:
         if check.id not in seen and len(chosen) < most:
             seen.add(check.id)
@@ -137,7 +138,11 @@ def lost(curves: Sequence[Curve]) -> list[Loss]:
             elif start is not None:
                 previous = found[-1] if found else None
                 here = (curve.quantity, curve.dtype, curve.target)
-                if previous and (previous.quantity, previous.dtype, previous.target) == here and previous.high * start > 0:
+                if (
+                    previous
+                    and (previous.quantity, previous.dtype, previous.target) == here
+                    and previous.high * start > 0
+                ):
                     # A saturated result crosses the right one now and then; on one side of 0 it is one stretch.
                     found[-1] = Loss(*here, previous.low, last)
                 else:

@@ -1,8 +1,8 @@
 """The picture of error against logit: one panel for one quantity, dtype and target.
 
 Draws what it is given; which series belong together is the page's decision.  The vertical axis has three parts, because
-an error of 0 and a result that is not a number have no place on a logarithm: a band from 0 to 1/2 ULP (correctly rounded,
-linear), a logarithm above it, and a band on top for NaN and for infinite errors.
+an error of 0 and a result that is not a number have no place on a logarithm: a band from 0 to 1/2 ULP (correctly
+rounded, linear), a logarithm above it, and a band on top for NaN and for infinite errors.
 """
 
 from __future__ import annotations
@@ -110,13 +110,16 @@ def _top(series: Sequence[Series], dtype: str) -> float:
 
 
 def _horizontal_grid(size: Size, box: Box, place: Scale, top: float) -> list[str]:
-    exponents = range(0, round(math.log10(top)) + 1)
+    exponents = range(round(math.log10(top)) + 1)
     step = max(1, math.ceil(len(exponents) / (4 if size.compact else 6)))
     out = []
     for exponent in exponents:
         if exponent % step == 0:
             y = place(10.0**exponent)
-            out += [line(box.left, y, box.right, y, "grid"), text(box.left - 6, y + 4, power_of_ten(exponent), anchor="end")]
+            out += [
+                line(box.left, y, box.right, y, "grid"),
+                text(box.left - 6, y + 4, power_of_ten(exponent), anchor="end"),
+            ]
     knee = place(EXACT)
     # The tick of 1 may stand too near to that of 1/2 for both to be read.
     if knee - place(1.0) >= 13:
@@ -126,7 +129,7 @@ def _horizontal_grid(size: Size, box: Box, place: Scale, top: float) -> list[str
 
 
 def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str:
-    """One panel as SVG. All series share quantity and dtype; the first one's bound is drawn, and its line lies on top."""
+    """One panel as SVG. All series share quantity and dtype; the first's bound is drawn, and its line lies on top."""
     size = size or Size()
     box = Box(52, 14 if size.compact else 30, size.width - 14, size.height - (26 if size.compact else 44))
     dtype = series[0].curve.dtype

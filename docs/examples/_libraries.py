@@ -3,7 +3,6 @@
 A library that is absent is reported with the reason; nothing is skipped silently. Adding one is adding a function.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mlsm
+from mlsm_conformance import oracle
+from mlsm_conformance.tensors import Case, Tensor
 
 
 class Contender(NamedTuple):
@@ -115,25 +116,18 @@ LIBRARIES = {
 # ---------------------------------------------------------------- the exact answer
 
 
-def oracle(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss and its gradient for targets of 0 and 1, in plain Python floats.
-
-    Another algebra than the library's: softplus of the signed margin, sums by `math.fsum`, which rounds once.
-    """
-    terms, slopes = [], []
-    for x, y in zip(logits.ravel().tolist(), target.ravel().tolist(), strict=True):
-        margin = -x if y else x  # the loss is softplus(margin), its slope is ±sigmoid(margin)
-        small = math.exp(-abs(margin))
-        terms += [max(margin, 0.0), math.log1p(small)]
-        slope = (1.0 if margin >= 0 else small) / (1.0 + small)
-        slopes.append((-slope if y else slope) / logits.size)
-    return math.fsum(terms) / logits.size, np.asarray(slopes).reshape(logits.shape)
+def exact(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean loss and its gradient, from the oracle of the conformance suite: 42 digits, rounded once to float64."""
+    input = Tensor(logits.shape, tuple(logits.ravel().tolist()), "float32")
+    case = Case("digits", input, Tensor(target.shape, tuple(target.ravel().tolist()), "uint8"))
+    (value,) = oracle.loss(case, "mean").values
+    return value, np.asarray(oracle.grad(case, "mean").values).reshape(logits.shape)
 
 
-def ulps(seen: np.ndarray, exact: np.ndarray | float) -> float:
+def ulps(seen: np.ndarray, answer: np.ndarray | float) -> float:
     """The largest distance, in units in the last place of the exact answer in the dtype of what was seen."""
-    spacing = np.spacing(np.abs(exact).astype(seen.dtype))
-    return float(np.max(np.abs(seen.astype(np.float64) - exact) / spacing.astype(np.float64)))
+    spacing = np.spacing(np.abs(answer).astype(seen.dtype))
+    return float(np.max(np.abs(seen.astype(np.float64) - answer) / spacing.astype(np.float64)))
 
 
 # ---------------------------------------------------------------- the comparison
@@ -150,11 +144,12 @@ def seconds(run: Callable[[], Any], budget: float = 0.15) -> float:
     return statistics.median(times)
 
 
-def measure(contender: Contender, logits: np.ndarray, target: np.ndarray, dtype: str) -> Row:
+def measure(
+    contender: Contender, logits: np.ndarray, target: np.ndarray, dtype: str, answer: tuple[float, np.ndarray]
+) -> Row:
     """One row of the table. `logits` are float32 numbers, so every dtype has the same exact answer."""
     x, y = contender.make(logits.astype(dtype)), contender.make(target)
     value, grad = (contender.read(result) for result in contender.settle(contender.call(x, y)))
-    exact, exact_grad = oracle(logits, target)
     return Row(
         contender.label,
         contender.device,
@@ -162,13 +157,14 @@ def measure(contender: Contender, logits: np.ndarray, target: np.ndarray, dtype:
         mlsm.explain(x, y).chosen,
         seconds(lambda: contender.settle(contender.call(x, y))),
         float(value),
-        ulps(value, exact),
-        ulps(grad, exact_grad),
+        ulps(value, answer[0]),
+        ulps(grad, answer[1]),
     )
 
 
 def compare(logits: np.ndarray, target: np.ndarray) -> tuple[list[Row], list[str]]:
     """Every installed library in every dtype it has, and a sentence for each one that is missing."""
+    answer = exact(logits, target)
     rows, missing = [], []
     for package, contenders in LIBRARIES.items():
         if find_spec(package) is None:
@@ -177,7 +173,7 @@ def compare(logits: np.ndarray, target: np.ndarray) -> tuple[list[Row], list[str
         found = list(contenders())
         if not found:
             missing.append(f"{package}: installed, but there is no CUDA device")
-        rows += [measure(contender, logits, target, dtype) for contender in found for dtype in contender.dtypes]
+        rows += [measure(c, logits, target, dtype, answer) for c in found for dtype in c.dtypes]
     return rows, missing
 
 

@@ -59,11 +59,35 @@ def _learning(axes: Axes, models: list[Model]) -> None:
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
-    axes.set_ylim(0.8 * min(model.loss for model in models), 0.85)
+    lowest = min(float(np.min(m.loss if m.learning is None else m.learning)) for m in models)
+    axes.set_ylim(0.85 * lowest, 0.85)
     axes.set_xlim(left=0)
     axes.set_xlabel("passes over the training digits (epochs)", color=INK)
     axes.set_ylabel("held-out loss (nats per segment)", color=INK)
     axes.legend(frameon=False, fontsize=9, loc="upper right", labelcolor=INK)
+
+
+def _little_display(axes: Axes, place: float, segment: str) -> None:
+    """A label on the horizontal axis that shows which segment is meant, beside its letter."""
+    width, height = 0.055, 0.15
+    centre = (place + 0.6) / (len(SEGMENTS) + 0.2)
+    little = axes.inset_axes((centre - width / 2 + 0.018, -0.05 - height, width, height))
+    for other in sorted(SEGMENTS, key=lambda name: name == segment):
+        little.add_patch(Polygon(outline(other), closed=True, facecolor=INK if other == segment else OFF))
+    little.set_xlim(-0.2, 1.2)
+    little.set_ylim(-0.2, 2.2)
+    little.set_aspect("equal")
+    little.set_axis_off()
+    axes.text(
+        centre - 0.026,
+        -0.05 - height / 2,
+        segment,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=10,
+        color=INK,
+    )
 
 
 def _segments(axes: Axes, models: list[Model]) -> None:
@@ -81,12 +105,14 @@ def _segments(axes: Axes, models: list[Model]) -> None:
             label=model.name,
         )
     lowest = min(float(model.per_segment.min()) for model in models)
-    axes.set_ylim(min(0.95, np.floor(50 * (lowest - 0.005)) / 50), 1.003)
+    axes.set_ylim(min(0.95, np.floor(50 * (lowest - 0.005)) / 50), 1.008)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_locator(MultipleLocator(0.02 if lowest > 0.88 else 0.1))
-    axes.set_xticks(places, list(SEGMENTS))
+    axes.yaxis.set_major_locator(MultipleLocator(0.02 if lowest > 0.9 else 0.05 if lowest > 0.75 else 0.1))
     axes.set_xlim(-0.6, len(SEGMENTS) - 0.4)
-    axes.set_xlabel("segment", color=INK)
+    axes.set_xticks(places, [])
+    axes.set_xlabel("segment", color=INK, labelpad=40)
+    for place, segment in enumerate(SEGMENTS):
+        _little_display(axes, place, segment)
     axes.set_ylabel("held-out digits with it right", color=INK)
 
 
@@ -104,9 +130,9 @@ def _display(axes: Axes, left: float, low: float, height: float, target: np.ndar
 
 
 def _digits(axes: Axes, digits: Digits, columns: int) -> None:
-    wide, high = 2.15, 1.5  # one cell: the digit is 1 by 1, its display 0.5 by 1 beside it, the loss beneath
+    wide, high = 2.05, 1.5  # one cell: the digit is 1 by 1, its display 0.5 by 1 beside it, the loss beneath
     rows = -(-len(digits.pixels) // columns)
-    axes.set_title(digits.title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
+    axes.set_title(digits.title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8)
     for i, pixels in enumerate(digits.pixels):
         left, low = (i % columns) * wide, (rows - 1 - i // columns) * high
         axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=1, extent=(left, left + 1, low, low + 1), zorder=1)
@@ -114,16 +140,16 @@ def _digits(axes: Axes, digits: Digits, columns: int) -> None:
         wrong = not np.array_equal(digits.target[i], digits.predicted[i])
         axes.text(
             left + 0.5,
-            low - 0.06,
-            f"{digits.loss[i]:.1e}" if digits.loss[i] < 0.01 else f"{digits.loss[i]:.2f}",
+            low - 0.05,
+            f"{digits.loss[i]:.0e}" if digits.loss[i] < 0.01 else f"{digits.loss[i]:.2f}",
             ha="center",
             va="top",
-            fontsize=7.5,
+            fontsize=8,
             color=WRONG if wrong else FAINT,
         )
-    axes.set_xlim(-0.05, columns * wide - 0.4)
-    axes.set_ylim(-0.3, rows * high - 0.45)
-    axes.set_aspect("equal")
+    axes.set_xlim(-0.05, columns * wide - 0.35)
+    axes.set_ylim(-0.4, (rows - 1) * high + 1.05)
+    axes.set_aspect("equal", anchor="NW")
     axes.set_axis_off()
 
 
@@ -152,8 +178,8 @@ def draw(models: list[Model], groups: list[Digits], caption: str, output: Path) 
     figure = Figure(figsize=(13.6, 8.2), facecolor="white")
     figure.text(0.035, 0.955, "Seven segments from handwritten digits", fontsize=16, fontweight="bold", color=INK)
     figure.text(0.035, 0.922, caption, fontsize=10, color=FAINT)
-    left = figure.add_gridspec(2, 1, left=0.065, right=0.395, top=0.85, bottom=0.085, hspace=0.42)
-    right = figure.add_gridspec(len(groups), 1, left=0.445, right=0.985, top=0.85, bottom=0.075, hspace=0.16)
+    left = figure.add_gridspec(2, 1, left=0.065, right=0.395, top=0.86, bottom=0.125, hspace=0.36)
+    right = figure.add_gridspec(len(groups), 1, left=0.445, right=0.985, top=0.86, bottom=0.06, hspace=0.12)
     _learning(figure.add_subplot(left[0]), models)
     _segments(figure.add_subplot(left[1]), models)
     for i, digits in enumerate(groups):

@@ -37,7 +37,7 @@ from tqdm import tqdm
 import mlsm
 
 HIDDEN = 64  # units of the hidden layer
-SHOWN = 24  # digits in each of the picture's two groups
+SHOWN = 32  # digits in each of the picture's two groups
 
 
 class Data(NamedTuple):

@@ -42,17 +42,17 @@ class Operands(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The shared intermediate results, all in the compute dtype; q is None where it is exactly 1."""
+    """What value, slope and curvature have in common, in the compute dtype; w and q are None where they are 1."""
 
+    x: Any
     w: Any
     y: Any  # y' of the formula
+    ybar: Any
+    positive: Any  # p*y'
+    q: Any
     right: Any  # H
     sign: Any
-    a: Any
-    t: Any
-    q: Any
-    L: Any
-    s: Any
+    e: Any
 
 
 # ---------------------------------------------------------------- elementwise
@@ -73,7 +73,7 @@ def _scaled(factor: Any, values: Any) -> Any:
     return values if factor is None else factor * values
 
 
-def _linear(xp: Namespace, t: Any, a: Any) -> Any:
+def _guarded(xp: Namespace, t: Any, a: Any) -> Any:
     """t*a for a >= 0, and 0 where t = 0 meets an infinite a.
 
     The guard chooses the factor, not the product, so that no 0*inf is ever formed, forwards or backwards; it looks
@@ -83,6 +83,7 @@ def _linear(xp: Namespace, t: Any, a: Any) -> Any:
 
 
 def parts(o: Operands) -> Parts:
+    """Read the operands in the compute dtype and share what the three quantities share."""
     xp = o.xp
     x, y, w, p = _read(o, o.x), _read(o, o.y), _read(o, o.w), _read(o, o.p)
     ybar = 1 - y
@@ -92,31 +93,34 @@ def parts(o: Operands) -> Parts:
     positive = _scaled(p, y)
     right = x >= 0
     sign = 2 * xp.astype(right, o.dtype) - 1  # not sign(x), which is 0 at 0; not copysign, which is -1 at -0.0
-    a = x * sign
-    e = xp.exp(-a)
-    return Parts(
-        w=w,
-        y=y,
-        right=right,
-        sign=sign,
-        a=a,
-        t=xp.where(right, ybar, positive),
-        q=None if p is None else ybar + positive,
-        L=xp.log1p(e),
-        s=e / (1 + e),
+    return Parts(x, w, y, ybar, positive, None if p is None else ybar + positive, right, sign, xp.exp(-(x * sign)))
+
+
+def _bracket(o: Operands, f: Parts) -> Any:
+    """t*a + q*L. The linear part is written as two terms, one of which is always 0: with t selected first, the
+    selection's own derivative would multiply the coefficient that was not selected by an infinite a."""
+    xp, zero = o.xp, o.xp.zeros_like(f.x)
+    linear = _guarded(xp, f.ybar, xp.where(f.right, f.x, zero)) + _guarded(
+        xp, f.positive, xp.where(f.right, zero, -f.x)
     )
+    return linear + _scaled(f.q, xp.log1p(f.e))
 
 
 def loss(o: Operands, f: Parts) -> Any:
-    return _select(o, _scaled(f.w, _linear(o.xp, f.t, f.a) + _scaled(f.q, f.L)))
+    """w * (t*a + q*L), and 0 where nothing was observed."""
+    return _select(o, _scaled(f.w, _bracket(o, f)))
 
 
 def slope(o: Operands, f: Parts) -> Any:
-    return _scaled(f.w, f.sign * (f.t - _scaled(f.q, f.s)))
+    """w * sign*(t - q*s)."""
+    t = o.xp.where(f.right, f.ybar, f.positive)
+    return _scaled(f.w, f.sign * (t - _scaled(f.q, f.e / (1 + f.e))))
 
 
 def bend(o: Operands, f: Parts) -> Any:
-    return _scaled(f.w, _scaled(f.q, f.s * (1 - f.s)))
+    """w * q*s*(1 - s)."""
+    s = f.e / (1 + f.e)
+    return _scaled(f.w, _scaled(f.q, s * (1 - s)))
 
 
 # ---------------------------------------------------------------- the class mean M and its adjoint
@@ -190,27 +194,23 @@ def curvature(o: Operands, g: Any) -> Any:
 def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """(1-eps)*w*((p-1)*L - (x if x >= 0 else p*x)), which is -(1-eps)*w*x without pos_weight."""
     xp, f = o.xp, parts(o)
-    x = f.a * f.sign
     if o.p is None:
-        derivative = -x
+        derivative = -f.x
     else:
         p = _read(o, o.p)
-        derivative = (p - 1) * f.L - xp.where(f.right, x, p * x)
+        derivative = (p - 1) * xp.log1p(f.e) - xp.where(f.right, f.x, p * f.x)
     return _pull(o, g, _scaled(f.w, derivative * (1 - o.eps) if o.eps else derivative), dtype)
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The bracket of the loss, summed back to the weight's shape."""
-    f = parts(o)
-    bracket = _linear(o.xp, f.t, f.a) + _scaled(f.q, f.L)
-    return _sum_to(o, _pull(o, g, bracket, o.dtype), o.w.shape, dtype)
+    return _sum_to(o, _pull(o, g, _bracket(o, parts(o)), o.dtype), o.w.shape, dtype)
 
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """w*y'*softplus(-x), summed back to the shape of pos_weight."""
     xp, f = o.xp, parts(o)
-    left = xp.where(f.right, xp.zeros_like(f.y), f.y)
-    derivative = _linear(xp, left, f.a) + f.y * f.L
+    derivative = _guarded(xp, f.y, xp.where(f.right, xp.zeros_like(f.x), -f.x)) + f.y * xp.log1p(f.e)
     return _sum_to(o, _pull(o, g, _scaled(f.w, derivative), o.dtype), o.p.shape, dtype)
 
 

@@ -74,9 +74,10 @@ class _Loss(torch.autograd.Function):
         x, y, w, p, m = ctx.saved_tensors
         o = ctx.rest.holding(x, y, w, p, m)
         _, _, _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
-        # With create_graph this backward is itself recorded, and under vmap (is_grads_batched) its g is no plain
-        # tensor: only the generic code can be looked through.
-        plain = torch.is_grad_enabled() or _transformed()
+        # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
+        # its own) its g is no plain tensor: only the generic code can be looked through.
+        batched = torch._C._functorch.is_legacy_batchedtensor(grads[0])
+        plain = torch.is_grad_enabled() or batched or _transformed()
         g = REDUCE[ctx.reduction].adjoint(o, grads[0].to(o.acc))
         return (
             None,

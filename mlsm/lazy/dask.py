@@ -45,7 +45,7 @@ def _chunked_like(other: Any, x: Any, argument: str) -> Any:
 
 
 def _agreeing(x: Any, *others: Any, names: tuple[str, ...]) -> Any:
-    """The block of logits, contiguous, if every other block has its lengths (or 1, where that is known to broadcast)."""
+    """The block of logits, contiguous, if every other block has its lengths (or 1, where it is known to broadcast)."""
     arguments = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
     for name, other in zip(names, others, strict=True):
         if other.shape[:-1] != x.shape[x.ndim - other.ndim : -1] and not _broadcasts(name, other.shape, x.shape):

@@ -1,0 +1,267 @@
+"""The README and the pages of docs/: every code block runs and prints what the page shows, and every name is there.
+
+A page is one session: its blocks run in order and share their names. `python` blocks are scripts, whose output is the
+`text` block that follows; `pycon` blocks are doctests; `sh` blocks are commands, which are run where they are quick
+and checked against the Makefile and pyproject.toml where they install or take minutes. A language that is none of
+these is refused, so that no block can hide. A page that needs a library says so in its front matter (`needs:`).
+"""
+
+import ast
+import contextlib
+import doctest
+import importlib
+import importlib.util
+import inspect
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import mlsm
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *(p for p in DOCS.rglob("*.md") if "examples" not in p.parts)])
+SHOWN = {"python", "pycon", "sh", "text", "markdown", "math"}
+DIRECTIVE = re.compile(r"\{[\w:.-]+\}")
+
+FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    language: str
+    body: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order; directives of Sphinx are no code and left out."""
+    text = page.read_text(encoding="utf-8")
+    found = [Block(m["language"].strip(), m["body"], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
+    return [b for b in found if not DIRECTIVE.match(b.language)]
+
+
+def needs(page: Path) -> tuple[list[str], list[str]]:
+    """The front matter's `needs:` (modules) and `devices:` of a page."""
+    head = re.match(r"---\n(.*?)\n---\n", page.read_text(encoding="utf-8"), re.S)
+    lines = dict(line.split(":", 1) for line in head[1].splitlines() if ":" in line) if head else {}
+    return lines.get("needs", "").split(), lines.get("devices", "").split()
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def skip_unless_here(page: Path) -> None:
+    modules, devices = needs(page)
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{name(page)} needs {module}, which is not installed")
+    if "cuda" in devices:
+        import cupy
+
+        try:
+            cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            pytest.skip(f"{name(page)} needs a CUDA device: {error}")
+
+
+# ---------------------------------------------------------------- the blocks run
+
+
+def _session(page: Path, found: list[Block]) -> None:
+    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+    sys.modules[module.__name__] = module  # so that what a page defines can be pickled
+    globs = module.__dict__
+    parser, flags = doctest.DocTestParser(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    try:
+        for i, block in enumerate(found):
+            where = f"{name(page)}:{block.line}"
+            if block.language == "python":
+                printed = io.StringIO()
+                code = compile("\n" * block.line + block.body, str(page), "exec")
+                with contextlib.redirect_stdout(printed):
+                    exec(code, globs)  # noqa: S102  # the page is ours, and to run it is the purpose
+                shown = found[i + 1].body if i + 1 < len(found) and found[i + 1].language == "text" else ""
+                same = doctest.OutputChecker().check_output(shown, printed.getvalue(), flags)
+                assert same, f"{where} prints\n{printed.getvalue()}\nand the page shows\n{shown}"
+            elif block.language == "pycon":
+                test = parser.get_doctest(block.body, globs, where, str(page), block.line)
+                assert test.examples, f"{where}: a pycon block without a prompt"
+                runner, told = doctest.DocTestRunner(optionflags=flags, verbose=False), io.StringIO()
+                runner.run(test, out=told.write, clear_globs=False)
+                globs.update(test.globs)
+                assert not runner.failures, told.getvalue()
+    finally:
+        del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_run(page: Path) -> None:
+    found = blocks(page)
+    for block in found:
+        assert block.language in SHOWN, f"{name(page)}:{block.line}: nobody runs a block of {block.language!r}"
+    if not any(b.language in ("python", "pycon") for b in found):
+        return
+    skip_unless_here(page)
+    _session(page, found)
+
+
+# ---------------------------------------------------------------- the commands exist
+
+
+def commands(page: Path) -> list[tuple[int, list[str]]]:
+    found = []
+    for block in blocks(page):
+        if block.language == "sh":
+            body = block.body.replace("\\\n", " ")
+            found += [(block.line, shlex.split(line, comments=True)) for line in body.splitlines() if line.strip()]
+    return [(line, words) for line, words in found if words]
+
+
+QUICK = {"mlsm": None, "mlsm_conformance": ("list", "show")}  # module -> subcommands that are run here (None: all)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=name)
+def test_commands_exist(page: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for line, words in commands(page):
+        where = f"{name(page)}:{line}: {shlex.join(words)}"
+        if words[0] == "make":
+            assert words[1] in targets, f"{where}: no such target"
+        elif words[0] in ("pip", "python") and "install" in words:
+            rest = words[words.index("install") + 1 :]
+            for option, word in zip(rest, rest[1:], strict=False):
+                assert option != "--group" or word in project["dependency-groups"], f"{where}: no group {word}"
+            for word in rest:
+                for extra in re.findall(r"\[(.*?)\]", word):
+                    known = project["project"]["optional-dependencies"]
+                    assert all(e in known for e in extra.split(",")), f"{where}: no extra {extra}"
+        elif words[:2] == ["python", "-m"]:
+            module, quick = words[2], QUICK.get(words[2], ())
+            assert importlib.util.find_spec(module) is not None, f"{where}: no module {module}"
+            if quick is None or (len(words) > 3 and words[3] in quick):
+                done = subprocess.run(
+                    [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                assert done.returncode == 0, f"{where}: {done.stderr}"
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file(), f"{where}: no such file"
+        else:
+            assert words[0] in ("git", "cd"), f"{where}: nobody checks such a command"
+
+
+# ---------------------------------------------------------------- nothing is missing, and nothing leads nowhere
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        there = page if not path else page.parent / path
+        assert there.exists(), f"{name(page)} links to {target}"
+        if anchor and there.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{name(page)} links to the heading {target}"
+
+
+def public_names() -> list[str]:
+    return sorted(set(mlsm.__all__) - {"__version__"})
+
+
+def documented(reference: str) -> set[str]:
+    return set(re.findall(r"^\.\. auto(?:function|class|exception|data)::\s+([\w.]+)", reference, re.M))
+
+
+def undocumented(reference: str) -> list[str]:
+    return [n for n in public_names() if f"mlsm.{n}" not in documented(reference)]
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert not undocumented(reference)
+    assert "mlsm.nn.torch.MultiLabelSoftMarginLoss" in documented(reference)
+    for dotted in documented(reference):  # and none that no longer exists
+        module, _, attribute = dotted.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute) is not None
+
+
+def test_a_name_that_is_left_out_is_noticed() -> None:
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert undocumented(reference.replace("mlsm.hessian_diag", "mlsm.hessian")) == ["hessian_diag"]
+
+
+SECTIONS = {  # what a public docstring has, besides its first line
+    "multilabel_soft_margin_loss": ("Parameters", "Returns", "Raises", "Notes", "References", "Examples"),
+    "grad": ("Parameters", "Returns", "Raises", "Notes", "References", "Examples"),
+    "value_and_grad": ("Parameters", "Returns", "Raises", "Notes", "References", "Examples"),
+    "hessian_diag": ("Parameters", "Returns", "Raises", "Notes", "References", "Examples"),
+    "MultiLabelSoftMarginLoss": ("Parameters", "Raises", "References", "Examples"),
+    "explain": ("Parameters", "Returns", "Raises", "Examples"),
+    "register_kernel": ("Raises",),
+    "unregister_kernel": (),
+    "Kernel": ("Parameters",),
+}
+
+
+@pytest.mark.parametrize("public", public_names())
+def test_docstrings_are_whole(public: str) -> None:
+    told: Any = inspect.getdoc(getattr(mlsm, public))
+    assert told
+    for section in SECTIONS[public]:
+        assert re.search(rf"^{section}\n-{{{len(section)}}}$", told, re.M), f"mlsm.{public} has no section {section}"
+
+
+def test_reference_names_every_option() -> None:
+    """Each parameter of each function is explained in its docstring."""
+    for public in ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag", "explain"):
+        function = getattr(mlsm, public)
+        told: Any = inspect.getdoc(function)
+        for parameter in inspect.signature(function).parameters:
+            assert re.search(rf"\b{parameter}\b", told), f"mlsm.{public} does not explain `{parameter}`"
+
+
+def test_readme_fits_a_screen_and_stands_alone() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    first = next(b for b in blocks(ROOT / "README.md") if b.language == "python")
+    imported = {
+        alias.name.partition(".")[0]
+        for node in ast.walk(ast.parse(first.body))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert {"numpy", "torch", "dask", "mlsm"} <= imported
+
+
+# ---------------------------------------------------------------- the tester is tested
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "```python\nprint(1)\n```\n\n```text\n2\n```\n",
+        "```pycon\n>>> 1 + 1\n3\n```\n",
+        "```pycon\nno prompt\n```\n",
+        "```python\nprint('shown nowhere')\n```\n",
+        "```text\n```\n\n```perl\nprint 1\n```\n",
+    ],
+)
+def test_wrong_pages_fail(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(body, encoding="utf-8")
+    with pytest.raises(AssertionError):
+        test_blocks_run(page)

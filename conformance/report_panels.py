@@ -126,8 +126,8 @@ def losses_section(run: Run) -> str:
             )
     return (
         "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian "
-        "diagonal for one logit x and a hard target y. The axis is logarithmic above the shaded band, in which a result is "
-        "correctly rounded; at the dotted line, an answer of 0 would be as good.</p>"
+        "diagonal for one logit x and a hard target y. The axis is logarithmic above the shaded band, in which a "
+        "result is correctly rounded; at the dotted line, an answer of 0 would be as good.</p>"
         f"{_legend(entries)}{''.join(parts)}{_findings(run)}</section>"
     )
 

@@ -20,6 +20,8 @@ EXACT = 0.5
 COLUMNS = 64
 """Points drawn per series: one for each six units of width. The worst of each column is kept, never a mean: a
 line that shows every logit is a thicket at the bottom, in which nobody finds the bound."""
+BAND = 0.12
+"""The share of the height that the band for NaN and infinity takes, where one is needed."""
 TICKS = (0, -100, 100, -10, 10, -1, 1, -1000, 1000)
 """Logits worth a tick, the most wanted first: one that comes too near to another is left out."""
 
@@ -84,12 +86,13 @@ def _vertical(top_ulp: float, not_finite: bool, box: Box) -> Scale:
     The linear part is a fifth of the height, or two fifths where hardly anything lies above it (half precisions).
     """
     knee = box.bottom - (0.2 if top_ulp > 10 else 0.4) * box.height
-    ceiling = box.top + (0.1 * box.height if not_finite else 0.0)
+    # Below the band there is air, so that the topmost tick and the band's can both be read.
+    ceiling = box.top + (1.5 * BAND * box.height if not_finite else 0.0)
     upper = logarithmic(EXACT, top_ulp, knee, ceiling)
 
     def place(ulp: float) -> float:
         if not math.isfinite(ulp):
-            return box.top + 0.05 * box.height
+            return box.top + BAND / 2 * box.height
         if ulp <= EXACT:
             return box.bottom - (box.bottom - knee) * ulp / EXACT
         return upper(min(ulp, top_ulp))
@@ -150,7 +153,7 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
             taken.append(x)
             body += [line(x, box.top, x, box.bottom, "grid"), text(x, box.bottom + 16, str(tick).replace("-", "−"))]
     if not_finite:
-        band = 0.1 * box.height
+        band = BAND * box.height
         body.append(rect(box.left, box.top, box.width, band, "broken"))
         body.append(text(box.left - 6, box.top + band / 2 + 4, "NaN", anchor="end"))
     nothing_left = 2.0 ** PRECISION.get(dtype, 53)

@@ -68,6 +68,11 @@ def merge(runs: Sequence[Run]) -> Run:
     )
 
 
+def write_html(run: Run, path: str | Path) -> None:
+    """The page of one run, without the detour over its JSON."""
+    Path(path).write_text(page(run), encoding="utf-8")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m mlsm_conformance report`."""
     parser.add_argument("records", nargs="+", metavar="RECORD", help="JSON written by `run --json`; several are merged")

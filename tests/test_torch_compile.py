@@ -1,0 +1,169 @@
+"""PyTorch's compilers: one graph without a break, no recompile per shape, right at 0 and ±inf, with transforms.
+
+Few compiles, because each costs seconds: one program holds many checks, its inputs every special point.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+
+from ._support import check
+
+torch = pytest.importorskip("torch", reason="this file tests PyTorch's compilers")
+
+# The compiler's own modules warn about themselves (deprecated scripting, a slow cold start); ours are still errors.
+pytestmark = [
+    pytest.mark.filterwarnings("default::DeprecationWarning:torch.*"),
+    pytest.mark.filterwarnings("default::FutureWarning:torch.*"),
+    pytest.mark.filterwarnings("default::UserWarning:torch.*"),
+]
+
+INF = float("inf")
+loss = mlsm.multilabel_soft_margin_loss
+X = [[0.0, -0.0, 1.5, -40.0], [INF, -INF, 40.0, 0.25], [INF, 0.0, -INF, 3.0]]
+Y = [[1.0, 0.0, 0.25, 0.0], [1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.5]]  # every infinity is matched
+W = [0.5, 1.5, 2.0, 1.0]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """The compiler's caches count recompiles across tests otherwise."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def _points(dtype: Any = torch.float64) -> tuple[Any, Any, Any]:
+    return torch.tensor(X, dtype=dtype), torch.tensor(Y, dtype=dtype), torch.tensor(W, dtype=dtype)
+
+
+def _everything(x: Any, y: Any, w: Any) -> tuple[Any, ...]:
+    """One program with the loss, its derivatives by hand, and what differentiation makes of it."""
+    where = y < 0.9
+    return (
+        loss(x, y, w, reduction="none"),
+        mlsm.grad(x, y, w),
+        mlsm.hessian_diag(x, y, w),
+        *mlsm.value_and_grad(x, y, w, where=where, label_smoothing=0.1),
+        loss(x, y, 2.0, pos_weight=[1.0, 2.0, 3.0, 4.0], axis=-1),
+    )
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_fullgraph(backend: str) -> None:
+    x, y, w = _points()
+    compiled = torch.compile(_everything, backend=backend, fullgraph=True)
+    for i, (a, b) in enumerate(zip(compiled(x, y, w), _everything(x, y, w), strict=True)):
+        scale = b.abs().numpy()
+        check(a.numpy(), b.numpy(), 8 * 2.0**-53 * np.where(np.isfinite(scale), scale, 0), f"result {i}")
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_backward_of_a_compiled_loss(backend: str) -> None:
+    x, y, w = _points()
+    leaves = [v.requires_grad_() for v in (x, y, w)]
+    value = torch.compile(loss, backend=backend, fullgraph=True)(*leaves)
+    compiled = torch.autograd.grad(value, leaves)
+    eager = torch.autograd.grad(loss(*leaves, kernel="generic"), leaves)
+    check(value.item(), loss(*leaves).item(), 8 * 2.0**-53 * abs(value.item()), "value")
+    for name, a, b in zip(("input", "target", "weight"), compiled, eager, strict=True):
+        check(a.numpy(), b.numpy(), 8 * 2.0**-53 * b.abs().numpy(), name)
+    by_hand = mlsm.grad(x.detach(), y.detach(), w.detach())
+    check(compiled[0].numpy(), by_hand.numpy(), 8 * 2.0**-53 * by_hand.abs().numpy(), "by hand")
+    assert (by_hand == 0).sum() == 4  # the matched infinities
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_compile_over_transforms_and_transforms_over_compile(backend: str) -> None:
+    x, y, w = _points()
+    expected = mlsm.grad(x, y, w)
+    allowed = 8 * 2.0**-53 * expected.abs().numpy()
+    over = torch.compile(torch.func.grad(loss), backend=backend, fullgraph=True)(x, y, w)
+    check(over.numpy(), expected.numpy(), allowed, "compile over func.grad")
+    per_row = torch.func.vmap(torch.func.grad(loss), in_dims=(0, 0, None))
+    rows = torch.compile(per_row, backend=backend, fullgraph=True)(x, y, w)
+    check(rows.numpy() / 3, expected.numpy(), 2 * allowed, "compile over vmap over grad")
+    under = torch.func.grad(torch.compile(loss, backend=backend))(x, y, w)
+    check(under.numpy(), expected.numpy(), allowed, "func.grad over compile")
+
+
+def _count(function: Callable[..., Any], **options: Any) -> tuple[Callable[..., Any], Any]:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    return torch.compile(function, backend=counter, fullgraph=True, **options), counter
+
+
+def test_dynamic_shapes_do_not_recompile() -> None:
+    compiled, counter = _count(loss, dynamic=True)
+    for n, c in ((4, 3), (5, 3), (7, 11), (64, 2)):
+        x = torch.randn(n, c, generator=torch.Generator().manual_seed(n))
+        y = (x > 0).float()
+        value = compiled(x, y)
+        check(value.item(), loss(x, y).item(), 4 * 2.0**-23, f"({n}, {c})")
+    assert counter.frame_count == 1
+
+
+def test_dynamic_shapes_of_a_training_step_do_not_recompile() -> None:
+    def step(x: Any, y: Any, w: Any) -> Any:
+        value, gradient = mlsm.value_and_grad(x, y, w)
+        return value, x - gradient, loss(x, y, w, reduction="none")
+
+    compiled, counter = _count(step, dynamic=True)
+    for n, c in ((4, 3), (5, 6), (70, 11)):
+        x = torch.randn(n, c, generator=torch.Generator().manual_seed(n))
+        y, w = (x > 0).float(), torch.rand(c, generator=torch.Generator().manual_seed(c))
+        for a, b in zip(compiled(x, y, w), step(x, y, w), strict=True):
+            check(a.numpy(), b.numpy(), 16 * 2.0**-23 * (1 + b.abs().numpy()), f"({n}, {c})")
+    assert counter.frame_count == 1
+
+
+def test_automatic_dynamic_shapes_recompile_once() -> None:
+    compiled, counter = _count(loss)
+    for n in (4, 5, 7, 64):
+        compiled(torch.zeros(n, 3), torch.ones(n, 3))
+    assert counter.frame_count == 2  # once static, once for every length
+
+
+def test_the_class_and_the_nn_module_compile() -> None:
+    import mlsm.nn.torch
+
+    x, y, w = _points()
+    expected = loss(x, y, w)
+    for criterion in (mlsm.MultiLabelSoftMarginLoss(w), mlsm.nn.torch.MultiLabelSoftMarginLoss(w)):
+        value = torch.compile(criterion.forward, backend="aot_eager", fullgraph=True)(x, y)
+        check(value.item(), expected.item(), 4 * 2.0**-53 * expected.item(), type(criterion).__module__)
+
+
+def test_refusals_inside_a_compiled_region_name_the_argument() -> None:
+    compiled = torch.compile(loss, backend="eager")
+    with pytest.raises(Exception, match="`target`"):
+        compiled(torch.zeros(2, 3), torch.zeros(2, 2))
+
+
+def test_export() -> None:
+    import mlsm.nn.torch
+
+    x, y, w = _points(torch.float32)
+    module = mlsm.nn.torch.MultiLabelSoftMarginLoss(w, label_smoothing=0.0)
+    batch = torch.export.Dim("batch", min=2)
+    shapes = {"input": {0: batch}, "target": {0: batch}}
+    program = torch.export.export(module, (x, y), dynamic_shapes=shapes)
+    for n in (3, 2):
+        value = program.module()(x[:n], y[:n])
+        check(value.item(), module(x[:n], y[:n]).item(), 4 * 2.0**-24 * abs(value.item()), f"batch of {n}")
+
+
+def test_make_fx_sees_through_the_bridge() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, y, w = _points()
+    x.requires_grad_()
+    graph = make_fx(lambda *v: loss(*v))(x, y, w)
+    other = torch.flip(x.detach(), (0,))
+    expected = loss(other, torch.flip(y, (0,)), w)
+    check(graph(other, torch.flip(y, (0,)), w).item(), expected.item(), 8 * 2.0**-53 * expected.item(), "traced")

@@ -1,0 +1,219 @@
+"""What is installed is what was meant: names, files, one version, and an import that costs next to nothing.
+
+Builds the sdist and the wheel from a copy of the checkout, without the network, with the setuptools that is installed.
+"""
+
+import ast
+import email
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlsm
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SOURCES = {"mlsm": ROOT / "mlsm", "mlsm_conformance": ROOT / "conformance"}
+# Whatever holds arrays, and what compiles or schedules work on them.
+HEAVY = {"numpy", "torch", "jax", "jaxlib", "dask", "distributed", "cupy", "array_api_strict", "ml_dtypes", "numba"}
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "conformance").is_dir(), reason="the sources are absent: there is nothing to build from"
+)
+
+
+def python(code: str, cwd: Path, *options: str) -> str:
+    """What a fresh interpreter prints, its warnings being errors."""
+    command = [sys.executable, "-W", "error", *options, "-c", code]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+# ---------------------------------------------------------------- importing
+
+
+def test_import_brings_no_array_library(tmp_path: Path) -> None:
+    loaded = set(json.loads(python("import sys, json, mlsm; print(json.dumps(list(sys.modules)))", tmp_path)))
+    assert "mlsm" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & HEAVY
+
+
+def test_import_takes_under_50_ms(tmp_path: Path) -> None:
+    """Processor time, the best of five: the import waits for nothing, and what else the machine does is not its cost."""
+    code = "import time; begin = time.process_time(); import mlsm; print(time.process_time() - begin)"
+    assert min(float(python(code, tmp_path)) for _ in range(5)) < 0.050
+
+
+def test_the_suite_is_installed_under_its_own_name_only(tmp_path: Path) -> None:
+    """From outside the checkout: there a folder named conformance is importable, as any folder is."""
+    assert python("import mlsm_conformance; print(mlsm_conformance.__name__)", tmp_path).strip() == "mlsm_conformance"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        python("import conformance", tmp_path)
+    assert "No module named 'conformance'" in caught.value.stderr
+
+
+# ---------------------------------------------------------------- what stands in pyproject.toml
+
+
+def packages_in_the_tree() -> list[str]:
+    """Every folder that holds Python files, as the package that it is installed as."""
+    found = []
+    for name, folder in SOURCES.items():
+        for inner in (folder, *folder.rglob("*")):
+            if inner.is_dir() and any(inner.glob("*.py")):
+                found.append(".".join((name, *inner.relative_to(folder).parts)))
+    return sorted(found)
+
+
+def test_every_package_is_listed() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    if not (ROOT / "mlsm" / "kernels").is_dir():
+        listed = [name for name in listed if name != "mlsm.kernels"]  # deleting it must break nothing
+    assert sorted(listed) == packages_in_the_tree()
+
+
+def test_every_package_has_an_init() -> None:
+    """A folder without one would be a namespace package: importable here, and open to anybody's files."""
+    for name in packages_in_the_tree():
+        first, _, rest = name.partition(".")
+        assert (SOURCES[first].joinpath(*rest.split(".")) if rest else SOURCES[first]).joinpath("__init__.py").exists()
+
+
+def test_runtime_needs_two_packages() -> None:
+    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in PROJECT["project"]["dependencies"]}
+    assert names == {"array-api-compat", "numpy"}
+
+
+def test_one_version() -> None:
+    """`mlsm/_version.py` is the source; what is installed, the citation and the changelog repeat it."""
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" not in PROJECT["project"]
+    assert importlib.metadata.version("mlsm") == mlsm.__version__
+    (assignment,) = [
+        node for node in ast.parse((ROOT / "mlsm/_version.py").read_text()).body if isinstance(node, ast.Assign)
+    ]
+    assert ast.literal_eval(assignment.value) == mlsm.__version__
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == mlsm.__version__
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == mlsm.__version__
+
+
+# ---------------------------------------------------------------- building
+
+
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2])"
+
+
+def build(kind: str, tree: Path, out: Path) -> Path:
+    """The one file that the build backend makes of a source tree."""
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", BUILD, kind, str(out)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (made,) = out.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout: building writes into the tree, and the checkout is not ours to write to."""
+    pytest.importorskip("setuptools", minversion="77", reason="the build backend is not installed")
+    copy = tmp_path_factory.mktemp("checkout") / "mlsm"
+    made = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=made)
+    if not (copy / "mlsm" / "kernels").is_dir():
+        text = (copy / "pyproject.toml").read_text(encoding="utf-8").replace('    "mlsm.kernels",\n', "")
+        (copy / "pyproject.toml").write_text(text, encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", tree, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the unpacked sdist, as everybody downstream does."""
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    (tree,) = unpacked.iterdir()
+    return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
+    expected = set()
+    for name, folder in SOURCES.items():
+        for file in folder.rglob("*"):
+            if file.is_file() and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt"}:
+                expected.add(f"{name}/{file.relative_to(folder).as_posix()}")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == expected
+    assert "mlsm/py.typed" in held
+    assert "mlsm_conformance/golden.json" in held
+
+
+def test_wheel_has_no_top_level_conformance(wheel: Path) -> None:
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"mlsm", "mlsm_conformance", f"mlsm-{mlsm.__version__}.dist-info"}
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = email.message_from_bytes(archive.read(f"mlsm-{mlsm.__version__}.dist-info/METADATA"))
+        assert f"mlsm-{mlsm.__version__}.dist-info/licenses/LICENSE" in archive.namelist()
+    assert metadata["Version"] == mlsm.__version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    extras = {"torch", "jax", "dask", "cupy12", "cupy13", "fast", "conformance", "strategies", "demo"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
+
+
+def test_sdist_holds_what_a_distributor_needs(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "pyproject.toml"}
+    needed |= {"tests/test_packaging.py", "docs/examples/seven_segments.py", "conformance/golden.json"}
+    assert needed <= held
+    assert not [name for name in held if "__pycache__" in name or name.startswith((".venv", "build"))]
+
+
+def test_wheel_alone_with_numpy_alone_passes_the_smoke_level(wheel: Path, tmp_path: Path) -> None:
+    """An environment that holds the wheel, NumPy and array-api-compat, nothing else and no sources."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    interpreter = environment / "bin" / "python"
+    purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([interpreter, "-c", purelib], capture_output=True, text=True, check=True).stdout.strip())
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in ("numpy", "numpy.libs", "array_api_compat"):
+        source = Path(sysconfig.get_path("purelib"), name)
+        if source.exists():
+            (site / name).symlink_to(source)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(interpreter), "-m", "mlsm_conformance", "run", "--level", "smoke", "--require", "numpy"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_the_checks_above_are_not_blind(tmp_path: Path) -> None:
+    """The import test must see a library that is there to be seen."""
+    assert find_spec("numpy") is not None
+    assert "numpy" in python("import sys, numpy; print(*sys.modules)", tmp_path).split()

@@ -51,7 +51,7 @@ def test_import_brings_no_array_library(tmp_path: Path) -> None:
 
 
 def test_import_takes_under_50_ms(tmp_path: Path) -> None:
-    """Processor time, the best of five: the import waits for nothing, and what else the machine does is not its cost."""
+    """Processor time, the best of five: the import waits for nothing, and what else runs is not its cost."""
     code = "import time; begin = time.process_time(); import mlsm; print(time.process_time() - begin)"
     assert min(float(python(code, tmp_path)) for _ in range(5)) < 0.050
 

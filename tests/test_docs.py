@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,7 @@ def _session(page: Path, found: list[Block]) -> None:
                 printed = io.StringIO()
                 code = compile("\n" * block.line + block.body, str(page), "exec")
                 with contextlib.redirect_stdout(printed):
-                    exec(code, globs)  # noqa: S102  # the page is ours, and to run it is the purpose
+                    exec(code, globs)  # the page is ours, and to run it is the purpose
                 shown = found[i + 1].body if i + 1 < len(found) and found[i + 1].language == "text" else ""
                 same = doctest.OutputChecker().check_output(shown, printed.getvalue(), flags)
                 assert same, f"{where} prints\n{printed.getvalue()}\nand the page shows\n{shown}"
@@ -139,7 +140,7 @@ def test_commands_exist(page: Path) -> None:
             assert words[1] in targets, f"{where}: no such target"
         elif words[0] in ("pip", "python") and "install" in words:
             rest = words[words.index("install") + 1 :]
-            for option, word in zip(rest, rest[1:], strict=False):
+            for option, word in pairwise(rest):
                 assert option != "--group" or word in project["dependency-groups"], f"{where}: no group {word}"
             for word in rest:
                 for extra in re.findall(r"\[(.*?)\]", word):

@@ -1,0 +1,60 @@
+"""Sphinx: how the pages of docs/ become the site. `make docs` builds it, with warnings as errors, without a network.
+
+Formulas become MathML here, at build time, so that a built page fetches nothing.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mlsm import __version__  # the path comes first, so that the page shows this tree and no other
+
+project = "mlsm"
+author = "The mlsm contributors"
+copyright = "the mlsm contributors, BSD-3-Clause"  # Sphinx wants this name
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["examples/*", "pictures/*"]
+html_theme = "furo"
+html_title = f"mlsm {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the sections of each docstring say more than the annotations
+napoleon_numpy_docstring, napoleon_google_docstring = True, False
+napoleon_use_rtype = False
+default_role = "code"  # a name between single backticks is code, in docstrings as in Markdown
+nitpicky = False
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+
+def _mathml(formula: str, display: str) -> str:
+    return str(convert(formula, display=display))
+
+
+def _visit_inline(self: Any, node: nodes.math) -> None:
+    self.body.append(_mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def _visit_block(self: Any, node: nodes.math_block) -> None:
+    self.body.append(f'<div class="formula">{_mathml(node.astext(), "block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))

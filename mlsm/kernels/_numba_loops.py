@@ -114,7 +114,11 @@ def _prefetch(typingctx: Any, array: Any, i: Any, j: Any) -> Any:
 # of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
 # in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. tests/test_kernel_numba.py measures all four.
 _Q32 = _polynomial(
-    0.49999993413621063, 0.16666520106827512, 0.04166839389522632, 0.008368780553090566, 0.001381448613103384
+    0.49999993413621063,
+    0.16666520106827512,
+    0.04166839389522632,
+    0.008368780553090566,
+    0.001381448613103384,
 )
 _Q64 = _polynomial(
     0.5000000000000011,
@@ -150,7 +154,7 @@ _R64 = _polynomial(
     0.11109997515654242,
     -0.09993331889089016,
     0.09059938039393903,
-    -0.08219585645370416,
+    -0.08219584645370416,
     0.07356854454874355,
     -0.06338104677759317,
     0.050768289350711863,
@@ -405,3 +409,24 @@ def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> N
                 if w is not None:
                     h = _real(_at(ws, j), scale) * h
                 outs[j] = h * factor
+
+
+# ---------------------------------------------------------------- compiled
+
+
+def _compiled(function: Any) -> Any:
+    """Compiled on the first call of each combination of dtypes and options, and kept on disk where that is possible.
+
+    Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
+    neither, every process compiles for itself.
+    """
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+    return dispatcher
+
+
+fused, bent = _compiled(fused), _compiled(bent)

@@ -1,0 +1,284 @@
+"""The fused pass over host memory, compiled by Numba: NumPy arrays (Dask's blocks too) and CPU tensors, not copied.
+
+Serves no mask, no weight of single rows or elements, and no tensor on another device. Chooses arrays, threads and
+blocks; the arithmetic stands in `_numba_loops`. Numba itself is imported by the first call that is served.
+"""
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from .. import _policy
+from .._problem import Meta, Problem
+from .._core import Operands
+from .._dispatch import Kernel
+
+# Tuning, measured on two cores with AVX-512.
+ALONE: Final = 2**18  # elements below which a second thread costs more than it saves (0.2 ms of work, 60 us to hand over)
+CONVERTED: Final = 2**15  # elements of a block that is converted before it is read: 128 KiB an array, in the second cache
+WIDEST: Final = 2**18  # classes of a row that is converted whole: 1 MiB an array, since a block has one row at least
+
+if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
+    raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+_NO_SCALE: Final = {np.float32: np.float32(0), np.float64: np.float64(0)}
+_READ: Final = frozenset(
+    {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+)
+
+
+def _loops() -> ModuleType:
+    """What is compiled; importing it imports Numba."""
+    from . import _numba_loops
+
+    return _numba_loops
+
+
+# ---------------------------------------------------------------- what is served
+
+
+def accepts(problem: Problem) -> str | None:
+    if problem.where is not None:
+        return "it does not mask (`where` was given)"
+    if problem.library == "torch" and problem.device.type != "cpu":
+        return f"it works on host memory, and the tensors are on {problem.device}"
+    x, y = problem.input, problem.target
+    if y.dtype not in _READ and y.dtype not in _policy.HALVES:
+        return f"it does not read targets of dtype {y.dtype}"
+    for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
+        if meta is not None and any(n != 1 for n in meta.shape[:-1]):
+            return f"`{argument}` differs between rows; it serves one number, or one a class"
+    if not (_as_it_is(x) and _as_it_is(y)):
+        if x.shape[-1] is None or x.shape[-1] > WIDEST:
+            return f"rows of more than {WIDEST} classes would have to be converted whole"
+        if len(x.shape) > 2 and not (x.layout == y.layout == "C"):
+            return "it reads strided arrays with one batch axis only"
+    return None
+
+
+def _as_it_is(meta: Meta) -> bool:
+    """Whether the loops can read it where it lies; else it is converted block by block."""
+    return meta.layout == "C" and meta.dtype in _READ
+
+
+# ---------------------------------------------------------------- the seam
+
+
+def rows(o: Operands) -> Any:
+    return _fused(o, None, True, False)[0]
+
+
+def rows_vjp(o: Operands, g: Any) -> Any:
+    return _fused(o, g, False, True)[1]
+
+
+def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
+    return _fused(o, g, True, True)
+
+
+def curvature(o: Operands, g: Any) -> Any:
+    real = np.float64 if o.dtype == o.acc else np.float32
+    w, p, smooth = _options(o)
+    bent = _loops().bent
+
+    def work(x: Any, y: Any, scale: Any, rows: Any, out: Any) -> None:
+        bent(x, y, w, p, smooth, scale, out)
+
+    return _run(o, work, real, _scale(o, g, real), False, True)[1]
+
+
+def _fused(o: Operands, g: Any, want_rows: bool, want_slope: bool) -> tuple[Any, Any]:
+    real = np.float64 if o.dtype == o.acc else np.float32
+    w, p, smooth = _options(o)
+    fused = _loops().fused
+
+    def work(x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
+        fused(x, y, w, p, smooth, scale, rows, slope)
+
+    return _run(o, work, real, _scale(o, g, real) if want_slope else _NO_SCALE[real], want_rows, want_slope)
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def _host(values: Any) -> Any:
+    """An array or a CPU tensor as a NumPy array of the same memory, a bool as the byte that it is."""
+    if not isinstance(values, np.ndarray):
+        values = values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
+    return values.view(np.uint8) if values.dtype == np.bool_ else values
+
+
+def _options(o: Operands) -> tuple[Any, Any, tuple[float, float] | None]:
+    return _per_class(o, o.w), _per_class(o, o.p), (1 - o.eps, o.eps / 2) if o.eps else None
+
+
+def _per_class(o: Operands, values: Any) -> Any:
+    """A weight as None, a number, or a contiguous array of a number a class, in the compute dtype."""
+    if values is None:
+        return None
+    values = _host(o.xp.astype(values, o.dtype, copy=False)).reshape(-1)
+    return float(values[0]) if values.size == 1 else np.ascontiguousarray(values)
+
+
+def _scale(o: Operands, g: Any, real: Any) -> Any:
+    """What each row's derivative is multiplied by: a number, or one a row. The divisors meet in float64."""
+    if g.ndim == 0:
+        return real(float(g) / o.x.shape[-1])
+    return np.ascontiguousarray(_host(g).reshape(-1) / o.x.shape[-1], dtype=real)
+
+
+def _run(o: Operands, work: Callable[..., None], real: Any, scale: Any, want_rows: bool, want_slope: bool) -> Any:
+    """`work` over all rows, by blocks where they must be converted and by threads where that pays."""
+    x, y = o.x, o.y
+    classes, batch = x.shape[-1], x.shape[:-1]
+    tensors = not isinstance(x, np.ndarray)
+    direct = _lies_ready(x) and _lies_ready(y)
+    if direct:
+        x, y = _host(x), _host(y)
+    if len(batch) != 1:
+        x, y = x.reshape(-1, classes), y.reshape(-1, classes)
+    count = x.shape[0]
+    rows = np.empty(count, real) if want_rows else None
+    slope = None
+    if want_slope:
+        slope = np.empty((count, classes), x.dtype) if not tensors or direct else o.xp.empty((count, classes), dtype=x.dtype)
+
+    threads = _threads(o, count * classes) if count * classes >= 2 * ALONE else 1
+    if direct and threads == 1:
+        work(x, y, scale, rows, slope)
+    else:
+        part = _plain if direct else _converted
+        _spread(threads, count, lambda i, j: part(o, work, real, x[i:j], y[i:j], *_cut(i, j, scale, rows, slope)))
+    if len(batch) != 1:
+        rows = None if rows is None else rows.reshape(batch)
+        slope = None if slope is None else slope.reshape(o.x.shape)
+    if tensors:
+        from torch import as_tensor
+
+        return None if rows is None else as_tensor(rows), None if slope is None else as_tensor(slope)
+    return (rows if batch or rows is None else rows[()]), slope
+
+
+def _lies_ready(values: Any) -> bool:
+    """What `_as_it_is` says of the metadata, said of the array."""
+    if _policy.name(values.dtype) not in _READ:
+        return False
+    if isinstance(values, np.ndarray):
+        flags = values.flags
+        return bool(flags.c_contiguous and flags.aligned and values.dtype.isnative)
+    return bool(values.is_contiguous())
+
+
+def _cut(i: int, j: int, *arrays: Any) -> tuple[Any, ...]:
+    """The rows i:j of what has rows; None and a number as they are."""
+    return tuple(a if a is None or a.ndim == 0 else a[i:j] for a in arrays)
+
+
+def _plain(o: Operands, work: Callable[..., None], real: Any, x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
+    work(x, y, scale, rows, slope)
+
+
+def _converted(
+    o: Operands, work: Callable[..., None], real: Any, x: Any, y: Any, scale: Any, rows: Any, slope: Any
+) -> None:
+    """Blocks of rows made contiguous and native, half precision as float32, by their own library; results cast back."""
+    count, classes = x.shape
+    step = max(1, CONVERTED // classes)
+    with np.errstate(all="ignore"):  # threads do not inherit the caller's
+        for i in range(0, count, step):
+            j = min(count, i + step)
+            block = _ready(o, x[i:j])
+            own_scale, own_rows, own_slope = _cut(i, j, scale, rows, slope)
+            out = None if slope is None else np.empty(block.shape, block.dtype)
+            work(block, _ready(o, y[i:j]), own_scale, own_rows, out)
+            if out is not None:
+                own_slope[...] = out if isinstance(own_slope, np.ndarray) else o.xp.asarray(out)
+
+
+def _ready(o: Operands, values: Any) -> Any:
+    name = _policy.name(values.dtype)
+    if isinstance(values, np.ndarray):
+        to = np.float32 if name in _policy.HALVES else values.dtype.newbyteorder("=")
+        return _host(np.array(values, dtype=to, order="C"))
+    return _host((values.to(o.xp.float32) if name in _policy.HALVES else values).contiguous())
+
+
+# ---------------------------------------------------------------- threads
+
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_lock = threading.Lock()
+
+
+def _threads(o: Operands, elements: int) -> int:
+    """How many threads may take part: one a core, each with enough to do.
+
+    A call from any but the main thread is part of somebody's own parallelism (Dask's threads, a server's), and so is
+    one in a child process of multiprocessing: it gets one. Tensors follow `torch.set_num_threads`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return 1
+    if not isinstance(o.x, np.ndarray):
+        import torch
+
+        allowed = torch.get_num_threads()
+    elif multiprocessing.parent_process() is not None:
+        return 1
+    elif sys.platform == "linux":
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, elements // ALONE))
+
+
+def _spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
+    """work(i, j) over 0:count in as many consecutive parts as threads, one of them here. Every row's bits are its own."""
+    threads = min(threads, count) or 1
+    ends = [count * k // threads for k in range(threads + 1)]
+    if threads == 1:
+        work(0, count)
+        return
+    others = [_executor(threads - 1).submit(work, i, j) for i, j in zip(ends[1:-1], ends[2:], strict=True)]
+    try:
+        work(ends[0], ends[1])
+    finally:
+        for future in others:
+            future.result()
+
+
+def _executor(size: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _lock:
+        if _pool is None or _pool_size < size:
+            # One that is replaced finishes what it was given, and its threads end with it.
+            _pool, _pool_size = ThreadPoolExecutor(size, thread_name_prefix="mlsm"), size
+        return _pool
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool but not its threads."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+KERNEL = Kernel(
+    name="numba",
+    libraries=("numpy", "torch"),
+    accepts=accepts,
+    rows=rows,
+    rows_vjp=rows_vjp,
+    rows_and_vjp=rows_and_vjp,
+    curvature=curvature,
+)

@@ -15,7 +15,7 @@ from . import _policy
 from ._core import Operands
 from ._library import library
 from ._operands import last, number, operand
-from ._problem import Problem, Shape, device_of, meta, shape_of, state
+from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
 from ._typing import Array, DType, Namespace
 
 
@@ -26,13 +26,13 @@ class Form(NamedTuple):
     dtype: DType
     shape: Shape
     device: Any
+    layout: str
 
 
 class Verdict(NamedTuple):
     """What follows from the forms of the arguments, once they have been found good."""
 
-    axis: int  # never negative
-    loss_dtype: DType
+    problem: Problem
     compute: DType
     acc: DType
 
@@ -92,29 +92,31 @@ def problem(
 ) -> tuple[Problem, Operands]:
     """All checks of one call; its metadata and its operands."""
     how, eps, classes = reduction(reduction_), label_smoothing(label_smoothing_), axis(axis_)
-    lib = library(input, "input")
-    name, xp = lib
+    name, xp = library(input, "input")
     device = device_of(input, name)
     now = state(name, input, target, weight, pos_weight, where)
     # Inside a trace lengths may be symbols; and JAX's float64 is a switch, on which a verdict depends.
     judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
-    axis_now, loss_dtype, compute, acc = judge(
-        xp,
-        Form(name, input.dtype, shape_of(input, name), device),
+    described, compute, acc = judge(
+        Form(name, input.dtype, shape_of(input, name), device, layout_of(input, name)),
         _form(target, "target"),
         None if weight is None else _weight_form(weight, "weight"),
         None if pos_weight is None else _weight_form(pos_weight, "pos_weight"),
         None if where is None else _form(where, "where"),
+        how,
+        eps,
         classes,
+        now,
+        xp,
     )
-    ndim = input.ndim
+    at, ndim = described.axis, input.ndim
     o = Operands(
         xp,
-        last(xp, input, axis_now, ndim),
-        last(xp, target, axis_now, ndim),
-        operand(xp, weight, "weight", compute, device, axis_now, ndim),
-        operand(xp, pos_weight, "pos_weight", compute, device, axis_now, ndim),
-        operand(xp, where, "where", compute, device, axis_now, ndim),
+        last(xp, input, at, ndim),
+        last(xp, target, at, ndim),
+        None if weight is None else operand(xp, weight, "weight", compute, device, at, ndim),
+        None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, ndim),
+        None if where is None else operand(xp, where, "where", compute, device, at, ndim),
         eps,
         compute,
         acc,
@@ -123,21 +125,6 @@ def problem(
         from .lazy.dask import prepared
 
         o = prepared(o)
-    described = Problem(
-        name,
-        device,
-        meta(o.x, name),
-        meta(o.y, name),
-        meta(o.w, name),
-        meta(o.p, name),
-        meta(o.m, name),
-        eps,
-        how,
-        axis_now,
-        _policy.name(compute),
-        loss_dtype,
-        now,
-    )
     return described, o
 
 
@@ -168,14 +155,14 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
 
 def _form(value: Any, argument: str) -> Form:
     name = library(value, argument).name
-    return Form(name, value.dtype, shape_of(value, name), device_of(value, name))
+    return Form(name, value.dtype, shape_of(value, name), device_of(value, name), layout_of(value, name))
 
 
 def _weight_form(value: Any, argument: str) -> Form | None:
     if value is None:
         return None
     if isinstance(value, Real | list | tuple):
-        return Form("", None, _nested_shape(value, argument), None)
+        return Form("", None, _nested_shape(value, argument), None, "C")
     return _form(value, argument)
 
 
@@ -211,7 +198,16 @@ def floating_dtype(value: Any) -> DType | None:
 
 @lru_cache(maxsize=512)
 def _judge(
-    xp: Namespace, x: Form, y: Form, weight: Form | None, pos_weight: Form | None, where: Form | None, classes: int
+    x: Form,
+    y: Form,
+    weight: Form | None,
+    pos_weight: Form | None,
+    where: Form | None,
+    how: str,
+    eps: float,
+    classes: int,
+    now: str,
+    xp: Namespace,
 ) -> Verdict:
     kind = _policy.name(x.dtype)
     if kind not in _policy.FLOATS:
@@ -247,10 +243,38 @@ def _judge(
             )
         _broadcasts(where.shape, "where", x.shape)
         _same_device(where, "where", x.device)
+    at = _class_axis(x.shape, classes)
     loss_dtype, compute = _promoted(xp, floats)
-    return Verdict(
-        _class_axis(x.shape, classes), loss_dtype, compute, _policy.accumulator(xp, x.library, x.device, compute)
+
+    def meta(form: Form | None) -> Any:
+        return None if form is None else _meta(form, len(x.shape), at, compute)
+
+    problem = Problem(
+        x.library,
+        x.device,
+        meta(x),
+        meta(y),
+        meta(weight),
+        meta(pos_weight),
+        meta(where),
+        eps,
+        how,
+        at,
+        _policy.name(compute),
+        loss_dtype,
+        now,
     )
+    return Verdict(problem, compute, _policy.accumulator(xp, x.device, compute))
+
+
+def _meta(form: Form, ndim: int, at: int, compute: DType) -> Meta:
+    """What a kernel may know of an operand: its form once the class axis has been moved to the end."""
+    dtype = _policy.name(compute if form.dtype is None else form.dtype)
+    if at == ndim - 1 or not form.shape:
+        return Meta(dtype, form.shape, form.layout)
+    shape = (1,) * (ndim - len(form.shape)) + form.shape
+    layout = "strided" if form.layout == "C" else form.layout
+    return Meta(dtype, shape[:at] + shape[at + 1 :] + shape[at : at + 1], layout)
 
 
 def _class_axis(shape: Shape, classes: int) -> int:

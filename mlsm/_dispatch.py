@@ -9,6 +9,7 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from . import _core
@@ -133,6 +134,7 @@ def names() -> tuple[str, ...]:
     return (*(k.name for k in _registered), *_ours(), GENERIC.name)
 
 
+@cache
 def _ours() -> dict[str, tuple[str, ...]]:
     """Our kernel files and the libraries they serve; the folder is the table, and it may have been deleted."""
     spec = importlib.util.find_spec(f"{__package__}.kernels")
@@ -189,9 +191,9 @@ def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
         return GENERIC
     if not isinstance(name, str):
         raise TypeError(f"`kernel` must be the name of a kernel or None; got {name!r}.")
-    if name not in names():
-        raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {name!r}.")
     found = _find(name)
+    if found is None:
+        raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {name!r}.")
     reason = _reason(found, problem)
     if reason is None and derivative and problem.state == "tracked":
         reason = "its arguments require a gradient, and a kernel's derivative could not be differentiated again"
@@ -201,15 +203,15 @@ def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
     return found
 
 
-def _find(name: str) -> Kernel | str:
+def _find(name: str) -> Kernel | str | None:
     for kernel in _registered:
         if kernel.name == name:
             return kernel
-    return _load(name)
+    return _load(name) if name in _ours() else None
 
 
-def _reason(kernel: Kernel | str, problem: Problem) -> str | None:
-    if isinstance(kernel, str):
+def _reason(kernel: Kernel | str | None, problem: Problem) -> str | None:
+    if kernel is None or isinstance(kernel, str):
         return kernel
     if problem.library not in kernel.libraries:
         return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"

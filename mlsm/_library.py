@@ -19,10 +19,21 @@ _known: dict[type, Library] = {}
 
 def library(value: Any, argument: str) -> Library:
     """The library of `value`; TypeError, saying how to convert, where it is no array of any."""
-    found = _known.get(type(value))
+    kind = type(value)
+    if kind.__module__[:5] == "torch":
+        return _tensors()
+    found = _known.get(kind)
     if found is None:
-        found = _known[type(value)] = _recognise(value, argument)
+        found = _known[kind] = _recognise(value, argument)
     return found
+
+
+def _tensors() -> Library:
+    """PyTorch, without the memo (read inside a trace it becomes a guard, and each new type a recompilation) and
+    without array_namespace (inside torch.compile it warns about its own cache)."""
+    import array_api_compat.torch as xp
+
+    return Library("torch", xp)
 
 
 def _recognise(value: Any, argument: str) -> Library:
@@ -32,10 +43,7 @@ def _recognise(value: Any, argument: str) -> Library:
         if remedy:
             raise TypeError(f"`{argument}` must be an array; got {_described(value)}: {remedy}.")
     if any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__):
-        # array_namespace would say the same, but inside torch.compile it warns about its own cache.
-        import array_api_compat.torch as xp
-
-        return Library("torch", xp)
+        return _tensors()  # a subclass that somebody else wrote
     # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
     if kind.__module__ != "builtins" and not any(base.__name__ == "generic" for base in kind.__mro__):
         import array_api_compat

@@ -23,8 +23,6 @@ REFUSED: Final = {
 # Older NumPy releases name the modules of the same classes differently.
 REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatrix": "numpy"}
 
-# Libraries whose float64 is a switch that may be thrown between two calls, so that the answer cannot be kept.
-SWITCHED: Final = frozenset({"jax"})
 # Libraries whose arrays always know their lengths, so that nobody need ask.
 SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
 # Libraries for which the verdict on a call follows from dtypes, shapes and devices alone, so that it may be kept.
@@ -33,7 +31,6 @@ MEMORABLE: Final = frozenset({"numpy", "torch"})
 FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
 
 _names: dict[Any, str] = {}
-_doubles: dict[tuple[str, Any], bool] = {}
 
 
 def name(dtype: DType) -> str:
@@ -42,6 +39,8 @@ def name(dtype: DType) -> str:
     By name, because `isdtype` raises TypeError for dtypes that a library does not know itself, such as the bfloat16
     that ml_dtypes adds to NumPy.
     """
+    if type(dtype).__module__ == "torch":
+        return str(dtype)[6:]  # "torch.float32"; a memo that is read inside a trace becomes a guard of it
     key = (type(dtype), dtype)  # the type first: dtypes of two libraries are not always comparable
     known = _names.get(key)
     if known is None:
@@ -65,13 +64,9 @@ def promoted(xp: Namespace, dtypes: list[DType]) -> tuple[DType, DType]:
     return loss, xp.result_type(loss, xp.float32)
 
 
-def accumulator(xp: Namespace, library: str, device: Any, compute: DType) -> DType:
+def accumulator(xp: Namespace, device: Any, compute: DType) -> DType:
     """float64 where the device has it, else the compute dtype."""
     if name(compute) == "float64":
         return compute
-    has = None if library in SWITCHED else _doubles.get((library, device))
-    if has is None:
-        has = "float64" in xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
-        if library not in SWITCHED:
-            _doubles[library, device] = has
+    has = "float64" in xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
     return xp.float64 if has else compute

@@ -55,21 +55,16 @@ def device_of(value: Any, library: str) -> Any:
     return array_api_compat.device(value)
 
 
-def meta(value: Any, library: str) -> Any:
-    """The metadata of an operand, None for one that was not given."""
-    if value is None:
-        return None
-    dtype = value.dtype
-    layout = "unknown"
+def layout_of(value: Any, library: str) -> str:
+    """How an array lies in memory, as far as its library tells."""
     if library == "numpy":
         flags = value.flags
-        if not (flags.aligned and dtype.isnative):
-            layout = "foreign"
-        else:
-            layout = "C" if flags.c_contiguous else "strided"
-    elif library == "torch":
-        layout = "C" if value.is_contiguous() else "strided"
-    return Meta(_policy.name(dtype), shape_of(value, library), layout)
+        if not (flags.aligned and value.dtype.isnative):
+            return "foreign"
+        return "C" if flags.c_contiguous else "strided"
+    if library == "torch":
+        return "C" if value.is_contiguous() else "strided"
+    return "unknown"
 
 
 def state(library: str, *operands: Any) -> str:

@@ -154,7 +154,7 @@ def _blocks(o: Operands, g: Any, rows: Any, slopes: Any, derivative: str | None)
         column = scale if scale is None or not scale.ndim else scale[:, None]
         total = work(o, column, rows is not None, slopes, derivative, room)
         if rows is not None:
-            np.divide(total, divisor, rows, casting="same_kind")
+            rows[...] = total / divisor  # cheaper than a division that casts
         return
     width = min(c, BLOCK)
     height = min(n, BLOCK // width)

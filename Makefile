@@ -11,6 +11,10 @@ BACKENDS ?=
 DEMO ?=
 PYTEST ?=
 
+# Every variant that needs no device; a test compares this list with the suite's own.
+CPU_BACKENDS := numpy numpy-readonly numpy-bfloat16 array-api-strict array-api-strict-nodata array-api-strict-nofloat64 \
+	torch jax jax-x64 jax-jit dask dask-chunked-class dask-unknown
+
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -54,10 +58,12 @@ types: $(VENV)/.stamp-test  ## mypy --strict over the package, the suite and the
 
 # --require: a backend that is missing is a failure here, not a skip.
 conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, on every CPU backend (BACKENDS="numpy ..." for some)
-	$(BIN)/python -m mlsm_conformance run $(BACKENDS) --level quick
+	$(BIN)/python -m mlsm_conformance run $(BACKENDS) --level quick $(addprefix --require=,$(or $(BACKENDS),$(CPU_BACKENDS)))
 
+# A file named after CuPy imports it at its top, and CuPy cannot be imported without CUDA: no doctests are collected there.
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/ (PYTEST="-k name -x" is passed on)
-	$(BIN)/python -m pytest --doctest-modules mlsm tests conformance $(PYTEST)
+	$(BIN)/python -m pytest --doctest-modules --ignore=mlsm/kernels/cupy.py --ignore=conformance/libraries/cupy.py \
+		mlsm tests conformance $(PYTEST)
 
 # ---------------------------------------------------------------- showing
 

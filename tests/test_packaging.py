@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 import mlsm
+from mlsm_conformance import backends
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -111,6 +112,52 @@ def test_one_version() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == mlsm.__version__
+
+
+# ---------------------------------------------------------------- what is run where
+
+
+def workflow() -> str:
+    return (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+def test_every_backend_is_required_somewhere() -> None:
+    """By `make test` and by a job of the workflow: whatever needs no device is a failure when it is absent."""
+    device = {"torch-cuda", "cupy"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    listed = re.search(r"^CPU_BACKENDS := (.*)$", makefile, re.MULTILINE)
+    assert listed is not None
+    assert set(listed[1].split()) == set(backends.names()) - device
+    jobs = re.findall(r"backends: ([a-z0-9 -]+?) *(?:}|$)", workflow(), re.MULTILINE)
+    assert {name for job in jobs for name in job.split()} == set(backends.names()) - device
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+def test_every_action_is_pinned_by_commit() -> None:
+    used = re.findall(r"uses: (\S+)", workflow())
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action), action
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+def test_promised_and_exercised_are_compared(tmp_path: Path) -> None:
+    """The last job of the workflow, on a page and records of our own: it must complain about either side."""
+    page = "| backend | library |\n| --- | --- |\n| numpy | a |\n| `torch` (numba) | b |\n| cupy | c |\n\n| backend |\n"
+    (tmp_path / "support.md").write_text(page)
+
+    def verdict(*names: str, status: str = "pass") -> tuple[int, str]:
+        record = {"backends": [{"name": name, "checks": [{"status": status}]} for name in names]}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        command = [sys.executable, str(ROOT / ".ci" / "promised.py"), "support.md", "record.json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.strip()
+
+    assert verdict("numpy", "torch") == (0, "what was exercised is what is promised")
+    assert verdict("numpy") == (1, "promised, but not exercised: torch")
+    assert verdict("numpy", "torch", "jax") == (1, "exercised, but not promised: jax")
+    assert verdict("numpy", "torch", status="skip")[0] == 1
 
 
 # ---------------------------------------------------------------- building

@@ -152,8 +152,9 @@ class Budget:
             return 0.0
         factors += inexact(1 - self.case.label_smoothing)
         if item.p is None:  # exactly x: no budget of its own, one rounding for each factor and one for their product
-            flushed = self.flushed(scale, item.a, item.a * scale)
-            return (factors + (factors > 0)) * scaled_ulp(item.a, scale, self.dtype) + flushed
+            size, low = item.a * scale, self.form.min_normal  # below `low` a power of two is not exact either
+            rounded = factors + (factors > 0 or 0 < size < low)
+            return rounded * scaled_ulp(item.a, scale, self.dtype) + self.flushed(scale, item.a, size)
         size = abs(item.p - 1) * item.L + item.a * max(1.0, abs(item.p))
         ulps = self.limits.soft_loss + 1 + inexact(item.p) + factors
         return ulps * scaled_ulp(size, scale, self.dtype) + self.flushed(scale, item.L, item.a, size * scale)

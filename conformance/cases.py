@@ -274,7 +274,7 @@ def _shapes(dtype: str, rank: int) -> Iterator[Case]:
     nothing = Tensor((0, 3), (), "bool")
     yield drawn("empty-where", (0, 3), dtype, "empty", "where", where=nothing, weight=[1.0, 2.0, 3.0])
     large = {"smoke": ((2, 600),), "quick": ((2, 5003), (5003, 2)), "full": ((1, 100_003), (70_001, 2))}
-    for shape in large[LEVELS[rank]]:
+    for shape in (shape for level in LEVELS[: rank + 1] for shape in large[level]):
         for axis in (0, 1):
             yield drawn(f"large-{shape[0]}x{shape[1]}-axis{axis}", shape, dtype, "large", axis=axis)
 

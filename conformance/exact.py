@@ -40,14 +40,19 @@ class Exact(NamedTuple):
     d_pos_weight: Any
 
 
+def _exp(z: Any) -> Any:
+    """exp(z), 0 where it is below 2**-10**7: reducing a huge argument costs seconds and no float64 can tell."""
+    return mpmath.mpf(0) if z < -7e6 else mpmath.mp.exp(z)
+
+
 def formula_a(x: Any, y: Any, p: Any, eps: Any) -> Exact:
     """-log σ(±x), spelled log1p(exp(∓x)); the slope by the quotient of exponentials."""
     mp = mpmath.mp
     on, off = p * (y * (1 - eps) + eps / 2), (1 - y) * (1 - eps) + eps / 2
-    down = mp.log1p(mp.exp(-x)) if x > -_DEEP else -x + mp.exp(x)
-    up = mp.log1p(mp.exp(x)) if x < _DEEP else x + mp.exp(-x)
-    right = 1 / (1 + mp.exp(-x)) if x > -_DEEP else mp.exp(x)
-    left = 1 / (1 + mp.exp(x)) if x < _DEEP else mp.exp(-x)
+    down = mp.log1p(_exp(-x)) if x > -_DEEP else -x + _exp(x)
+    up = mp.log1p(_exp(x)) if x < _DEEP else x + _exp(-x)
+    right = 1 / (1 + _exp(-x)) if x > -_DEEP else _exp(x)
+    left = 1 / (1 + _exp(x)) if x < _DEEP else _exp(-x)
     return Exact(
         on * down + off * up,
         off * right - on * left,
@@ -67,7 +72,7 @@ def formula_b(x: Any, y: Any, p: Any, eps: Any) -> Exact:
         slope = mp.tanh(x / 2)
         bell = 1 / (4 * mp.cosh(x / 2) ** 2)
     else:
-        tail = bell = mp.exp(-abs(x))
+        tail = bell = _exp(-abs(x))
         slope = mp.sign(x) * (1 - 2 * tail)
     both = on + off
     return Exact(
@@ -81,16 +86,19 @@ def formula_b(x: Any, y: Any, p: Any, eps: Any) -> Exact:
 
 @functools.lru_cache(maxsize=1 << 16)
 def element(x: float, y: float, p: float, eps: float) -> Exact:
-    """One finite element by both formulas; formula B gets the bits that its cancellations use up."""
-    smallest = min((abs(v) for v in (x, y, p, eps) if v), default=1.0)
-    depth = int(min(abs(x), _DEEP) * 1.5) - 2 * min(0, math.frexp(smallest)[1]) + 120
+    """One finite element by both formulas, with the bits that their cancellations use up."""
+    smooth = y - eps * (y - 0.5)
+    balanced = abs(p * smooth - (1 - smooth)) < 2.0**-40  # the slope has its root next to x = 0
+    depth = int(min(abs(x), _DEEP) * 1.5) + 120 + (2 * max(0, -math.frexp(x)[1]) if balanced else 0)
     with mpmath.workprec(BITS + depth):
         arguments = [mpmath.mpf(v) for v in (x, y, p, eps)]
         a, b = formula_a(*arguments), formula_b(*arguments)
         for name, one, other in zip(Exact._fields, a, b, strict=True):
-            if abs(one - other) > mpmath.ldexp(max(abs(one), mpmath.ldexp(1, -1990)), -BITS + 20):
+            # formula A has the target's derivative as a difference of two terms of this size, formula B has it whole
+            size = abs(p) + 1 if name == "d_target" else max(abs(one), mpmath.ldexp(1, -1990))
+            if abs(one - other) > mpmath.ldexp(max(abs(one), size), -BITS + 20):
                 raise Disagreement(f"{name} at x={x!r}, y={y!r}, p={p!r}, eps={eps!r}: {one} and {other}")
-    return a
+    return a._replace(d_target=b.d_target)
 
 
 def _pull(case: Case, reduction: str, grad_output: GradOutput) -> list[Any]:

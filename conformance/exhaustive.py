@@ -2,7 +2,7 @@
 
 `sweep` judges any callable that maps (logits, targets, quantity) to the bare element's loss, gradient or Hessian, in
 blocks, and keeps the worst error by logit for a plot. The reference is float64 arithmetic of NumPy in the two-softplus
-spelling, itself checked against `exact` on samples. Refuses weights, reductions, and float64, whose inputs nobody counts.
+spelling, itself checked against `exact` on samples. Refuses weights, reductions, and float64: too many.
 """
 
 from __future__ import annotations

@@ -100,7 +100,9 @@ def ordinal(value: float, dtype: str) -> int:
     """The index of a member of `dtype` when its finite values are counted upwards from 0 (both zeros are 0)."""
     form = FORMATS[dtype]
     size = abs(value)
-    if size < form.min_normal:
+    if math.isinf(size):
+        index = (form.emax - form.emin + 2) << (form.precision - 1)  # one past the largest finite value
+    elif size < form.min_normal:
         index = int(size / form.tiny)
     else:
         exponent = math.frexp(size)[1] - 1

@@ -1,7 +1,7 @@
 """The judge that needs nothing: every value and derivative of a `Case`, rounded once to float64.
 
 Pure Python. The algebra is the definition itself, two softplus terms and two logistic functions, none of the package's
-sign-split spelling: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 42-digit decimals, so
+sign-split spelling: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 50-digit decimals, so
 that sums that cancel (a soft target's gradient near its root) keep every digit and a float64 result can be judged too;
 `exact` judges this file over the catalogue. Refuses arrays, tolerances, and anything that is not a `Case`.
 """
@@ -20,7 +20,7 @@ GradOutput: TypeAlias = float | Sequence[float] | None
 WRT = ("input", "target", "weight", "pos_weight")
 
 # No traps: 0·inf is NaN and an overflow is an infinity, as in the IEEE arithmetic that is judged.
-_CONTEXT = Context(prec=42, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+_CONTEXT = Context(prec=50, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 _ZERO, _ONE, _INFINITY, _NAN = Decimal(0), Decimal(1), Decimal("Infinity"), Decimal("NaN")
 
 
@@ -57,7 +57,7 @@ class Element(NamedTuple):
 
 
 def softplus(z: Decimal) -> Decimal:
-    """log(1 + exp z) to 30 digits and more, for finite or infinite `z`; run it inside a decimal context."""
+    """log(1 + exp z) to 35 digits and more, for finite or infinite `z`; run it inside a decimal context."""
     if z > 120:
         return z + (-z).exp()  # the next term of the series is exp(-2z), below 1e-104
     e = z.exp()
@@ -69,6 +69,13 @@ def softplus(z: Decimal) -> Decimal:
 def sigmoid(z: Decimal) -> Decimal:
     """1/(1 + exp(-z)) to 40 digits; run it inside a decimal context."""
     return z.exp() if z < -120 else 1 / (1 + (-z).exp())
+
+
+def _slope(x: Decimal, on: Decimal, off: Decimal) -> Decimal:
+    """off·σ(x) - on·σ(-x), through σ(x) - 1/2 next to 0, where both may cancel without end (a target of 1/2)."""
+    if abs(x) < Decimal("1e-8"):
+        return (off - on) / 2 + (off + on) * (x / 4 - x**3 / 48 + x**5 / 480)
+    return off * sigmoid(x) - on * sigmoid(-x)
 
 
 def _times(coefficient: Decimal, value: Decimal) -> Decimal:
@@ -97,7 +104,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
         return Element(
             observed=True,
             loss=W * bracket,
-            slope=W * (off_coefficient * on - on_coefficient * off),
+            slope=_NAN if math.isnan(x) else W * _slope(X, on_coefficient, off_coefficient),
             curvature=W * coefficient * on * off,
             d_target=(1 - eps) * W * by_target,
             d_weight=bracket,

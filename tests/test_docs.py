@@ -104,6 +104,8 @@ def _session(page: Path, found: list[Block]) -> None:
         del sys.modules[module.__name__]
 
 
+# PyTorch's own: its forward mode scripts a few decompositions when it is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_run(page: Path) -> None:
     found = blocks(page)

@@ -1,0 +1,153 @@
+"""What the CUDA kernel is asked to do: which calls it serves, how it is compiled for them, and how it is launched.
+
+Decides from dtypes, shapes, strides and addresses alone, so nothing here needs CuPy, a driver or a GPU: the same plan is
+carried out by a device (`cupy.py`) and, in the tests, by a host that runs `_cuda.cu` thread by thread. Reads and
+copies no data.
+
+All tuning numbers below are reasoned, not measured: no GPU was at hand when they were chosen. What would be measured
+is `python -m mlsm_conformance bench` on a machine with one; a figure that is found belongs beside its number.
+"""
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from .. import _policy
+from .._core import Operands
+from .._problem import Problem
+
+# Not measured on hardware yet.
+THREADS: Final = 256  # of a block; blocks of warps that never wait for each other, so the size matters little
+RESIDENT: Final = {"float32": 3, "float64": 2}  # blocks a multiprocessor shall hold: 80 and 128 registers, no spilling (ptxas)
+ACROSS: Final = 512  # of a block whose neighbouring threads are neighbouring rows: 16 rows and more, a whole sector of memory each
+BLOCKS: Final = 2**20  # of a grid, at most; what is left over is taken in further turns
+
+# The same numbers as in _cuda.cu, where they are part of what is compiled.
+CHUNK: Final = 2048  # classes a group of lanes reads in one go
+AXES: Final = 4  # batch axes with strides of their own
+LANES: Final = 32  # of a group, at most: a warp
+_TYPES = (
+    *("none", "float16", "bfloat16", "float32", "float64"),
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+)
+CODES: Final = {name: code for code, name in enumerate(_TYPES)} | {"bool": _TYPES.index("uint8")}
+ROWS: Final = 1
+SLOPE: Final = 2
+BEND: Final = 4
+
+# No -use_fast_math and none of its parts: subnormals stay, division is correctly rounded, nothing is contracted behind our back.
+OPTIONS: Final = ("-std=c++17", "-fmad=false", "--ftz=false", "--prec-div=true")
+
+
+def source() -> str:
+    """The CUDA C++ source."""
+    return Path(__file__).with_name("_cuda.cu").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- what is served
+
+
+def declined(problem: Problem) -> str | None:
+    """Why these operands cannot be read, wherever they lie; None where they can."""
+    if problem.where is not None:
+        return "it does not mask (`where` was given)"
+    given = (("weight", problem.weight), ("pos_weight", problem.pos_weight))
+    for argument, meta in (("input", problem.input), ("target", problem.target), *given):
+        if meta is not None and meta.dtype not in CODES:
+            return f"it does not read `{argument}` of dtype {meta.dtype}"
+    if len(problem.input.shape) > AXES + 1:
+        return f"it takes at most {AXES} batch axes; `input` has {len(problem.input.shape) - 1}"
+    for argument, meta in given:
+        if meta is not None and any(n != 1 for n in meta.shape[:-1]):
+            return f"`{argument}` differs between rows; it serves one number, or one a class"
+    return None
+
+
+# ---------------------------------------------------------------- how it is launched
+
+
+class View(NamedTuple):
+    """Where an array lies."""
+
+    address: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+
+class Device(Protocol):
+    """What carries out a plan: it makes arrays beside the operands, and runs the source."""
+
+    def view(self, array: Any) -> View: ...
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any: ...
+    def like(self, array: Any) -> Any:
+        """An uninitialised array with the shape, dtype and order of another."""
+
+    def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None: ...
+
+
+def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
+    """The row losses and a derivative, as `mode` wants them; None for what it does not."""
+    batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
+    rows = device.empty(batch, o.dtype) if mode & ROWS else None
+    out = device.like(o.x) if mode & (SLOPE | BEND) else None
+    count = 1
+    for n in batch:
+        count *= n
+    if not count:
+        return rows, out
+    lanes = LANES
+    while lanes > 1 and 4 * lanes >= classes:  # each lane has 8 classes a turn, the last one at least one
+        lanes //= 2
+    chunks = -(-classes // CHUNK)
+    parts = device.empty((count, chunks), o.acc) if mode & ROWS and chunks > 1 else None
+
+    x, y = device.view(o.x), device.view(o.y)
+    w, p, scale, result = (None if a is None else device.view(a) for a in (o.w, o.p, g, out))
+    axes = _merged(batch, x.strides, y.strides, result.strides if result else None, scale.strides if scale else None)
+    across = abs(axes[0][1]) < abs(x.strides[-1])  # rows lie side by side, or are one and the same
+    compute = _policy.name(o.dtype)
+    macros = (
+        *(f"-D{name}_TYPE={CODES[v.dtype] if v else 0}" for name, v in zip("XYWPG", (x, y, w, p, scale), strict=True)),
+        f"-DDOUBLE={int(compute == 'float64')}",
+        f"-DMODE={mode}",
+        f"-DSMOOTH={int(o.eps != 0)}",
+        f"-DTHREADS={ACROSS if across else THREADS}",
+        f"-DBLOCKS={1 if across else RESIDENT[compute]}",
+    )
+    addresses = [
+        v.address if v else 0
+        for v in (x, y, w, p, scale, *(device.view(a) if a is not None else None for a in (rows, parts)), result)
+    ]
+    along = [v.strides[-1] if v and len(v.shape) and v.shape[-1] > 1 else 0 for v in (w, p)]
+    places = [x.strides[-1], y.strides[-1], *along, result.strides[-1] if result else 0]
+    strides = [axis[i] for i in range(5) for axis in axes]
+    numbers = (1 / classes, 1 - o.eps, o.eps / 2)
+    block, size = (ACROSS if across else THREADS), 16 if compute == "float64" else 8
+
+    def launch(name: str, tasks: int, lanes: int, rows_first: bool) -> None:
+        grid = min(-(-tasks * lanes // block), BLOCKS)
+        arguments = (*addresses, classes, tasks, chunks, lanes, int(rows_first), *places, *strides, *numbers)
+        device.launch(name, macros, grid, block, block * size if mode & ROWS else 0, arguments)
+
+    launch("mlsm_pass", count * chunks, lanes, across)
+    if parts is not None:
+        launch("mlsm_finish", count, LANES, False)
+    return rows, out
+
+
+def _merged(batch: tuple[int, ...], *strides: tuple[int, ...] | None) -> list[tuple[int, ...]]:
+    """`AXES` batch axes, the innermost first, as (length, a stride for each array): axes that lie end to end are one.
+
+    An array that was not given, or that is one number for all rows, has strides of 0.
+    """
+    each = [s if s and len(s) >= len(batch) else (0,) * len(batch) for s in strides]
+    axes: list[tuple[int, ...]] = []
+    for i in reversed(range(len(batch))):
+        here = (batch[i], *(s[i] for s in each))
+        if batch[i] == 1:
+            continue
+        if axes and all(outer == axes[-1][0] * inner for outer, inner in zip(here[1:], axes[-1][1:], strict=True)):
+            axes[-1] = (axes[-1][0] * batch[i], *axes[-1][1:])
+        else:
+            axes.append(here)
+    return axes + [(1,) + (0,) * len(strides)] * (AXES - len(axes))

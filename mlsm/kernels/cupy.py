@@ -1,0 +1,123 @@
+"""The fused pass over device memory, compiled by CuPy: CuPy arrays, and CUDA tensors without a copy.
+
+Serves no mask, no weight of single rows or elements, no memory but CUDA's. Works on the arrays' device and on the
+current stream of the library they belong to, and waits for nothing. Hands arrays over; `_cuda.py` plans the launch,
+and the arithmetic stands in `_cuda.cu`. CuPy itself is imported by the first call that is served, because the table
+looks here for every tensor, and one in host memory is no reason to load a CUDA library.
+
+Hardware figures are outstanding: this was written and tested without a GPU. The tests compile it for four architectures and
+put its arithmetic, run on the host, through the conformance catalogue.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from .._core import Operands
+from .._dispatch import Kernel
+from .._policy import name
+from .._problem import Problem
+from ._cuda import BEND, OPTIONS, ROWS, SLOPE, View, declined, run, source
+
+if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
+    raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
+
+
+def accepts(problem: Problem) -> str | None:
+    """None, or why this call is not served."""
+    if problem.library == "torch" and problem.device.type != "cuda":
+        return f"it works on CUDA memory, and the tensors are on {problem.device}"
+    reason = declined(problem)
+    if reason is None and _on_hip():
+        reason = "its source is CUDA, and this CuPy is built for ROCm"
+    return reason
+
+
+@cache
+def _on_hip() -> bool:
+    import cupy
+
+    return bool(cupy.cuda.runtime.is_hip)
+
+
+# ---------------------------------------------------------------- the seam
+
+
+def rows(o: Operands) -> Any:
+    return _run(o, None, ROWS)[0]
+
+
+def rows_vjp(o: Operands, g: Any) -> Any:
+    return _run(o, g, SLOPE)[1]
+
+
+def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
+    return _run(o, g, ROWS | SLOPE)
+
+
+def curvature(o: Operands, g: Any) -> Any:
+    return _run(o, g, BEND)[1]
+
+
+def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
+    import cupy
+
+    if isinstance(o.x, cupy.ndarray):
+        with o.x.device:  # on which CuPy's own current stream is looked up
+            return run(o, g, mode, _CuPy(cupy))
+    import torch
+
+    device = o.x.device
+    stream = torch.cuda.current_stream(device)
+    # By PyTorch's stream, since its caching allocator frees in the order of that stream.
+    with torch.cuda.device(device), cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream.cuda_stream):
+        return run(o, g, mode, _Torch(torch, device))
+
+
+# ---------------------------------------------------------------- two libraries, one memory
+
+
+@cache
+def _compiled(function: str, macros: tuple[str, ...]) -> Any:
+    """A kernel of the source for these macros. CuPy compiles it at its first launch on a device, and keeps it on disk."""
+    import cupy
+
+    return cupy.RawModule(code=source(), options=(*OPTIONS, *macros), backend="nvrtc").get_function(function)
+
+
+class _Launcher:
+    def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
+        # Addresses and integers go as int64, floats as float64: what the source declares, and what CuPy makes of them.
+        _compiled(name, macros)((grid,), (block,), arguments, shared_mem=shared)
+
+
+class _CuPy(_Launcher):
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+
+    def view(self, array: Any) -> View:
+        size = array.itemsize
+        return View(array.data.ptr, name(array.dtype), array.shape, tuple(s // size for s in array.strides))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._cupy.empty(shape, dtype)
+
+    def like(self, array: Any) -> Any:
+        return self._cupy.empty_like(array)
+
+
+class _Torch(_Launcher):
+    def __init__(self, torch: Any, device: Any) -> None:
+        self._torch, self._device = torch, device
+
+    def view(self, array: Any) -> View:
+        return View(array.data_ptr(), name(array.dtype), tuple(array.shape), array.stride())
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._torch.empty(shape, dtype=dtype, device=self._device)
+
+    def like(self, array: Any) -> Any:
+        return self._torch.empty_like(array, requires_grad=False)
+
+
+KERNEL = Kernel("cupy", ("cupy", "torch"), accepts, rows, rows_vjp, rows_and_vjp, curvature)

@@ -72,20 +72,22 @@ def half_blocks(dtype: str) -> Iterator[tuple[Floats, Floats]]:
 
 
 def float32_count(stride: int = 16) -> int:
-    """How many logits `float32_blocks` visits (it yields each with both targets); 273.7 million at stride 1."""
+    """How many sizes |x| `float32_blocks` visits, each with both signs and targets; 273.7 million at stride 1."""
     return -(-(_bits(LAST) - _bits(FIRST)) // stride)
 
 
 def float32_blocks(stride: int = 16, block: int = BLOCK) -> Iterator[tuple[Floats, Floats]]:
-    """Blocks of (logits, targets) over every `stride`-th float32 between `FIRST` and `LAST`, for targets 0 and 1.
+    """Blocks of (logits, targets): every `stride`-th float32 between `FIRST` and `LAST`, both signs, targets 0 and 1.
 
-    Negative logits are left to the symmetry laws: hard targets depend on |x| and on one bit.
+    A right loss depends on |x| and on whether the signs match, so half of this would do; a spelling like
+    (1-y)x + softplus(-x) is right for one sign and loses every digit for the other.
     """
     for start in range(_bits(FIRST), _bits(LAST), block * stride):
         stop = min(start + block * stride, _bits(LAST))
         logits = np.arange(start, stop, stride, dtype=np.uint32).view(np.float32).astype(np.float64)
-        for y in (0.0, 1.0):
-            yield logits, np.full_like(logits, y)
+        for signed in (logits, -logits):
+            for y in (0.0, 1.0):
+                yield signed, np.full_like(logits, y)
 
 
 def _bits(value: float) -> int:

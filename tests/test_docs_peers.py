@@ -1,0 +1,123 @@
+"""The tables of docs/coming-from.md: every row is executed where the peer is installed, and both sides must agree.
+
+A peer rounds as it likes: the sides may differ by what the peer's own form loses on moderate logits, which is derived
+below from the machine epsilon of its result. Refuses a row that it cannot read.
+"""
+
+import importlib
+import importlib.util
+import math
+import re
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import mlsm
+
+from . import _support
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "coming-from.md"
+LARGEST = 4.0  # of the logits: a form that subtracts from 1 loses no more than exp(4) roundings there
+
+
+class Peer(NamedTuple):
+    needs: tuple[str, ...]
+    arrays: str  # the module whose arrays both sides take
+    names: dict[str, str]  # what a row may say -> module:attribute
+
+
+PEERS = {
+    "PyTorch": Peer(
+        ("torch",),
+        "torch",
+        {"F": "torch.nn.functional", "nn": "torch.nn", "MultiLabelSoftMarginLoss": "mlsm:MultiLabelSoftMarginLoss"},
+    ),
+    "optax": Peer(("optax", "jax"), "jax.numpy", {"optax": "optax", "jnp": "jax.numpy"}),
+    "Keras": Peer(("keras",), "numpy", {"keras": "keras"}),
+    "TensorFlow": Peer(("tensorflow",), "numpy", {"tf": "tensorflow"}),
+    "scikit-learn": Peer(
+        ("sklearn",), "numpy", {"log_loss": "sklearn.metrics:log_loss", "expit": "scipy.special:expit"}
+    ),
+    "lucid": Peer(("lucid",), "numpy", {"lucid": "lucid"}),
+}
+ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$")
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(peer, their call, our call) for every row of the page's tables."""
+    found, peer = [], ""
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        header = re.match(r"^\| (\S+) \| mlsm \|$", line)
+        if header:
+            peer = header[1]
+            assert peer in PEERS, f"nobody executes the table of {peer!r}"
+        elif line.startswith("| `"):
+            row = ROW.match(line)
+            assert row, f"cannot read the row {line!r}"
+            found.append((peer, row["theirs"], row["ours"]))
+    return found
+
+
+def _named(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def _session(arrays: str) -> AbstractContextManager[Any]:
+    if arrays == "jax.numpy":
+        import jax
+
+        state: AbstractContextManager[Any] = jax.enable_x64(True)
+        return state
+    return nullcontext()
+
+
+def _data(rng: np.random.Generator) -> dict[str, Any]:
+    n, c = 7, 5
+    return {
+        "x": rng.uniform(-LARGEST, LARGEST, (n, c)),
+        "y": (rng.random((n, c)) < 0.4).astype(np.float64),
+        "w": rng.uniform(0.5, 2, c),
+        "p": rng.uniform(0.5, 3, c),
+        "v": rng.uniform(0.5, 2, n),
+        "m": rng.random((n, c)) < 0.7,
+    }
+
+
+def disagreement(theirs: Any, ours: Any) -> None:
+    """Raise unless both have one shape and agree to what the peer's form loses at |x| <= LARGEST."""
+    theirs, ours = np.asarray(theirs), np.asarray(ours)
+    assert theirs.size == ours.size, f"shapes {theirs.shape} and {ours.shape}"
+    theirs = theirs.reshape(ours.shape)
+    u = float(np.finfo(theirs.dtype).eps)
+    _support.check(theirs, ours, 8 * math.exp(LARGEST) * u * np.abs(np.asarray(ours, np.float64)), "peer")
+
+
+@pytest.mark.parametrize(("peer", "theirs", "ours"), rows(), ids=lambda v: v if len(v) < 100 else v[:97] + "...")
+def test_row(peer: str, theirs: str, ours: str, rng: np.random.Generator) -> None:
+    known = PEERS[peer]
+    for module in known.needs:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{peer} is not installed: no module named {module!r}")
+    with _session(known.arrays):
+        make = _named(f"{known.arrays}:asarray")
+        names = {name: make(value) for name, value in _data(rng).items()}
+        names |= {name: _named(path) for name, path in known.names.items()}
+        names |= {"loss": mlsm.multilabel_soft_margin_loss}
+        disagreement(eval(theirs, names), eval(ours, names))
+
+
+def test_every_peer_has_a_table() -> None:
+    assert {peer for peer, _, _ in rows()} == set(PEERS)
+
+
+@pytest.mark.parametrize("factor", [5.0, 1 + 2.0**-30])
+def test_a_wrong_row_fails(factor: float, rng: np.random.Generator) -> None:
+    data = _data(rng)
+    right = mlsm.multilabel_soft_margin_loss(data["x"], data["y"])
+    with pytest.raises(AssertionError):
+        disagreement(right * factor, right)

@@ -1,0 +1,372 @@
+"""The kernel table: registration, precedence, forcing by name, explanations, and a third party's kernel end to end."""
+
+import dataclasses
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm import Kernel, _core, _dispatch
+
+from ._support import check, identical, needs_kernels
+
+pytestmark = pytest.mark.usefixtures("table")
+
+X, Y = np.asarray([[0.5, -1.0, 2.0]]), np.asarray([[1, 0, 1]])
+loss = mlsm.multilabel_soft_margin_loss
+
+
+def _kernel(name: str = "ours", **fields: Any) -> Kernel:
+    """A kernel that serves everything with the reference's own functions."""
+    made = {"libraries": ("numpy",), "accepts": lambda problem: None, "rows": _core.rows}
+    return Kernel(name, **(made | fields))
+
+
+def _doubled(o: Any) -> Any:
+    """Wrong on purpose, so that who served a call can be seen."""
+    return 2 * _core.rows(o)
+
+
+# ---------------------------------------------------------------- the record
+
+
+def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
+    kernel = _kernel()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kernel.name = "other"  # type: ignore[misc]  # the point of the test
+    x = mlsm.grad(X, Y, kernel="generic")
+    mlsm.register_kernel(kernel)
+    identical(mlsm.grad(X, Y, kernel="ours"), x)
+    identical(mlsm.hessian_diag(X, Y, kernel="ours"), mlsm.hessian_diag(X, Y, kernel="generic"))
+    value, gradient = mlsm.value_and_grad(X, Y, kernel="ours")
+    identical(value, loss(X, Y, kernel="generic"))
+    identical(gradient, x)
+
+
+# ---------------------------------------------------------------- registration
+
+
+def test_registering_and_taking_back() -> None:
+    before = mlsm.explain(X, Y).chosen
+    mlsm.register_kernel(_kernel())
+    assert mlsm.explain(X, Y).chosen == "ours"
+    mlsm.unregister_kernel("ours")
+    assert mlsm.explain(X, Y).chosen == before
+    with pytest.raises(ValueError, match="`kernel`"):
+        loss(X, Y, kernel="ours")
+
+
+def test_the_latest_registered_comes_first() -> None:
+    mlsm.register_kernel(_kernel("first"))
+    mlsm.register_kernel(_kernel("second"))
+    explained = mlsm.explain(X, Y)
+    assert explained.chosen == "second"
+    assert dict(explained.reasons)["first"].startswith("it could serve this call")
+
+
+def test_a_kernel_that_declines_is_passed_over_with_its_reason() -> None:
+    before = mlsm.explain(X, Y).chosen
+    mlsm.register_kernel(_kernel(accepts=lambda problem: "it is closed on Mondays"))
+    explained = mlsm.explain(X, Y)
+    assert explained.chosen == before
+    assert dict(explained.reasons)["ours"] == "it is closed on Mondays"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "error", "words"),
+    [
+        pytest.param(object(), TypeError, "`kernel`.*object", id="no kernel"),
+        pytest.param("numpy", TypeError, "`kernel`.*str", id="a name"),
+        pytest.param(_kernel(name=""), TypeError, "`kernel.name`", id="empty name"),
+        pytest.param(_kernel(name=3), TypeError, "`kernel.name`.*3", id="name is a number"),  # type: ignore[arg-type]  # refused
+        pytest.param(_kernel(libraries="numpy"), TypeError, "`kernel.libraries`", id="libraries is a string"),
+        pytest.param(_kernel(libraries=()), TypeError, "`kernel.libraries`", id="no library"),
+        pytest.param(_kernel(libraries=(np,)), TypeError, "`kernel.libraries`", id="libraries are modules"),
+        pytest.param(_kernel(accepts=None), TypeError, "`kernel.accepts`", id="accepts"),
+        pytest.param(_kernel(rows=None), TypeError, "`kernel.rows`", id="rows"),
+        pytest.param(_kernel(rows_vjp=None), TypeError, "`kernel.rows_vjp`", id="rows_vjp"),
+        pytest.param(_kernel(curvature="no"), TypeError, "`kernel.curvature`", id="curvature"),
+        pytest.param(_kernel(rows_and_vjp=3), TypeError, "`kernel.rows_and_vjp`", id="rows_and_vjp"),
+        pytest.param(_kernel(name="generic"), ValueError, "`kernel.name`.*generic", id="the reference's name"),
+    ],
+)
+def test_refused_registration_changes_nothing(kernel: Any, error: type[Exception], words: str) -> None:
+    before = _dispatch.names(), mlsm.explain(X, Y)
+    with pytest.raises(error, match=words):
+        mlsm.register_kernel(kernel)
+    assert (_dispatch.names(), mlsm.explain(X, Y)) == before
+
+
+@needs_kernels
+def test_names_of_our_own_kernels_are_taken() -> None:
+    with pytest.raises(ValueError, match=r"`kernel.name`.*numpy"):
+        mlsm.register_kernel(_kernel("numpy"))
+
+
+def test_a_name_twice() -> None:
+    mlsm.register_kernel(_kernel(rows=_doubled))
+    with pytest.raises(ValueError, match=r"`kernel.name`.*ours"):
+        mlsm.register_kernel(_kernel())
+    check(loss(X, Y), 2 * loss(X, Y, kernel="generic"), 0, "the first is still there")
+
+
+@pytest.mark.parametrize("name", ["nonesuch", "generic", "numpy", None])
+def test_only_what_was_registered_can_be_taken_back(name: Any) -> None:
+    with pytest.raises(ValueError, match="`name`"):
+        mlsm.unregister_kernel(name)
+
+
+def test_registration_is_atomic() -> None:
+    """Eight threads call while others register and take back: each call sees one whole table or the other."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+    single = float(loss(X, Y, kernel="generic"))
+
+    def churn(i: int) -> None:
+        for _ in range(100):
+            mlsm.register_kernel(_kernel(f"churn {i}", rows=_doubled))
+            mlsm.unregister_kernel(f"churn {i}")
+
+    def call() -> None:
+        try:
+            while not stop.is_set():
+                value = float(loss(X, Y))
+                assert abs(value / single - round(value / single)) < 1e-12, value
+                mlsm.explain(X, Y)
+        except BaseException as error:
+            errors.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    churners = [threading.Thread(target=churn, args=(i,)) for i in range(4)]
+    for thread in (*callers, *churners):
+        thread.start()
+    for thread in churners:
+        thread.join()
+    stop.set()
+    for thread in callers:
+        thread.join()
+    assert not errors, errors[0]
+    assert not any(n.startswith("churn") for n in _dispatch.names())
+
+
+# ---------------------------------------------------------------- forcing
+
+
+def test_kernel_by_name() -> None:
+    mlsm.register_kernel(_kernel(accepts=lambda problem: None, rows=_doubled))
+    reference = loss(X, Y, kernel="generic")
+    check(loss(X, Y, kernel="ours"), 2 * reference, 0)
+    check(loss(X, Y), 2 * reference, 0)
+    check(mlsm.MultiLabelSoftMarginLoss()(X, Y, kernel="ours"), 2 * reference, 0)
+
+
+def test_an_unknown_name_lists_those_registered() -> None:
+    mlsm.register_kernel(_kernel())
+    with pytest.raises(ValueError, match=r"`kernel`.*ours.*generic.*nonesuch"):
+        loss(X, Y, kernel="nonesuch")
+
+
+def test_a_forced_kernel_that_cannot_serve_says_why() -> None:
+    mlsm.register_kernel(_kernel(accepts=lambda problem: "it serves float16 only"))
+    for call in (loss, mlsm.grad, mlsm.value_and_grad, mlsm.hessian_diag, mlsm.explain):
+        with pytest.raises(ValueError, match=r"`kernel` 'ours'.*it serves float16 only"):
+            call(X, Y, kernel="ours")
+
+
+def test_a_forced_kernel_of_another_library_says_so() -> None:
+    mlsm.register_kernel(_kernel(libraries=("elsewhere",)))
+    with pytest.raises(ValueError, match=r"'ours'.*elsewhere.*numpy"):
+        loss(X, Y, kernel="ours")
+    assert "elsewhere" in dict(mlsm.explain(X, Y).reasons)["ours"]
+
+
+@needs_kernels
+def test_our_kernels_of_other_libraries_say_so() -> None:
+    from mlsm.kernels import present
+
+    others = [name for name, libraries in present().items() if "numpy" not in libraries]
+    if not others:
+        pytest.skip("every kernel file that is here serves NumPy")
+    for name in others:
+        with pytest.raises(ValueError, match=f"'{name}'.*numpy|'{name}'.*not installed"):
+            loss(X, Y, kernel=name)
+
+
+# ---------------------------------------------------------------- what a kernel sees
+
+
+def _asked(*arguments: Any, **options: Any) -> Any:
+    """The problem that a kernel is asked about for this call."""
+    seen: list[Any] = []
+
+    def accepts(problem: Any) -> str:
+        seen.append(problem)
+        return "only looking"
+
+    mlsm.register_kernel(_kernel("looking", libraries=("numpy", "torch", "dask", "jax"), accepts=accepts))
+    mlsm.explain(*arguments, **options)
+    mlsm.unregister_kernel("looking")
+    return seen[0]
+
+
+def test_problem_is_metadata_with_the_class_axis_last() -> None:
+    x = np.zeros((4, 2, 3), dtype=np.float32)
+    weight = np.ones((4, 1, 1))
+    problem = _asked(x, x > 0, weight, pos_weight=2.0, where=x < 1, axis=0, label_smoothing=0.25)
+    assert problem.library == "numpy"
+    assert problem.input.shape == (2, 3, 4)
+    assert problem.input.dtype == "float32"
+    assert problem.target.dtype == "bool"
+    assert problem.weight.shape == (1, 1, 4)
+    assert problem.weight.dtype == "float64"
+    assert problem.pos_weight.shape == ()
+    assert problem.where.shape == (2, 3, 4)
+    assert problem.label_smoothing == 0.25
+    assert problem.dtype == "float64"
+    plain = _asked(x, x)
+    assert (plain.weight, plain.pos_weight, plain.where) == (None, None, None)
+
+
+def test_layout_of_arrays() -> None:
+    x = np.zeros((4, 3))
+    raw = np.zeros(x.nbytes + 1, dtype=np.uint8)[1:].view(np.float64).reshape(4, 3)
+    for array, layout in (
+        (x, "C"),
+        (x[:, ::-1], "strided"),
+        (np.asfortranarray(x), "strided"),
+        (x.astype(x.dtype.newbyteorder("S")), "foreign"),
+        (raw, "foreign"),
+    ):
+        assert _asked(array, x).input.layout == layout
+    assert _asked(x, x, axis=0).input.layout == "strided"
+
+
+def test_unknown_lengths_are_none() -> None:
+    da = pytest.importorskip("dask.array", reason="lengths that are not known")
+    x = da.from_array(np.zeros((4, 3)), chunks=2)
+    problem = _asked(x[x[:, 0] > -1], x[x[:, 0] > -1])
+    assert problem.input.shape == (None, 3)
+    assert problem.input.layout == "unknown"
+
+
+def test_accepts_is_asked_once_and_rows_once() -> None:
+    calls: list[str] = []
+
+    def rows(o: Any) -> Any:
+        calls.append("rows")
+        return _core.rows(o)
+
+    mlsm.register_kernel(_kernel(accepts=lambda problem: calls.append("accepts"), rows=rows))
+    loss(X, Y)
+    assert calls == ["accepts", "rows"]
+
+
+def test_a_kernel_never_sees_the_reduction() -> None:
+    """It gets operands that know nothing of one, and its rows serve all three."""
+    mlsm.register_kernel(_kernel(rows=_doubled))
+    for reduction in ("none", "mean", "sum"):
+        options: dict[str, Any] = {"reduction": reduction}
+        check(loss(X, Y, **options), 2 * np.asarray(loss(X, Y, kernel="generic", **options)), 0, reduction)
+    assert not {"reduction", "grad_output"} & set(_core.Operands._fields)
+
+
+def test_an_error_inside_a_kernel_reaches_the_caller() -> None:
+    """No silent fallback: a kernel that breaks is seen."""
+
+    def broken(o: Any) -> Any:
+        raise RuntimeError("the engine is on fire")
+
+    mlsm.register_kernel(_kernel(rows=broken))
+    with pytest.raises(RuntimeError, match="on fire"):
+        loss(X, Y)
+
+
+def test_a_third_partys_kernel_serves_tensors_that_need_a_gradient() -> None:
+    torch = pytest.importorskip("torch", reason="the bridge is PyTorch's")
+    seen = []
+
+    def rows(o: Any) -> Any:
+        seen.append("rows")
+        return torch.from_numpy(_core.rows(_host(o)))
+
+    def rows_vjp(o: Any, g: Any) -> Any:
+        seen.append("rows_vjp")
+        return torch.from_numpy(_core.rows_vjp(_host(o), g.numpy()))
+
+    def _host(o: Any) -> Any:
+        return o._replace(xp=np, x=o.x.numpy(), y=o.y.numpy(), dtype=np.float64, acc=np.float64)
+
+    mlsm.register_kernel(_kernel(libraries=("torch",), rows=rows, rows_vjp=rows_vjp))
+    x, y = torch.from_numpy(X), torch.from_numpy(Y)
+    leaf = x.clone().requires_grad_()
+    value = loss(leaf, y)
+    assert seen == ["rows"]
+    value.backward()
+    assert seen == ["rows", "rows_vjp"]
+    check(leaf.grad.numpy(), mlsm.grad(X, Y, kernel="generic"), 1e-16)
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(leaf, y), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    check(second.numpy(), mlsm.hessian_diag(X, Y, kernel="generic"), 1e-16)
+
+
+# ---------------------------------------------------------------- explanations
+
+
+def test_explain_names_every_kernel_and_prints_as_a_table() -> None:
+    mlsm.register_kernel(_kernel(accepts=lambda problem: "it is closed"))
+    explained = mlsm.explain(X, Y)
+    named = {explained.chosen, *(name for name, _ in explained.reasons)}
+    assert named == set(_dispatch.names())
+    assert all(reason for _, reason in explained.reasons)
+    lines = str(explained).splitlines()
+    assert len(lines) == len(named)
+    assert lines[0].startswith(explained.chosen)
+    assert any("it is closed" in line for line in lines)
+
+
+def test_explain_computes_nothing() -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("computed")
+
+    mlsm.register_kernel(_kernel(rows=never, rows_vjp=never, curvature=never))
+    assert mlsm.explain(X, Y).chosen == "ours"
+
+
+def test_explain_of_a_forced_kernel() -> None:
+    mlsm.register_kernel(_kernel())
+    assert mlsm.explain(X, Y, kernel="generic").chosen == "generic"
+    assert mlsm.explain(X, Y, kernel="ours").chosen == "ours"
+
+
+def test_compilers_and_transforms_get_the_reference_and_explain_says_so() -> None:
+    torch = pytest.importorskip("torch", reason="its transforms look through the arithmetic")
+    mlsm.register_kernel(_kernel(libraries=("torch",), rows=_doubled))
+    seen = []
+
+    def function(x: Any) -> Any:
+        explained = mlsm.explain(x, torch.from_numpy(Y))
+        seen.append((explained.chosen, dict(explained.reasons)["ours"]))
+        return loss(x, torch.from_numpy(Y))
+
+    gradient = torch.func.grad(function)(torch.from_numpy(X))
+    check(gradient.numpy(), mlsm.grad(X, Y, kernel="generic"), 1e-16)
+    assert seen[0][0] == "generic"
+    assert "transform" in seen[0][1]
+
+
+@pytest.fixture
+def removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if mlsm/kernels/ were deleted."""
+    monkeypatch.setattr(_dispatch, "_ours", dict)
+    monkeypatch.setattr(_dispatch, "_tables", {})
+
+
+@pytest.mark.usefixtures("removed")
+def test_without_kernels_the_reference_serves() -> None:
+    assert mlsm.explain(X, Y).chosen == "generic"
+    assert _dispatch.names() == ("generic",)
+    with pytest.raises(ValueError, match=r"`kernel` must be one of generic"):
+        loss(X, Y, kernel="numpy")

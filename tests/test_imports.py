@@ -1,0 +1,104 @@
+"""`import mlsm` imports no array library and is quick; a library is touched when one of its arrays arrives.
+
+In processes of their own, because this one has imported everything.
+"""
+
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+ARRAY_LIBRARIES = (
+    "array_api_compat",
+    "array_api_strict",
+    "cupy",
+    "dask",
+    "jax",
+    "ml_dtypes",
+    "numba",
+    "numpy",
+    "torch",
+)
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_imports_no_array_library() -> None:
+    loaded = _run("import sys, mlsm; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
+    assert not set(loaded) & set(ARRAY_LIBRARIES)
+    assert "mlsm" in loaded
+
+
+def test_import_imports_no_kernel() -> None:
+    loaded = _run("import sys, mlsm; print(*[name for name in sys.modules if name.startswith('mlsm')])").split()
+    assert not [name for name in loaded if name.startswith(("mlsm.kernels.", "mlsm.autograd", "mlsm.nn", "mlsm.lazy"))]
+
+
+def test_import_takes_less_than_50_ms() -> None:
+    # Processor time: what other processes do to the clock on the wall is not this package's.
+    code = "import time; start = time.process_time(); import mlsm; print(time.process_time() - start)"
+    _run(code)  # bytecode is written on the first import
+    times = [float(_run(code)) for _ in range(7)]
+    assert min(times) < 0.05, f"median {statistics.median(times)}"
+
+
+def test_refusing_what_is_no_array_imports_nothing() -> None:
+    code = """
+import sys, mlsm
+for bad in ([0.0], 0.0, None, "x"):
+    try:
+        mlsm.multilabel_soft_margin_loss(bad, bad)
+    except TypeError as error:
+        assert "`input`" in str(error)
+    else:
+        raise AssertionError(bad)
+print(*sorted({name.partition('.')[0] for name in sys.modules}))
+"""
+    assert not set(_run(code).split()) & (set(ARRAY_LIBRARIES) - {"array_api_compat"})
+
+
+def test_options_alone_import_nothing() -> None:
+    code = """
+import sys, mlsm
+print(mlsm.MultiLabelSoftMarginLoss([1.0, 2.0], pos_weight=2, label_smoothing=0.5))
+print(*sorted({name.partition('.')[0] for name in sys.modules}))
+"""
+    assert not set(_run(code).splitlines()[1].split()) & set(ARRAY_LIBRARIES)
+
+
+@pytest.mark.parametrize(
+    ("library", "make", "allowed"),
+    [
+        ("numpy", "import numpy as xp", {"numpy", "array_api_compat", "numba", "llvmlite"}),
+        ("array_api_strict", "import array_api_strict as xp", {"numpy", "array_api_strict", "array_api_compat"}),
+        ("dask", "import dask.array as xp", {"numpy", "dask", "array_api_compat", "numba"}),
+    ],
+)
+def test_an_array_proves_the_import_of_its_own_library_only(library: str, make: str, allowed: set[str]) -> None:
+    pytest.importorskip(library, reason="its arrays are what arrives")
+    code = f"""
+import sys
+{make}
+before = {{name.partition('.')[0] for name in sys.modules}}
+import mlsm
+x = xp.zeros((2, 3))
+mlsm.value_and_grad(x, x)
+after = {{name.partition('.')[0] for name in sys.modules}}
+print(*sorted(after - before))
+"""
+    assert not set(_run(code).split()) & (set(ARRAY_LIBRARIES) - allowed)
+
+
+def test_every_module_imports_alone() -> None:
+    """Without an order of imports that somebody else happened to make."""
+    for module in ("mlsm._core", "mlsm._check", "mlsm._dispatch", "mlsm._reduce", "mlsm._policy", "mlsm._module"):
+        assert _run(f"import {module}; print('fine')") == "fine"
+
+
+def test_no_warning_on_import() -> None:
+    assert _run("import mlsm") == ""

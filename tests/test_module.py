@@ -1,0 +1,153 @@
+"""The module-like class: the function with its options fixed; immutable, final, picklable, hashed by identity."""
+
+import copy
+import pickle
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm import MultiLabelSoftMarginLoss
+
+from ._support import Library, identical
+
+X = np.asarray([[0.5, -1.0, 2.0], [0.0, 3.0, -2.0]])
+Y = np.asarray([[1, 0, 1], [0, 1, 1]])
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"reduction": "sum"},
+    {"weight": [1.0, 2.0, 0.5], "reduction": "none"},
+    {"pos_weight": 3.0, "label_smoothing": 0.1},
+    {"weight": np.asarray([[2.0], [1.0]]), "axis": 0},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_it_is_the_functions_with_the_options_fixed(options: dict[str, Any]) -> None:
+    criterion = MultiLabelSoftMarginLoss(**options)
+    where = X < 2.5
+    for masked in ({}, {"where": where}, {"where": where, "kernel": "generic"}):
+        expected = mlsm.multilabel_soft_margin_loss(X, Y, **options, **masked)
+        identical(criterion(X, Y, **masked), expected, "call")
+        identical(criterion.forward(X, Y, **masked), expected, "forward")
+        for wrt in ("input", "target"):
+            gradient = mlsm.grad(X, Y, **options, **masked, wrt=wrt)
+            identical(criterion.grad(X, Y, wrt=wrt, **masked), gradient, "grad")
+            identical(criterion.backward(X, Y, wrt=wrt, **masked), gradient, "backward")
+        g = np.full(np.shape(expected), 2.0)
+        gradient = mlsm.grad(X, Y, **options, **masked, grad_output=g)
+        identical(criterion.grad(X, Y, grad_output=g, **masked), gradient, "grad of a cotangent")
+        identical(criterion.backward(X, Y, g, **masked), gradient, "backward of a cotangent")
+        for a, b in zip(
+            criterion.value_and_grad(X, Y, **masked), mlsm.value_and_grad(X, Y, **options, **masked), strict=True
+        ):
+            identical(a, b, "value_and_grad")
+        identical(criterion.hessian_diag(X, Y, **masked), mlsm.hessian_diag(X, Y, **options, **masked), "hessian")
+
+
+def test_positional_arguments_are_those_of_the_contract() -> None:
+    weight = [1.0, 2.0, 0.5]
+    criterion = MultiLabelSoftMarginLoss(weight, "sum")
+    assert (criterion.weight, criterion.reduction) == (weight, "sum")
+    with pytest.raises(TypeError, match="positional"):
+        MultiLabelSoftMarginLoss(None, "mean", None)  # type: ignore[misc]  # refused: pos_weight goes by name
+    for method in (criterion, criterion.forward, criterion.value_and_grad, criterion.hessian_diag, criterion.grad):
+        with pytest.raises(TypeError, match="positional"):
+            method(X, Y, X < 1)  # type: ignore[operator]  # refused: where goes by name
+
+
+def test_attributes_are_readable() -> None:
+    criterion = MultiLabelSoftMarginLoss(2.0, "none", pos_weight=[1.0], label_smoothing=0.5, axis=1)
+    shown = (criterion.weight, criterion.reduction, criterion.pos_weight, criterion.label_smoothing, criterion.axis)
+    assert shown == (2.0, "none", [1.0], 0.5, 1)
+
+
+@pytest.mark.parametrize("name", ["weight", "reduction", "pos_weight", "label_smoothing", "axis", "anything"])
+def test_immutable(name: str) -> None:
+    criterion = MultiLabelSoftMarginLoss()
+    with pytest.raises(AttributeError, match=f"`{name}`"):
+        setattr(criterion, name, "sum")
+    with pytest.raises(AttributeError, match=f"`{name}`"):
+        delattr(criterion, name)
+    assert criterion.reduction == "mean"
+
+
+def test_final() -> None:
+    with pytest.raises(TypeError, match="final"):
+        type("Own", (MultiLabelSoftMarginLoss,), {})
+
+
+def test_hashed_and_compared_by_identity() -> None:
+    one, other = MultiLabelSoftMarginLoss([1.0]), MultiLabelSoftMarginLoss([1.0])
+    assert one == one
+    assert one != other
+    assert len({one, other, one}) == 2
+    assert hash(MultiLabelSoftMarginLoss(np.ones(3))) is not None  # an array would not be hashable
+    assert weakref.ref(one)() is one
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(options: dict[str, Any], protocol: int) -> None:
+    criterion = MultiLabelSoftMarginLoss(**options)
+    other = pickle.loads(pickle.dumps(criterion, protocol))
+    assert type(other) is MultiLabelSoftMarginLoss
+    assert repr(other) == repr(criterion)
+    identical(other(X, Y), criterion(X, Y))
+    with pytest.raises(AttributeError):
+        other.axis = 3
+    for copied in (copy.copy(criterion), copy.deepcopy(criterion)):
+        identical(copied(X, Y), criterion(X, Y))
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, "reduction='mean'"),
+        ({"reduction": "sum"}, "reduction='sum'"),
+        ({"weight": 2.0}, "reduction='mean', weight=2.0"),
+        ({"weight": [1.0, 2.0]}, "reduction='mean', weight=[1.0, 2.0]"),
+        ({"weight": np.ones(3)}, "reduction='mean', weight=<numpy array of shape (3,), float64>"),
+        ({"pos_weight": 3, "label_smoothing": 0.1, "axis": 0},
+         "reduction='mean', pos_weight=3, label_smoothing=0.1, axis=0"),
+    ],
+)  # fmt: skip
+def test_repr_shows_the_configuration(options: dict[str, Any], shown: str) -> None:
+    criterion = MultiLabelSoftMarginLoss(**options)
+    assert criterion.extra_repr() == shown
+    assert repr(criterion) == f"MultiLabelSoftMarginLoss({shown})"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "name"),
+    [
+        ({"reduction": "average"}, ValueError, "reduction"),
+        ({"reduction": None}, TypeError, "reduction"),
+        ({"label_smoothing": 1.5}, ValueError, "label_smoothing"),
+        ({"axis": 1.5}, TypeError, "axis"),
+        ({"axis": None}, TypeError, "axis"),
+        ({"weight": "heavy"}, TypeError, "weight"),
+        ({"weight": [1.0, "2"]}, TypeError, "weight"),
+        ({"weight": [[1.0], [1.0, 2.0]]}, ValueError, "weight"),
+        ({"weight": np.ones(3, dtype=complex)}, TypeError, "weight"),
+        ({"pos_weight": 1j}, TypeError, "pos_weight"),
+        ({"pos_weight": object()}, TypeError, "pos_weight"),
+    ],
+)
+def test_options_are_validated_when_it_is_made(options: dict[str, Any], error: type[Exception], name: str) -> None:
+    with pytest.raises(error, match=f"`{name}`"):
+        MultiLabelSoftMarginLoss(**options)
+
+
+def test_where_is_no_option_of_the_object() -> None:
+    with pytest.raises(TypeError, match="where"):
+        MultiLabelSoftMarginLoss(where=X < 1)  # type: ignore[call-arg]  # refused: it belongs to each call
+
+
+def test_one_object_serves_every_library(library: Library) -> None:
+    criterion = MultiLabelSoftMarginLoss([1.0, 2.0, 0.5], label_smoothing=0.125)
+    x, y = (library.make(v.astype(np.float32)) for v in (X, Y))
+    found = library.read(criterion(x, y))
+    assert abs(float(found) - float(criterion(X, Y))) < 8 * 2.0**-24

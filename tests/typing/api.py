@@ -1,0 +1,60 @@
+"""User code, checked by mypy --strict and never run: the public API as an application would call it, with its types."""
+
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import mlsm
+from mlsm.nn.torch import MultiLabelSoftMarginLoss as TorchLoss
+
+Floats = npt.NDArray[np.float32]
+
+
+def with_numpy(x: Floats, y: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> Floats:
+    """An array in, an array of the same type out, whatever the target's."""
+    assert_type(mlsm.multilabel_soft_margin_loss(x, y), Floats)
+    assert_type(mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0], reduction="none"), Floats)
+    assert_type(mlsm.multilabel_soft_margin_loss(x, y, pos_weight=[[1.0], [2]], where=mask, axis=0), Floats)
+    value, gradient = mlsm.value_and_grad(x, y, weight=2.0, label_smoothing=0.1)
+    assert_type(value, Floats)
+    assert_type(mlsm.hessian_diag(x, y, kernel="generic"), Floats)
+    assert_type(mlsm.grad(x, y, wrt="target", grad_output=2), Floats)
+    return gradient
+
+
+def with_torch(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The same names on tensors; the class keeps what it is called with."""
+    criterion = mlsm.MultiLabelSoftMarginLoss(torch.ones(3), "sum")
+    assert_type(criterion(x, y), torch.Tensor)
+    assert_type(criterion.backward(x, y, torch.ones(())), torch.Tensor)
+    assert_type(criterion.reduction, "mlsm._typing.Reduction")
+    module = TorchLoss(pos_weight=torch.ones(3))
+    assert_type(module.forward(x, y), torch.Tensor)
+    criterion(x, y).backward()
+    return criterion.forward(x, y, where=y > 0)
+
+
+def kernels(x: Floats) -> str:
+    """A third party's kernel."""
+
+    def accepts(problem: object) -> str | None:
+        return None if problem else "never"
+
+    kernel = mlsm.Kernel("ours", ("numpy",), accepts, lambda o: o.x)
+    mlsm.register_kernel(kernel)
+    mlsm.unregister_kernel(kernel.name)
+    explained = mlsm.explain(x, x)
+    assert_type(explained.reasons, tuple[tuple[str, str], ...])
+    return explained.chosen
+
+
+def refused(x: Floats) -> None:
+    """What a type checker must not let pass. mypy reports an ignore that is not needed, so each line is a test."""
+    mlsm.multilabel_soft_margin_loss(x, x, None, "mean")  # type: ignore[call-arg, misc]  # three by position
+    mlsm.multilabel_soft_margin_loss(x, x, reduction="average")  # type: ignore[arg-type]  # no such reduction
+    mlsm.multilabel_soft_margin_loss([0.0], x)  # type: ignore[type-var]  # a list is no array
+    mlsm.grad(x, x, wrt="logits")  # type: ignore[arg-type]  # no such argument
+    mlsm.multilabel_soft_margin_loss(x, x, size_average=True)  # type: ignore[call-arg]  # gone
+    mlsm.MultiLabelSoftMarginLoss(where=x)  # type: ignore[call-arg]  # belongs to each call

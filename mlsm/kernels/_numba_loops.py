@@ -17,7 +17,8 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 # Tuning, measured on one core with AVX-512, 8192x1000 float32, in ns an element.
-BLOCK: Final = 256  # elements of a row whose losses wait in the first cache for their sum
+BLOCK: Final = 256  # elements whose losses wait in the first cache for their sum
+NARROW: Final = 64  # classes up to which a block holds several rows: their tails are too short to be taken one at a time
 AHEAD: Final = 2048  # elements by which the next reads are asked for
 
 LANES: Final = (
@@ -90,13 +91,12 @@ def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
-def _prefetch(typingctx: Any, array: Any, i: Any, j: Any) -> Any:
-    """Ask for the line of array[i, j], which may lie behind the end: a prefetch never faults."""
+def _prefetch(typingctx: Any, array: Any, i: Any) -> Any:
+    """Ask for the line of array[i], which may lie behind the end: a prefetch never faults."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         record = context.make_array(array)(context, builder, args[0])
-        offset = builder.add(builder.mul(args[1], builder.extract_value(record.shape, 1)), args[2])
-        address = builder.bitcast(builder.gep(record.data, [offset]), ir.IntType(8).as_pointer())
+        address = builder.bitcast(builder.gep(record.data, [args[1]]), ir.IntType(8).as_pointer())
         i32 = ir.IntType(32)
         function = builder.module.declare_intrinsic(
             "llvm.prefetch", [address.type], ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
@@ -104,7 +104,7 @@ def _prefetch(typingctx: Any, array: Any, i: Any, j: Any) -> Any:
         builder.call(function, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
         return context.get_dummy_value()
 
-    return types.void(array, i, j), codegen
+    return types.void(array, i), codegen
 
 
 # ---------------------------------------------------------------- exp(-a) and log1p(e)
@@ -266,6 +266,27 @@ def _dtype(like: Any) -> Any:
     return np.float32 if narrow else np.float64
 
 
+def _repeated(values: Any, times: int) -> Any:
+    """An array as often after itself; a number or None as it is."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_repeated)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_repeated(values: Any, times: Any) -> Any:
+    def repeated(values: Any, times: Any) -> Any:
+        if times == 1:
+            return values
+        out = np.empty(times * values.size, values.dtype)
+        for i in range(out.size):
+            out[i] = values[i % values.size]
+        return out
+
+    def same(values: Any, times: Any) -> Any:
+        return values
+
+    return repeated if isinstance(values, types.Array) else same
+
+
 def _piece(values: Any, start: Any, stop: Any) -> Any:
     """values[start:stop] of an array; a number or None as it is."""
     raise NotImplementedError  # compiled only
@@ -276,17 +297,36 @@ def _compile_piece(values: Any, start: Any, stop: Any) -> Any:
     def piece(values: Any, start: Any, stop: Any) -> Any:
         return values[start:stop]
 
-    def whole(values: Any, start: Any, stop: Any) -> Any:
+    def same(values: Any, start: Any, stop: Any) -> Any:
         return values
 
-    return piece if isinstance(values, types.Array) else whole
+    return piece if isinstance(values, types.Array) else same
+
+
+def _factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
+    """The scale of each element of `many` rows from `first` on, `width` of each, in `room`; a number as it is."""
+    raise NotImplementedError  # compiled only
+
+
+@overload(_factors)  # type: ignore[untyped-decorator]  # Numba ships no types
+def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
+    def factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
+        for r in range(many):
+            for j in range(width):
+                room[r * width + j] = scale[first + r]
+        return room
+
+    def same(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
+        return scale
+
+    return factors if isinstance(scale, types.Array) else same
 
 
 @njit  # type: ignore[untyped-decorator]  # Numba ships no types
-def _ask(array: Any, i: int, start: int, stop: int) -> None:
-    """Ask early for what will be read after array[i, start:stop]."""
-    for j in range(start, stop, 64 // array.itemsize):
-        _prefetch(array, i, j + AHEAD)
+def _ask(array: Any, start: int, stop: int) -> None:
+    """Ask early for what will be read after array[start:stop]."""
+    for i in range(start + AHEAD, stop + AHEAD, 64 // array.itemsize):
+        _prefetch(array, i)
 
 
 # ---------------------------------------------------------------- sums in a fixed order
@@ -318,6 +358,26 @@ def _total(v: Any, lanes: Any) -> Any:
     return total
 
 
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+def _short_total(v: Any, start: int, width: int) -> Any:
+    """The sum of v[start:start+width] in float64, of at most NARROW terms, in eight interleaved sums."""
+    a = b = c = d = e = f = g = h = 0.0
+    even = start + width - width % 8
+    for j in range(start, even, 8):
+        a += v[j]
+        b += v[j + 1]
+        c += v[j + 2]
+        d += v[j + 3]
+        e += v[j + 4]
+        f += v[j + 5]
+        g += v[j + 6]
+        h += v[j + 7]
+    rest = 0.0
+    for j in range(even, start + width):
+        rest += v[j]
+    return (((a + b) + (c + d)) + ((e + f) + (g + h))) + rest
+
+
 # ---------------------------------------------------------------- the passes
 
 
@@ -330,20 +390,25 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, sl
     """
     count, classes = x.shape
     zero, one = _real(0, scale), _real(1, scale)
-    losses = _block(scale)
-    lanes = np.empty(LANES, np.float64)
-    for i in range(count):
+    losses, room, lanes = _block(scale), _block(scale), np.empty(LANES, np.float64)
+    # Elements are taken as they lie, a piece of one row or several whole rows at a time.
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    group = BLOCK // classes if classes <= NARROW else 1
+    all_w, all_p = _repeated(w, group), _repeated(p, group)
+    if slope is not None:
+        flat_slope = slope.reshape(-1)
+    for i in range(0, count, group):
+        many = min(group, count - i)
         sum_, rest = 0.0, 0.0
-        factor = _at(scale, i)
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            width = stop - start
-            _ask(x, i, start, stop)
-            _ask(y, i, start, stop)
-            # Named pieces, and not x[i, start + j]: only through them the compiler sees consecutive addresses.
-            xs, ys, ws, ps = x[i, start:stop], y[i, start:stop], _piece(w, start, stop), _piece(p, start, stop)
+        for start in range(0, many * classes, BLOCK):
+            stop = min(start + BLOCK, many * classes)
+            width, first, last = stop - start, i * classes + start, i * classes + stop
+            _ask(flat_x, first, last)
+            _ask(flat_y, first, last)
+            # Named pieces, and not flat_x[first + j]: only through them the compiler sees consecutive addresses.
+            xs, ys, ws, ps = flat_x[first:last], flat_y[first:last], _piece(all_w, start, stop), _piece(all_p, start, stop)
             if slope is not None:
-                out = slope[i, start:stop]
+                out, factors = flat_slope[first:last], _factors(scale, room, i, many, width // many)
             for j in range(width):
                 logit, on = _real(xs[j], scale), _real(ys[j], scale)
                 off = one - on
@@ -370,32 +435,40 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, sl
                     d = d if right else -d
                     if w is not None:
                         d = _real(_at(ws, j), scale) * d
-                    out[j] = d * factor
+                    out[j] = d * _at(factors, j)
             if rows is not None:
-                for j in range(width, BLOCK):
-                    losses[j] = zero
-                # What each addition of a block rounds away is summed beside it: the error does not grow with C.
-                part = _total(losses, lanes)
-                new = sum_ + part
-                back = new - sum_
-                rest += (sum_ - (new - back)) + (part - back)
-                sum_ = new
-        if rows is not None:
-            rows[i] = _real((sum_ + rest if np.isfinite(rest) else sum_) / classes, scale)
+                if classes <= NARROW:
+                    for r in range(many):
+                        rows[i + r] = _short_total(losses, r * classes, classes) / classes
+                else:
+                    for j in range(width, BLOCK):
+                        losses[j] = zero
+                    # What each addition of a block rounds away is summed beside it: no error grows with C.
+                    part = _total(losses, lanes)
+                    new = sum_ + part
+                    back = new - sum_
+                    rest += (sum_ - (new - back)) + (part - back)
+                    sum_ = new
+        if rows is not None and classes > NARROW:
+            rows[i] = (sum_ + rest if np.isfinite(rest) else sum_) / classes
 
 
 def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> None:
     """The diagonal of the second derivative, times `scale`; the arguments are those of `fused`."""
     count, classes = x.shape
     one = _real(1, scale)
-    for i in range(count):
-        factor = _at(scale, i)
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            _ask(x, i, start, stop)
-            xs, ys, ws, ps = x[i, start:stop], y[i, start:stop], _piece(w, start, stop), _piece(p, start, stop)
-            outs = out[i, start:stop]
-            for j in range(stop - start):
+    flat_x, flat_y, flat_out, room = x.reshape(-1), y.reshape(-1), out.reshape(-1), _block(scale)
+    group = BLOCK // classes if classes <= NARROW else 1
+    all_w, all_p = _repeated(w, group), _repeated(p, group)
+    for i in range(0, count, group):
+        many = min(group, count - i)
+        for start in range(0, many * classes, BLOCK):
+            stop = min(start + BLOCK, many * classes)
+            width, first, last = stop - start, i * classes + start, i * classes + stop
+            _ask(flat_x, first, last)
+            xs, ys, ws, ps = flat_x[first:last], flat_y[first:last], _piece(all_w, start, stop), _piece(all_p, start, stop)
+            outs, factors = flat_out[first:last], _factors(scale, room, i, many, width // many)
+            for j in range(width):
                 e = _decay(abs(_real(xs[j], scale)))
                 s = e / (one + e)
                 h = s * (one - s)
@@ -408,7 +481,7 @@ def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> N
                     h = (off + _real(_at(ps, j), scale) * on) * h
                 if w is not None:
                     h = _real(_at(ws, j), scale) * h
-                outs[j] = h * factor
+                outs[j] = h * _at(factors, j)
 
 
 # ---------------------------------------------------------------- compiled

@@ -45,9 +45,13 @@ class Loss:
 
 
 def label(backend: BackendRecord) -> str:
-    """The backend's name, with kernel and device where they say something that the name does not."""
+    """The backend's name, with kernel and device where they say something that the name does not.
+
+    Every library spells the host in its own way ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
+    """
     kernel = "" if backend.kernel in {"auto", ""} else f" · {backend.kernel} kernel"
-    device = "" if backend.device in {"cpu", ""} or backend.device in backend.name else f" · {backend.device}"
+    known = not backend.device or "cpu" in backend.device.lower() or backend.device in backend.name
+    device = "" if known else f" · {backend.device}"
     return backend.name + kernel + device
 
 

@@ -160,8 +160,10 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
     if dtype in PRECISION and nothing_left <= top:
         y = up(nothing_left)
         body.append(line(box.left, y, box.right, y, "lost"))
-        # In the middle, around x = 0, where everybody still has digits: there no line comes this high.
-        body.append(text(across(0.0), y - 5, "no digit left", "note"))
+        # In the middle, around x = 0, where everybody still has digits: there no line comes this high. Below the dotted
+        # line where the frame's upper edge leaves no room above it.
+        baseline = y - 5 if y - box.top >= 18 else y + 13
+        body.append(text(across(0.0), baseline, "no digit left", "note"))
 
     first = series[0].curve
     for s in reversed(series):

@@ -167,7 +167,7 @@ def test_exact_and_not_finite_have_bands_of_their_own() -> None:
     assert ">NaN<" not in panel([Series("ours", curve(0.0), "ours")], "loss")
 
 
-@pytest.mark.parametrize("worst", [0.3, 3.0, 40.0, 1.7e7, 9e15, math.nan])
+@pytest.mark.parametrize("worst", [0.3, 3.0, 40.0, 1.7e7, 8e14, 8.5e15, 3e16, math.nan])
 @pytest.mark.parametrize("reach", [5.0, 110.0, 760.0])
 @pytest.mark.parametrize("compact", [True, False])
 def test_no_two_ticks_overlap(worst: float, reach: float, compact: bool) -> None:
@@ -181,6 +181,8 @@ def test_no_two_ticks_overlap(worst: float, reach: float, compact: bool) -> None
     assert len(horizontal) >= 2
     assert min(b - a for a, b in pairwise(vertical)) >= 12
     assert min(b - a for a, b in pairwise(horizontal)) >= 26
+    notes = re.findall(r'<text class="note" x="[\d.]+" y="([\d.]+)"', picture)
+    assert all(float(y) >= (14 if compact else 30) + 11 for y in notes), "inside the frame, clear of the title"
 
 
 def test_thinning_keeps_the_worst_of_each_column() -> None:
@@ -301,6 +303,7 @@ def test_a_kernel_is_named_and_auto_is_not() -> None:
     assert label(backend("numpy", kernel="numba")) == "numpy · numba kernel"
     assert label(replace(backend("numpy"), name="torch-cuda", device="cuda")) == "torch-cuda"
     assert label(replace(backend("numpy"), device="cuda:1")) == "numpy · cuda:1"
+    assert label(replace(backend("numpy"), device="CPU_DEVICE")) == "numpy"
 
 
 SOURCE = '''"""Bounds."""

@@ -25,7 +25,7 @@ CAPABILITIES: dict[str, str] = {
     "readonly": "arrays that refuse to be written to can be made",
     "lazy": "nothing is computed until a result is read",
     "unknown_sizes": "a batch length may be unknown while the graph is built",
-    "watched": "a hidden copy to the host, or a hidden compute, can be made to raise",
+    "watched": "a hidden compute, or a hidden look at a value, can be made to raise",
     "autograd": "the library differentiates a function of its arrays backwards",
     "forward": "the library differentiates a function of its arrays forwards",
     "vmap": "the library maps a function over a new leading axis",
@@ -126,7 +126,9 @@ class Backend:
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The floating dtypes of this backend, narrowest first."""
-        return tuple(d for d in ("float16", "bfloat16", "float32", "float64") if d == "float32" or d in self.capabilities)
+        return tuple(
+            d for d in ("float16", "bfloat16", "float32", "float64") if d == "float32" or d in self.capabilities
+        )
 
     def versions(self) -> dict[str, str]:
         """Distribution name -> version, of what decides the numbers."""
@@ -138,6 +140,10 @@ class Backend:
         """The configuration this backend stands for; everything asked of it happens inside."""
         return contextlib.nullcontext()
 
+    def flags(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which every floating-point flag is an error."""
+        raise Unsupported(f"{self.name} has no floating-point flags to watch")
+
     def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
         """Call `function(*arrays)` the way this backend calls (under jit, for one that stands for jit)."""
         return function(*arrays)
@@ -146,9 +152,9 @@ class Backend:
         """Finish whatever is still running or lazy, and return the result."""
         return result
 
-    def watch(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which a hidden compute or host copy raises."""
-        raise Unsupported(f"{self.name} has no way to watch for hidden computes or host copies")
+    def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """`function(*arrays)` where a hidden compute, or a hidden look at a value, raises."""
+        raise Unsupported(f"{self.name} has no way to watch for hidden computes or looks at values")
 
     def unknown(self, tensor: Tensor) -> Any:
         """The array with a batch length that is not known yet."""

@@ -121,7 +121,11 @@ class Context:
     """One backend, one subject, one level: everything that a check may ask."""
 
     def __init__(
-        self, backend: Backend, subject: Subject | None = None, level: str = "quick", dtypes: Sequence[str] | None = None
+        self,
+        backend: Backend,
+        subject: Subject | None = None,
+        level: str = "quick",
+        dtypes: Sequence[str] | None = None,
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"`level` must be one of {', '.join(LEVELS)}; got {level!r}")
@@ -142,9 +146,15 @@ class Context:
         level = "full" if self.level == "exhaustive" else self.level
         return (case for case in catalogue(level, self.dtypes) if self.backend.serves(case))
 
-    def thinned(self, cases: Sequence[Case], most: int = 24) -> list[Case]:
+    @property
+    def dear(self) -> bool:
+        """Whether calls cost so much here, at this level, that cases are selected."""
+        return self.backend.slow >= 4 and self.level not in ("full", "exhaustive")
+
+    def thinned(self, cases: Sequence[Case], most: int = 48) -> list[Case]:
         """All cases on a fast backend or at a full level; on a slow one an even selection, the same every time."""
-        if self.backend.slow < 4 or self.level in ("full", "exhaustive") or len(cases) <= most:
+        most = max(3, round(most * 4 / self.backend.slow))
+        if not self.dear or len(cases) <= most:
             return list(cases)
         return [cases[i * len(cases) // most] for i in range(most)]
 
@@ -189,12 +199,13 @@ class Context:
         def run(*values: Any) -> list[Any]:
             given = dict(zip(names, values, strict=True))
             seeds = {name: given.pop(name) for name in cotangents}
-            return [self._one(ask, {**given, **fixed}, seeds.get(f"cotangent{i}")) for i, ask in enumerate(asks)]
+            return [self.one(ask, {**given, **fixed}, seeds.get(f"cotangent{i}")) for i, ask in enumerate(asks)]
 
         found = self.backend.call(run, *arrays.values(), *cotangents.values())
         return list(found)
 
-    def _one(self, ask: Ask, given: dict[str, Any], cotangent: Any) -> Any:
+    def one(self, ask: Ask, given: dict[str, Any], cotangent: Any) -> Any:
+        """One question, put to the subject with these arguments."""
         given = {**given, "reduction": ask.reduction}
         if ask.quantity == "loss":
             return self.subject.loss(**given)

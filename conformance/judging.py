@@ -64,9 +64,7 @@ class Tally:
                 self._ratio, self.worst = ratio, Worst(error, limit, name, repro)
 
     @staticmethod
-    def _suspects(
-        observed: Sequence[float], exact: Sequence[float], allowed: Sequence[float]
-    ) -> list[int]:
+    def _suspects(observed: Sequence[float], exact: Sequence[float], allowed: Sequence[float]) -> list[int]:
         """The places worth a look: all that are not plainly within their bound, and the one that comes nearest to it."""
         seen, right, room = (np.asarray(v, dtype=np.float64) for v in (observed, exact, allowed))
         with np.errstate(all="ignore"):

@@ -117,7 +117,10 @@ class Foreign(Subject):
         keywords = {
             k: v
             for k, v in given.items()
-            if k in self.options and v is not None and not (k == "axis" and v == -1) and not (k == "label_smoothing" and not v)
+            if k in self.options
+            and v is not None
+            and not (k == "axis" and v == -1)
+            and not (k == "label_smoothing" and not v)
         }
         if given.get("reduction", "mean") != "none" and "reduction" not in self.options:
             raise Declined(f"{self.name} has no `reduction`")

@@ -12,6 +12,7 @@ Holds no rule and no bound; refuses to turn an exception into anything but a fai
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
@@ -46,9 +47,7 @@ def select(names: Sequence[str] = (), level: str = "quick", foreign: bool = Fals
         if name not in ids and name not in GROUPS:
             raise UnknownCheck(f"{name!r} is neither a check nor a group; `list` shows both")
     # A check that is asked for by its id runs at any level.
-    return [
-        c for c in CHECKS if c.id in names or (c.group in names and LEVELS.index(c.level) <= rank)
-    ]
+    return [c for c in CHECKS if c.id in names or (c.group in names and LEVELS.index(c.level) <= rank)]
 
 
 def by_id(id: str) -> Check:
@@ -82,9 +81,11 @@ def run_check(c: Check, context: Context) -> CheckRecord:
         return record("skip", "it states mlsm's own contract")
     tally = Tally()
     try:
-        with context.backend.session(), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            c.run(context, tally)
+        with warnings.catch_warnings():
+            # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the same.
+            warnings.simplefilter("error" if context.ours else "ignore")
+            with context.backend.session(), _flags(context):
+                c.run(context, tally)
     except (Declined, Unsupported) as reason:
         tally.passed_by(str(reason))
     except Exception as error:
@@ -97,6 +98,12 @@ def run_check(c: Check, context: Context) -> CheckRecord:
     if known is not None:
         return record("fail", f"listed as a known failure ({known}), but it passes: take it off the list", tally)
     return record("pass" if tally.judged else "skip", tally.reason, tally)
+
+
+def _flags(context: Context) -> contextlib.AbstractContextManager[Any]:
+    if context.ours and "float_flags" in context.backend.capabilities:
+        return context.backend.flags()
+    return contextlib.nullcontext()
 
 
 def run_backend(

@@ -109,7 +109,9 @@ def affine(context: Context, tally: Tally) -> None:
 @check("laws.homogeneous", "Doubling the weight doubles the loss, to the bit.")
 def homogeneous(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
-        light, heavy = (_kept(f"w{f}", d, xs, ys, 4, tuple(f * w for w in (1.0, 0.75, 2.0, 0.3125))) for f in (1.0, 2.0))
+        light, heavy = (
+            _kept(f"w{f}", d, xs, ys, 4, tuple(f * w for w in (1.0, 0.75, 2.0, 0.3125))) for f in (1.0, 2.0)
+        )
         (a,), (b,) = _ask(context, light, NONE), _ask(context, heavy, NONE)
         tally.exactly(b, [2 * v for v in a], f"{d}: loss at twice the weight")
 
@@ -132,11 +134,15 @@ def entropy(context: Context, tally: Tally) -> None:
             tally.true(v >= least - room, f"{d}: loss({x}, {y}) = {v}, entropy {least}")
 
 
-@check("laws.monotone", "With target 1 the loss falls from one logit to the next, with target 0 it rises.", "the elementwise bound")
+@check(
+    "laws.monotone",
+    "With target 1 the loss falls from one logit to the next, with target 0 it rises.",
+    "the elementwise bound",
+)
 def monotone(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
         for start in (-18.0, -1.0, 0.5, 9.0):
-            xs = tuple(step(start, d, k) for k in range(24))
+            xs = tuple(step(start, d, k) for k in range(48))
             for y in (0.0, 1.0):
                 case = _kept(f"run-{start}-{y}", d, xs, (y,) * len(xs), 1, None)
                 (seen,) = _ask(context, case, NONE)
@@ -149,7 +155,7 @@ def monotone(context: Context, tally: Tally) -> None:
 @check("laws.convex", "A chord of the loss lies above it.", "the elementwise bounds of its three points")
 def convex(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
-        xs = tuple(round_to(-12 + k * 0.5, d) for k in range(49))
+        xs = tuple(round_to(-12 + k * 0.5, d) for k in range(48))
         case = _kept("chord", d, xs, (0.25,) * len(xs), 1, None)
         (seen,) = _ask(context, case, NONE)
         room = _bound(context, case, NONE)
@@ -180,7 +186,9 @@ def batch_permutation(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         rows = [(xs[i : i + 6], ys[i : i + 6]) for i in range(0, len(xs), 6)]
         turned = [v for v in reversed(rows)]
-        there = _kept("rows-turned", d, tuple(v for r in turned for v in r[0]), tuple(v for r in turned for v in r[1]), 6, None)
+        there = _kept(
+            "rows-turned", d, tuple(v for r in turned for v in r[0]), tuple(v for r in turned for v in r[1]), 6, None
+        )
         (a,), (b,) = _ask(context, _kept("classes", d, xs, ys, 6, None), NONE), _ask(context, there, NONE)
         tally.exactly(b, list(reversed(a)), f"{d}: rows reversed")
 
@@ -190,7 +198,7 @@ def split(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         (whole,) = _ask(context, _kept("classes", d, xs, ys, 6, None), NONE)
         parts: list[float] = []
-        for lo, hi in ((0, 12), (12, len(xs))):
+        for lo, hi in ((0, 24), (24, len(xs))):
             parts += _ask(context, _kept(f"part-{lo}", d, xs[lo:hi], ys[lo:hi], 6, None), NONE)[0]
         tally.exactly(parts, whole, f"{d}: two parts")
 
@@ -217,7 +225,13 @@ def duplication(context: Context, tally: Tally) -> None:
             tally.values(b, [factor * a[0]], [room], f"{d}: {reduction}", d)
 
 
-@check("laws.slope-bounds", "|gradient| <= w/C and 0 <= hessian <= w/(4C) for targets in [0, 1].", "the elementwise bound", offers=("gradient", "hessian"), anybody=False)
+@check(
+    "laws.slope-bounds",
+    "|gradient| <= w/C and 0 <= hessian <= w/(4C) for targets in [0, 1].",
+    "the elementwise bound",
+    offers=("gradient", "hessian"),
+    anybody=False,
+)
 def slope_bounds(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("w-bounds", d, xs, ys, 4, (1.0, 0.75, 2.0, 0.3125))
@@ -229,22 +243,36 @@ def slope_bounds(context: Context, tally: Tally) -> None:
             tally.true(0 <= h <= w / 16 + q, f"{d}: hessian({xs[i]}, {ys[i]}) = {h}, w/4C = {w / 16}")
 
 
-@check("laws.stationary", "The gradient is 0 where the logit is the logit of the target.", "the soft-target bound", offers=("gradient",), anybody=False)
+@check(
+    "laws.stationary",
+    "The gradient is 0 where the logit is the logit of the target.",
+    "the soft-target bound",
+    offers=("gradient",),
+    anybody=False,
+)
 def stationary(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
-        ys = tuple(k / 16 for k in range(1, 16))
+        ys = tuple((1 + k % 15) / 16 for k in range(48))
         xs = tuple(round_to(math.log(y / (1 - y)), d) for y in ys)
         case = _kept("stationary", d, xs, ys, 1, None)
         (seen,) = _ask(context, case, GRADIENT)
         right = exact(case, GRADIENT).values
-        tally.values(seen, right, _bound(context, case, GRADIENT), f"{d}: gradient at logit(y)", result_dtype(case, GRADIENT))
+        tally.values(
+            seen, right, _bound(context, case, GRADIENT), f"{d}: gradient at logit(y)", result_dtype(case, GRADIENT)
+        )
         for y, v in zip(ys, seen, strict=True):
             # The rounding of the logit itself moves the gradient by at most h = 1/4 of half a spacing.
             room = max(_bound(context, case, GRADIENT)) + ulp(3.0, d) / 8
             tally.true(abs(v) <= room, f"{d}: gradient {v} at logit({y})")
 
 
-@check("laws.taylor", "loss, gradient and Hessian belong to one function: a Taylor step meets its remainder.", WITHIN + " + |h|^3/62", offers=("gradient", "hessian"), anybody=False)
+@check(
+    "laws.taylor",
+    "loss, gradient and Hessian belong to one function: a Taylor step meets its remainder.",
+    WITHIN + " + |h|^3/62",
+    offers=("gradient", "hessian"),
+    anybody=False,
+)
 def taylor(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         if d != "float64":
@@ -259,7 +287,9 @@ def taylor(context: Context, tally: Tally) -> None:
         room = [p + q for p, q in zip(_bound(context, here, NONE), _bound(context, ahead, NONE), strict=True)]
         line = [v + h * g + h * h / 2 * b for v, g, b in zip(value, slope, bend, strict=True)]
         # |third derivative| <= 1/(6 sqrt 3) < 6/62; the few roundings of the line itself are below the bounds' ULP.
-        tally.values(seen, line, [r + h**3 / 62 + 2 * ulp(v, d) for r, v in zip(room, seen, strict=True)], f"{d}: step", d)
+        tally.values(
+            seen, line, [r + h**3 / 62 + 2 * ulp(v, d) for r, v in zip(room, seen, strict=True)], f"{d}: step", d
+        )
 
 
 @check("laws.half", "A half-precision loss is the float32 loss of the same numbers, rounded once.", anybody=False)
@@ -308,7 +338,12 @@ def padding(context: Context, tally: Tally) -> None:
         tally.exactly(padded, wanted, f"{d}: padded row")
 
 
-@check("laws.linear", "The pullback is linear: twice the `grad_output`, twice the gradient, to the bit.", offers=("arguments",), anybody=False)
+@check(
+    "laws.linear",
+    "The pullback is linear: twice the `grad_output`, twice the gradient, to the bit.",
+    offers=("arguments",),
+    anybody=False,
+)
 def linear(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("classes", d, xs, ys, 6, None)
@@ -320,7 +355,13 @@ def linear(context: Context, tally: Tally) -> None:
         tally.exactly([b[i] for i in keep], [2 * a[i] for i in keep], f"{d}: gradient")
 
 
-@check("laws.adjoint", "<R u, v> = <u, R* v>: the gradient of a reduction is its adjoint of the gradient of the rows.", WITHIN, offers=("arguments",), anybody=False)
+@check(
+    "laws.adjoint",
+    "<R u, v> = <u, R* v>: the gradient of a reduction is its adjoint of the gradient of the rows.",
+    WITHIN,
+    offers=("arguments",),
+    anybody=False,
+)
 def adjoint(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("classes", d, xs, ys, 6, None)

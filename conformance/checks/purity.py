@@ -31,7 +31,7 @@ def inputs(context: Context, tally: Tally) -> None:
         before = {name: [v.hex() for v in context.backend.to_list(a)] for name, a in arrays.items()}
         fixed = context.options(case)
         for ask in (*ASKS, TARGET):
-            context.backend.to_list(context._one(ask, {**arrays, **fixed}, None))
+            context.backend.to_list(context.one(ask, {**arrays, **fixed}, None))
         for name, array in arrays.items():
             after = [v.hex() for v in context.backend.to_list(array)]
             tally.equal(after, before[name], f"{case.name}: `{name}` was changed")
@@ -51,7 +51,7 @@ def alias(context: Context, tally: Tally) -> None:
             arrays = context.arrays(case)
             before = {name: b.to_list(a) for name, a in arrays.items()}
             try:
-                result = context._one(ask, {**arrays, **fixed}, None)
+                result = context.one(ask, {**arrays, **fixed}, None)
             except ValueError as refusal:
                 if "cannot serve" not in str(refusal):
                     raise
@@ -61,7 +61,7 @@ def alias(context: Context, tally: Tally) -> None:
                 b.write(result, 77.0)
             for name, array in arrays.items():
                 tally.exactly(b.to_list(array), before[name], f"{case.name}: {ask} is a view of `{name}`")
-            second = context._one(ask, {**arrays, **fixed}, None)
+            second = context.one(ask, {**arrays, **fixed}, None)
             if case.layout != "broadcast":
                 b.write(arrays["input"], 55.0)
             tally.exactly(b.to_list(second), kept, f"{case.name}: `input` is behind {ask}")

@@ -57,7 +57,10 @@ def _one(tally: Tally, what: str, cls: type[Exception], fragments: tuple[str, ..
         if right:
             for fragment in fragments:
                 tally.true(fragment in text, f"{what}: the message lacks {fragment!r}: {text[:200]}")
-            tally.true(re.search(r"`\w+(\.\w+)?`", text) is not None or not fragments, f"{what}: no argument in backticks: {text[:200]}")
+            tally.true(
+                re.search(r"`\w+(\.\w+)?`", text) is not None or not fragments,
+                f"{what}: no argument in backticks: {text[:200]}",
+            )
     else:
         tally.fail(f"{what}: was accepted")
 
@@ -90,9 +93,7 @@ def input_kind(context: Context) -> Calls:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy warns of its matrix, which is why it must be refused
             wrong += [np.float64(0.5), np.asmatrix(rows), np.ma.masked_array(rows, mask=False)]
-    return [
-        (f"input {type(w).__name__}", TypeError, ("`input`",), {**_base(context), "input": w}) for w in wrong
-    ]
+    return [(f"input {type(w).__name__}", TypeError, ("`input`",), {**_base(context), "input": w}) for w in wrong]
 
 
 @_refusal("input-0d", "A 0-d input is a ValueError.")
@@ -195,8 +196,18 @@ def wrt(context: Context) -> Calls:
 def grad_output(context: Context) -> Calls:
     base = _base(context)
     return [
-        ("(3,) for none", ValueError, ("`grad_output`", "(2,)", "(3,)"), {**base, "reduction": "none", "grad_output": _flat(context, (3,))}),
-        ("(2, 3) for none", ValueError, ("`grad_output`",), {**base, "reduction": "none", "grad_output": _flat(context, (2, 3))}),
+        (
+            "(3,) for none",
+            ValueError,
+            ("`grad_output`", "(2,)", "(3,)"),
+            {**base, "reduction": "none", "grad_output": _flat(context, (3,))},
+        ),
+        (
+            "(2, 3) for none",
+            ValueError,
+            ("`grad_output`",),
+            {**base, "reduction": "none", "grad_output": _flat(context, (2, 3))},
+        ),
         ("(2,) for mean", ValueError, ("`grad_output`",), {**base, "grad_output": _flat(context, (2,))}),
         ("(1,) for mean", ValueError, ("`grad_output`",), {**base, "grad_output": _flat(context, (1,))}),
     ]
@@ -211,7 +222,10 @@ def complex_(context: Context, tally: Tally) -> None:
     except (AttributeError, TypeError, ValueError) as error:
         tally.passed_by(f"the library makes no complex array: {error}")
         return
-    calls: Calls = [(f"complex {n}", TypeError, (f"`{n}`", "complex64"), {**base, n: odd}) for n in ("input", "target", "weight", "pos_weight")]
+    calls: Calls = [
+        (f"complex {n}", TypeError, (f"`{n}`", "complex64"), {**base, n: odd})
+        for n in ("input", "target", "weight", "pos_weight")
+    ]
     _refused(context, tally, calls)
 
 
@@ -235,7 +249,10 @@ def library(context: Context, tally: Tally) -> None:
         mask = foreign.make(Tensor((2, 3), (True,) * 6, "bool"))
     base = _base(context)
     names = (foreign.library, context.backend.library)
-    calls: Calls = [(f"{n} of {foreign.library}", TypeError, (f"`{n}`", *names), {**base, n: odd}) for n in ("target", "weight", "pos_weight")]
+    calls: Calls = [
+        (f"{n} of {foreign.library}", TypeError, (f"`{n}`", *names), {**base, n: odd})
+        for n in ("target", "weight", "pos_weight")
+    ]
     calls.append((f"where of {foreign.library}", TypeError, ("`where`", *names), {**base, "where": mask}))
     _refused(context, tally, calls)
 
@@ -244,11 +261,17 @@ def library(context: Context, tally: Tally) -> None:
 def device(context: Context, tally: Tally) -> None:
     odd = context.backend.elsewhere(Tensor((2, 3), (1.0,) * 6, "float32"))
     base = _base(context, "float32")
-    calls: Calls = [(f"{n} elsewhere", ValueError, (f"`{n}`",), {**base, n: odd}) for n in ("target", "weight", "pos_weight")]
+    calls: Calls = [
+        (f"{n} elsewhere", ValueError, (f"`{n}`",), {**base, n: odd}) for n in ("target", "weight", "pos_weight")
+    ]
     _refused(context, tally, calls)
 
 
-@check("refusals.promotion", "Dtypes that the library does not promote together are a TypeError that names both.", anybody=False)
+@check(
+    "refusals.promotion",
+    "Dtypes that the library does not promote together are a TypeError that names both.",
+    anybody=False,
+)
 def promotion(context: Context, tally: Tally) -> None:
     if not {"float16", "bfloat16"} <= context.backend.capabilities:
         tally.passed_by("all its floating dtypes promote together")
@@ -264,7 +287,11 @@ def promotion(context: Context, tally: Tally) -> None:
     tally.passed_by(f"the library promotes float16 with bfloat16, to {promoted}")
 
 
-@check("refusals.signature", "A fourth positional argument, an unknown keyword and `size_average` are TypeErrors.", anybody=False)
+@check(
+    "refusals.signature",
+    "A fourth positional argument, an unknown keyword and `size_average` are TypeErrors.",
+    anybody=False,
+)
 def signature(context: Context, tally: Tally) -> None:
     import mlsm
 
@@ -302,7 +329,11 @@ def metadata(context: Context, tally: Tally) -> None:
         (ValueError, {**base, "reduction": "avg"}),
     ]
     for cls, given in wrong:
-        with context.backend.watch():
-            _one(tally, ", ".join(given), cls, (), lambda g=given: context.subject.loss(**g))
+        names = [n for n, v in given.items() if not isinstance(v, str)]
+        fixed = {n: v for n, v in given.items() if isinstance(v, str)}
 
+        def run(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
+            return context.subject.loss(**dict(zip(names, values, strict=True)), **fixed)
 
+        arrays = [given[n] for n in names]
+        _one(tally, ", ".join(given), cls, (), lambda run=run, a=arrays: context.backend.unseen(run, *a))

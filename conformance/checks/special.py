@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from .. import packs
+from ..backends import Unsupported
 from ..cases import hazards
 from ..check import Ask, Context, check
 from ..formats import FORMATS
 from ..judging import Tally
+from ..subjects import Declined
 from ..tensors import Case, Tensor
 
 INF, NAN = math.inf, math.nan
@@ -27,7 +31,9 @@ QUANTITIES = {
 """What the hazard table calls its answers."""
 
 
-def _case(name: str, dtype: str, xs: Sequence[float], ys: Sequence[float], shape: tuple[int, ...], **options: Any) -> Case:
+def _case(
+    name: str, dtype: str, xs: Sequence[float], ys: Sequence[float], shape: tuple[int, ...], **options: Any
+) -> Case:
     return Case(f"{dtype}-{name}", Tensor(shape, tuple(xs), dtype), Tensor(shape, tuple(ys), dtype), **options)
 
 
@@ -47,14 +53,16 @@ def infinite(context: Context, tally: Tally) -> None:
         xs = (INF, -INF, INF, -INF, INF, -INF, 1.0, 1.0)
         _all(context, tally, _case("infinite-hard", dtype, xs, (1, 0, 0, 1, 0.25, 0.25, 1, 0), (8, 1)))
         # Beside finite classes of the same row, and reduced.
-        rows = (INF, 0.5, -INF, 1.0, -2.0, INF)
-        _all(context, tally, _case("infinite-row", dtype, rows, (1, 0, 0, 1, 1, 1), (2, 3)), "mean")
+        rows = (INF, 0.5, -INF, 1.0, -2.0, INF, 3.0, INF)
+        _all(context, tally, _case("infinite-row", dtype, rows, (1, 0, 0, 1, 1, 1, 0, 1), (2, 4)), "mean")
 
 
 @check("special.nan", "A NaN in input or target makes its own row NaN, and no other.")
 def nan(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        _all(context, tally, _case("nan", dtype, (NAN, 0.5, 1.0, 0.0, -1.0, 2.0), (1, 0, 1, NAN, 1, 0), (3, 2)))
+        xs, ys = (0.5, 1.0, -1.0, 2.0, 0.25, -0.5, 3.0, 0.0), (1, 0, 1, 0, 1, 1, 0, 0)
+        _all(context, tally, _case("nan-input", dtype, (NAN, *xs[1:]), ys, (2, 4)))
+        _all(context, tally, _case("nan-target", dtype, xs, (*ys[:7], NAN), (2, 4)))
 
 
 @check(
@@ -82,7 +90,9 @@ def empty(context: Context, tally: Tally) -> None:
             context.judge(tally, case, asks)
             if not case.where:
                 value = context.answer(case, Ask("loss", "mean"))
-                tally.true(math.isnan(context.backend.to_list(value)[0]), f"{case.name}: the mean over no row is not NaN")
+                tally.true(
+                    math.isnan(context.backend.to_list(value)[0]), f"{case.name}: the mean over no row is not NaN"
+                )
 
 
 @check("special.masked", "Whatever a masked entry holds, it adds nothing, and its derivatives are exactly 0.")
@@ -127,26 +137,34 @@ def masked_gradient(context: Context, tally: Tally) -> None:
 @check("special.weight-zero", "A weight of 0 makes a finite term 0, and an infinite one NaN.")
 def weight_zero(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        case = _case("weight-zero", dtype, (3.0, INF, -1.0, -INF), (0, 0, 1, 0), (4, 1), weight=0.0)
+        case = _case("weight-zero", dtype, (3.0, INF, -1.0, -INF) * 2, (0, 0, 1, 0) * 2, (8, 1), weight=0.0)
         if context.backend.serves(case):
             context.judge(tally, case, [Ask("loss", "none")])
 
 
-@check("special.smoothed", "With label smoothing it is y' that decides at infinity: (+inf, 1) costs +inf.", anybody=False)
+@check(
+    "special.smoothed", "With label smoothing it is y' that decides at infinity: (+inf, 1) costs +inf.", anybody=False
+)
 def smoothed(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        case = _case("smoothed", dtype, (INF, -INF, INF, 2.0), (1, 0, 0, 1), (4, 1), label_smoothing=0.125)
+        case = _case("smoothed", dtype, (INF, -INF, INF, 2.0) * 2, (1, 0, 0, 1) * 2, (8, 1), label_smoothing=0.125)
         _all(context, tally, case)
 
 
-@check("special.large", "The largest finite logits give a finite loss where the exact one is finite.", "the elementwise budget")
+@check(
+    "special.large",
+    "The largest finite logits give a finite loss where the exact one is finite.",
+    "the elementwise budget",
+)
 def large(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         top = FORMATS[dtype].max
-        _all(context, tally, _case("large", dtype, (top, -top, top, -top), (1, 0, 0, 1), (4, 1)))
+        _all(context, tally, _case("large", dtype, (top, -top, top, -top) * 2, (1, 0, 0, 1) * 2, (8, 1)))
 
 
-@check("special.hazards", "Every row of the hazard table has its exact answer.", "the elementwise budget of each quantity")
+@check(
+    "special.hazards", "Every row of the hazard table has its exact answer.", "the elementwise budget of each quantity"
+)
 def hazard_table(context: Context, tally: Tally) -> None:
     for hazard in hazards(context.dtypes):
         case = hazard.case
@@ -164,8 +182,40 @@ def hazard_table(context: Context, tally: Tally) -> None:
             context.judge_one(tally, case, ask, seen, [float(text)] * len(seen), context.limits(case))
 
 
-@check("special.catalogue", "Every named case that holds an infinity, a NaN or no element at all.", "the elementwise budget")
+@check(
+    "special.catalogue",
+    "Every named case that holds an infinity, a NaN or no element at all.",
+    "the elementwise budget",
+)
 def catalogue(context: Context, tally: Tally) -> None:
     cases = context.thinned([c for c in context.catalogue() if packs.theme_of(c) == "special"], 36)
     for index, case in enumerate(cases):
         _all(context, tally, case, ("none", "sum", "mean")[index % 3])
+
+
+@check("special.silent", "No call warns, and no floating-point flag is raised, whatever the numbers are.")
+def silent(context: Context, tally: Tally) -> None:
+    b = context.backend
+    flags = b.flags if "float_flags" in b.capabilities else contextlib.nullcontext
+    for dtype in context.dtypes:
+        xs = (NAN, INF, -INF, 0.0, -0.0, 100.0, -100.0, FORMATS[dtype].max)
+        for case in (
+            _case("silent", dtype, xs, (1, 0, 1, 1, 0, 1, 0, 0), (2, 4)),
+            _case("silent-empty", dtype, (), (), (0, 3)),
+            _case("silent-weight", dtype, xs, (1, 0, 1, 1, 0, 1, 0, 0), (2, 4), weight=0.0),
+        ):
+            if not b.serves(case):
+                continue
+            for ask in (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("hessian", "mean")):
+                if ask.quantity != "loss" and not context.ours:
+                    continue
+                try:
+                    with warnings.catch_warnings(), flags():
+                        warnings.simplefilter("error")
+                        context.answer(case, ask)
+                except (Warning, FloatingPointError) as noise:
+                    tally.fail(f"{case.name}: {ask}: {type(noise).__name__}: {' '.join(str(noise).split())[:160]}")
+                except (Declined, Unsupported) as reason:
+                    tally.passed_by(str(reason))
+                else:
+                    tally.judged += 1

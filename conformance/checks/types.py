@@ -28,7 +28,9 @@ def dtype(context: Context, tally: Tally) -> None:
             tally.equal(context.backend.dtype_of(array), result_dtype(case, ask), f"{case.name}: dtype of {ask}")
 
 
-@check("types.promotion", "Any two floating dtypes that the library promotes together may meet in one call.", anybody=False)
+@check(
+    "types.promotion", "Any two floating dtypes that the library promotes together may meet in one call.", anybody=False
+)
 def promotion(context: Context, tally: Tally) -> None:
     for mine, other in itertools.product(context.dtypes, repeat=2):
         pair = {mine, other}
@@ -59,7 +61,12 @@ def number(context: Context, tally: Tally) -> None:
 
 @check("types.shape", "none has the batch's shape, sum and mean are 0-d, derivatives are shaped like their argument.")
 def shape(context: Context, tally: Tally) -> None:
-    cases = [c for theme in ("plain", "axis") for c in themed(context, theme) if c.axis == -1 or "axis" in context.subject.options]
+    cases = [
+        c
+        for theme in ("plain", "axis")
+        for c in themed(context, theme)
+        if c.axis == -1 or "axis" in context.subject.options
+    ]
     for case in context.thinned(cases, 12):
         for reduction in ("none", "mean", "sum"):
             asks = _asks(context, (reduction,))
@@ -68,7 +75,12 @@ def shape(context: Context, tally: Tally) -> None:
                 tally.equal(context.backend.shape_of(array), expected, f"{case.name}: shape of {ask}")
 
 
-@check("types.arguments", "A derivative for an argument has that argument's shape and dtype.", offers=("arguments",), anybody=False)
+@check(
+    "types.arguments",
+    "A derivative for an argument has that argument's shape and dtype.",
+    offers=("arguments",),
+    anybody=False,
+)
 def arguments(context: Context, tally: Tally) -> None:
     cases = [c for theme in ("dtypes", "weight", "pos_weight") for c in themed(context, theme)]
     for case in context.thinned(cases, 12):
@@ -92,5 +104,7 @@ def library(context: Context, tally: Tally) -> None:
         device = context.backend.device_of(context.arrays(case)["input"])
         asks = _asks(context, ("none", "mean"))
         for ask, array in zip(asks, context.answers(case, asks), strict=True):
-            tally.true(context.backend.owns(array), f"{case.name}: {ask} is a {type(array).__module__}.{type(array).__name__}")
+            tally.true(
+                context.backend.owns(array), f"{case.name}: {ask} is a {type(array).__module__}.{type(array).__name__}"
+            )
             tally.equal(context.backend.device_of(array), device, f"{case.name}: device of {ask}")

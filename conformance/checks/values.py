@@ -31,8 +31,7 @@ def _dtypes_known(context: Context, case: Case) -> bool:
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
     """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to case."""
     for index, case in enumerate(cases):
-        dear = context.backend.slow >= 4 and context.level not in ("full", "exhaustive")
-        yield case, [REDUCTIONS[index % 3]] if dear else list(REDUCTIONS)
+        yield case, [REDUCTIONS[index % 3]] if context.dear else list(REDUCTIONS)
 
 
 def _packed(theme: str, rule: str) -> Check:

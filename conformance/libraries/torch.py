@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -18,10 +19,16 @@ class Torch(Backend):
     name = "torch"
     library = "torch"
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"float16", "bfloat16", "float64", "writable", "layouts", "autograd", "forward", "vmap", "compile"}
+        {"float16", "bfloat16", "float64", "writable", "layouts", "autograd", "forward", "vmap", "compile", "watched"}
     )
     layouts: ClassVar[frozenset[str]] = frozenset({"C", "F", "broadcast", "offset_view"})
     slow: ClassVar[float] = 1.5
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        # Forward mode makes PyTorch 2.13 load a module of its own that it has deprecated itself.
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        yield
 
     def make(self, tensor: Tensor, layout: str = "C") -> Any:
         if tensor.dtype == "bool" or tensor.dtype.startswith(("int", "uint")):
@@ -56,6 +63,10 @@ class Torch(Backend):
     def write(self, array: Any, value: float) -> None:
         array.fill_(value)
 
+    def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        # A tensor of the meta device has a shape and a dtype, and no value to look at.
+        return function(*(a.to("meta") for a in arrays))
+
     def vjp(self, function: Callable[..., Any], arrays: Sequence[Any], index: int, cotangent: Any = None) -> Any:
         # The cotangent may itself require a gradient, and the result stays differentiable: double backward needs both.
         leaves = list(arrays)
@@ -81,7 +92,7 @@ class TorchCUDA(Torch):
     """Tensors on the current CUDA device."""
 
     name = "torch-cuda"
-    capabilities: ClassVar[frozenset[str]] = Torch.capabilities | {"watched"}
+    capabilities: ClassVar[frozenset[str]] = Torch.capabilities
     device: str = "cuda"
 
     def __init__(self) -> None:
@@ -93,12 +104,11 @@ class TorchCUDA(Torch):
         torch.cuda.synchronize()
         return result
 
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
+    def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            yield
+            return function(*arrays)
         finally:
             torch.cuda.set_sync_debug_mode(before)
 

@@ -1,0 +1,249 @@
+"""The command `run`: which backends, which checks, whose loss; prints verdicts and returns the exit code.
+
+Refuses to end in a traceback: what cannot be imported is exit 2 with a sentence, what misbehaves is a violation with a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from . import record
+from .backends import Backend, NotInstalled, UnknownBackend, find, installed, installed_versions, names
+from .check import GROUPS, LEVELS, Check, Context
+from .curves import measure, peers
+from .formats import FORMATS
+from .progress import Progress
+from .record import BackendRecord, CheckRecord, Run
+from .subjects import Foreign, Mlsm, NotImportable, Subject, load
+from .suite import UnknownCheck, by_id, run_backend, select
+
+CONFORMS, VIOLATIONS, USAGE, STALE = 0, 1, 2, 3
+
+
+class Usage(Exception):
+    """What the words ask for cannot be done; exit 2."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of `run`."""
+    p = argparse.ArgumentParser(
+        prog="python -m mlsm_conformance run",
+        description="Judge mlsm (or somebody else's loss) on array libraries, against a float64 oracle.",
+        epilog="Exit: 0 conforms, 1 violations, 2 usage or not importable, 3 a stale expectation.",
+    )
+    p.add_argument(
+        "backend", nargs="*", help=f"{', '.join(names())}, or any importable namespace; default: all installed"
+    )
+    p.add_argument("--level", choices=LEVELS, default="quick")
+    p.add_argument("--check", action="append", default=[], metavar="GROUP|ID", help=f"repeatable; {', '.join(GROUPS)}")
+    p.add_argument("--dtype", action="append", default=[], choices=list(FORMATS), help="repeatable; default: all")
+    p.add_argument("--device", help="the device of the arrays, where the library has several")
+    p.add_argument("--kernel", metavar="NAME", help="force this kernel of mlsm")
+    p.add_argument("--impl", metavar="pkg.module:callable", help="judge this loss instead of mlsm's")
+    p.add_argument("--require", action="append", default=[], metavar="BACKEND", help="repeatable; absent is a failure")
+    p.add_argument("--expected-failures", type=Path, metavar="FILE", help="lines of `[backend:]id reason`")
+    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--html", type=Path, metavar="FILE")
+    p.add_argument("--no-curves", action="store_true", help="do not measure the curves of the report's plots")
+    return p
+
+
+class Expected(NamedTuple):
+    """A failure that is known, and why; `backend` is empty for every backend."""
+
+    backend: str
+    id: str
+    reason: str
+
+
+def read_expected(path: Path) -> list[Expected]:
+    """The lines of an expected-failures file; `#` begins a comment, and every line needs a reason."""
+    out = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Usage(f"--expected-failures {path}: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, _, reason = line.partition(" ")
+        backend, _, id = name.rpartition(":")
+        if not reason.strip():
+            raise Usage(f"{path}:{number}: `{name}` has no reason")
+        by_id(id)  # UnknownCheck names it
+        out.append(Expected(backend, id, reason.strip()))
+    return out
+
+
+def apply_expected(found: BackendRecord, expected: list[Expected]) -> tuple[BackendRecord, list[str]]:
+    """The record with known failures marked, and what is stale: expected to fail, but did not."""
+    stale, checks = [], []
+    for c in found.checks:
+        reasons = [e for e in expected if e.id == c.id and e.backend in ("", found.name)]
+        if reasons and c.status == "fail":
+            c = dataclasses.replace(c, status="xfail", reason=reasons[0].reason)
+        elif reasons and c.status in ("pass", "xfail"):
+            stale.append(f"{found.name}:{c.id} was expected to fail ({reasons[0].reason}), but it did not")
+        checks.append(c)
+    return dataclasses.replace(found, checks=tuple(checks)), stale
+
+
+def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
+    """The backends to judge, and complaints about those that were required and are absent."""
+    missing = []
+    asked = list(args.backend)
+    if args.impl and not asked:
+        root = load(args.impl)[1]
+        asked = [root if root in names() else _library_of(args.impl)]
+    if asked:
+        chosen = []
+        for name in asked:
+            try:
+                chosen.append(find(name))
+            except UnknownBackend as error:
+                raise Usage(str(error)) from error
+            except NotInstalled as error:
+                raise Usage(f"not importable: {error}") from error
+    else:
+        chosen, absent = installed()
+        for name, reason in absent.items():
+            print(f"absent: {reason if reason.startswith(name) else f'{name}: {reason}'}")
+    here = {b.name for b in chosen}
+    for name in args.require:
+        if name in here:
+            continue
+        try:
+            chosen.append(find(name))
+        except (UnknownBackend, NotInstalled) as error:
+            missing.append(f"required: {error}")
+    return chosen, missing
+
+
+def _library_of(impl: str) -> str:
+    """Whose arrays a loss takes, by its name: our adapters of peers say so, and anything unknown is given NumPy's."""
+    from .peers import PEERS
+
+    called = impl.partition(":")[2]
+    for peer in PEERS:
+        if peer.call.__name__ == called and impl.startswith(f"{__package__}.peers:"):
+            return next(iter(peer.backend.values()))
+    return {"optax": "jax"}.get(impl.partition(".")[0], "numpy")
+
+
+def subject_for(args: argparse.Namespace, backend: Backend) -> Subject:
+    """Whose loss is judged."""
+    if args.impl:
+        function, _ = load(args.impl)
+        return Foreign(function, args.impl, backend)
+    return Mlsm(args.kernel)
+
+
+def judge(
+    args: argparse.Namespace, backends: list[Backend], checks: list[Check], expected: list[Expected]
+) -> tuple[list[BackendRecord], list[str]]:
+    """Run everything, telling each verdict as it comes."""
+    records, stale = [], []
+    bar = Progress(len(backends) * len(checks))
+    for backend in backends:
+        if args.device:
+            backend.device = args.device
+        context = Context(backend, subject_for(args, backend), args.level, args.dtype or None)
+        bar.title(f"{backend.name} ({', '.join(context.dtypes) or 'no dtype'}; {context.subject.name})")
+
+        def tell(result: CheckRecord) -> None:
+            marked = expected and any(e.id == result.id and e.backend in ("", backend.name) for e in expected)  # noqa: B023 - called within this turn of the loop only
+            bar.step(result.id)
+            if result.status == "fail" and not marked:
+                bar.line(f"  FAIL {result.id}: {result.reason}")
+            elif result.status == "fail" or result.status == "xfail":
+                bar.line(f"  known failure {result.id}: {result.reason}")
+
+        found = run_backend(context, checks, tell)
+        found, late = apply_expected(found, expected)
+        stale += late
+        if not args.no_curves and (args.json or args.html):
+            bar.step("curves", 0)
+            found = dataclasses.replace(found, curves=measure(context))
+        records.append(found)
+        bar.line(summary(found))
+    bar.close()
+    return records, stale
+
+
+def summary(found: BackendRecord) -> str:
+    """One line for a backend."""
+    counts = {s: sum(c.status == s for c in found.checks) for s in record.STATUSES}
+    seconds = sum(c.seconds for c in found.checks)
+    told = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    if counts["fail"]:
+        verdict = "VIOLATES"
+    else:
+        verdict = "conforms" if counts["pass"] else "SAYS NOTHING: no check applied"
+    judged = sum(c.cases for c in found.checks)
+    return f"{found.name}: {verdict} ({told}; {judged:,} values judged; {seconds:.1f} s)"
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command."""
+    args = parser().parse_args(argv)
+    try:
+        return _main(args)
+    except (Usage, UnknownCheck, NotImportable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.impl and args.kernel:
+        raise Usage("--impl and --kernel exclude each other: a kernel is mlsm's")
+    if args.kernel:
+        from mlsm import _dispatch
+
+        if args.kernel not in _dispatch.names():
+            raise Usage(f"--kernel must be one of {', '.join(_dispatch.names())}; got {args.kernel!r}")
+    checks = select(args.check, args.level, bool(args.impl))
+    expected = read_expected(args.expected_failures) if args.expected_failures else []
+    backends, missing = choose(args)
+    records, stale = judge(args, backends, checks, expected)
+    for line in (*missing, *stale):
+        print(line)
+    if args.json or args.html:
+        run = Run(
+            mlsm=_version(),
+            versions=_versions(backends),
+            backends=tuple(records),
+            peers=() if args.impl or args.no_curves else peers(),
+            level=args.level,
+            impl=args.impl or "",
+        )
+        if args.json:
+            record.write(run, args.json)
+        if args.html:
+            from .report import write_html
+
+            write_html(run, args.html)
+    silent = [r.name for r in records if all(c.status == "skip" for c in r.checks)]
+    if missing or silent or any(c.status == "fail" for r in records for c in r.checks):
+        return VIOLATIONS
+    return STALE if stale else CONFORMS
+
+
+def _version() -> str:
+    import mlsm
+
+    return mlsm.__version__
+
+
+def _versions(backends: list[Backend]) -> dict[str, str]:
+    import platform
+
+    out = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for backend in backends:
+        out |= backend.versions()
+    return out | installed_versions("array_api_compat")

@@ -1,7 +1,6 @@
 """CuPy: right values on the device, nothing copied to the host and no synchronisation. Needs a CUDA device."""
 
 import importlib.util
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,24 +70,23 @@ def test_values_and_derivatives(cp: Any, dtype: str, reduction: Any, masked: boo
 
 
 @pytest.fixture
-def no_host_copies(cp: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_host_copies(cp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way from the device to the host raises."""
 
     def never(*args: Any, **options: Any) -> Any:
         raise AssertionError("an array was copied to the host, or the host waited for the device")
 
     memory = cp.cuda.runtime
+    to_host = memory.memcpyDeviceToHost
     for name in ("memcpy", "memcpyAsync", "deviceSynchronize", "streamSynchronize"):
         original = getattr(memory, name)
-        kind_of_host_copy = memory.memcpyDeviceToHost
 
         def guarded(*args: Any, _original: Any = original, _name: str = name, **options: Any) -> Any:
-            if "Synchronize" in _name or kind_of_host_copy in args[3:4]:
+            if "Synchronize" in _name or to_host in args[3:4]:
                 never()
             return _original(*args, **options)
 
         monkeypatch.setattr(memory, name, guarded)
-    yield
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

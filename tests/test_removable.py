@@ -28,6 +28,13 @@ PART = [
 CHOICE = "not (jax or dask or strict or second_order or every_point or gradgradcheck or eight_threads)"
 
 
+# An editable install finds each package of the checkout, so that `mlsm.kernels` would still be there.
+SITE = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+"""
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with the package, without its kernels, and the tests beside it."""
@@ -36,6 +43,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     package = pathlib.Path(mlsm.__file__).parent
     shutil.copytree(package, root / "mlsm", ignore=shutil.ignore_patterns("kernels", "__pycache__"))
     shutil.copytree(HERE, root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    import mlsm_conformance
+
+    suite = pathlib.Path(mlsm_conformance.__path__[0])
+    shutil.copytree(suite, root / "mlsm_conformance", ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
+    (root / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     # Of the project's settings the tests need pytest's: markers, and that warnings are errors.
     shutil.copy(HERE.parent / "pyproject.toml", root / "pyproject.toml")
     return root

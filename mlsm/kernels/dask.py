@@ -1,0 +1,155 @@
+"""Dask: the row losses block by block, each by the best kernel for its own library, and sums above the blocks.
+
+One task a block does the work; what the reductions add is Dask's own tree over row losses. Nothing is computed while
+the graph is built, and what a block needs to know travels as names and numbers, so that every scheduler can send it.
+Holds no formula: a block is an ordinary call across the row seam.
+"""
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.utils import meta_from_array
+
+from .. import _core, _dispatch, _policy
+from .._core import Operands
+from .._dispatch import Kernel
+from .._guard import silent
+from .._library import library
+from .._problem import Meta, Problem, device_of, layout_of, shape_of
+from ..lazy.dask import _chunked_like
+
+
+def accepts(problem: Problem) -> str | None:
+    return None
+
+
+# ---------------------------------------------------------------- the seam
+
+
+def rows(o: Operands) -> Any:
+    return _mean(o, _mapped(o, None, "rows"))
+
+
+def rows_vjp(o: Operands, g: Any) -> Any:
+    return _mapped(o, _shared(o, g), "slope")
+
+
+def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
+    both = _mapped(o, _shared(o, g), "both")
+    axes = tuple(range(o.x.ndim))
+    parts = _blockwise(_item, axes[:-1] if _whole(o) else axes, (both, axes), o, _row_dtype(o), place=0)
+    return _mean(o, parts), _blockwise(_item, axes, (both, axes), o, o.x.dtype, place=1)
+
+
+def curvature(o: Operands, g: Any) -> Any:
+    return _mapped(o, _shared(o, g), "bend")
+
+
+# ---------------------------------------------------------------- above the blocks
+
+
+def _whole(o: Operands) -> bool:
+    """Whether every block has all classes of its rows, so that its row losses are final."""
+    return bool(o.x.numblocks[-1] == 1)
+
+
+def _row_dtype(o: Operands) -> Any:
+    return o.dtype if _whole(o) else o.acc
+
+
+def _counts(o: Operands) -> Any:
+    """The number of observed classes of each row, 1 for a row that has none; the number of classes without a mask."""
+    if o.m is None:
+        return o.x.shape[-1]
+    count = da.sum(_core.observed(o), axis=-1, dtype=o.acc)  # type: ignore[no-untyped-call]  # typed in part
+    return da.where(count == 0, 1, count)  # type: ignore[no-untyped-call]  # typed in part
+
+
+def _mean(o: Operands, parts: Any) -> Any:
+    """The row losses, from what the blocks have: themselves, or the sums over each block's classes."""
+    return parts if _whole(o) else (parts.sum(axis=-1) / _counts(o)).astype(o.dtype)
+
+
+def _shared(o: Operands, g: Any) -> Any:
+    """What a block has to multiply its number of observed classes by, for its own division to leave g over all."""
+    return g if _whole(o) else g / _counts(o)
+
+
+def _mapped(o: Operands, g: Any, want: str) -> Any:
+    """`_block` over all blocks of the logits. Rows without their class axis where they are final, else one sum a block."""
+    axes = tuple(range(o.x.ndim))
+    arrays: list[Any] = [o.x, axes]
+    for other in (o.y, o.w, o.p, o.m):
+        if other is not None:
+            other = _chunked_like(other, o.x, "target")
+        arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
+    arrays += [g, None if g is None else axes[:-1][len(axes) - 1 - g.ndim :]]
+    options = {
+        "want": want,
+        "eps": o.eps,
+        "compute": np.dtype(o.dtype).name,
+        "acc": np.dtype(o.acc).name,
+        "whole": _whole(o),
+    }
+    out = axes[:-1] if want == "rows" and _whole(o) else axes
+    dtype = {"rows": _row_dtype(o), "both": object}.get(want, o.x.dtype)
+    return _blockwise(_block, out, arrays, o, dtype, **options)
+
+
+def _blockwise(function: Any, out: tuple[int, ...], arrays: Any, o: Operands, dtype: Any, **options: Any) -> Any:
+    rows_only = options.get("want") == "rows" or options.get("place") == 0
+    return da.blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
+        function,
+        out,
+        *arrays,
+        adjust_chunks={out[-1]: 1} if rows_only and len(out) == o.x.ndim else None,
+        align_arrays=False,
+        dtype=dtype,
+        meta=meta_from_array(o.x, ndim=len(out), dtype=dtype),
+        **options,
+    )
+
+
+# ---------------------------------------------------------------- inside a block
+
+
+def _item(both: Any, place: int) -> Any:
+    return _only(both)[place]
+
+
+def _only(block: Any) -> Any:
+    """A block; Dask hands over a list of them along an axis that the result has not."""
+    while isinstance(block, list):
+        block = block[0]
+    return block
+
+
+def _block(
+    x: Any, y: Any, w: Any, p: Any, m: Any, g: Any, *, want: str, eps: float, compute: str, acc: str, whole: bool
+) -> Any:
+    """One block by the best kernel of its own library; class sums in place of row losses where others have the rest."""
+    x, y, w, p, m = map(_only, (x, y, w, p, m))
+    name, xp = library(x, "input")
+    o = Operands(xp, x, y, w, p, m, eps, getattr(xp, compute), getattr(xp, acc))
+    metas = [
+        None if v is None else Meta(_policy.name(v.dtype), shape_of(v, name), layout_of(v, name)) for v in (x, y, w, p, m)
+    ]
+    problem = Problem(name, device_of(x, name), *metas, eps, "none", x.ndim - 1, compute, o.dtype, "plain")
+    kernel = _dispatch.select(problem)
+    with silent(name):
+        count: Any = 1
+        if not whole:
+            count = x.shape[-1] if m is None else xp.sum(xp.astype(_core.observed(o), o.acc), axis=-1)
+            g = None if g is None else g * count
+        if want == "slope":
+            return kernel.rows_vjp(o, g)
+        if want == "bend":
+            return kernel.curvature(o, g)
+        found, slope = (kernel.rows(o), None) if want == "rows" else kernel.value_and_slope(o, g)
+        if not whole:
+            found = (xp.astype(found, o.acc) * count)[..., None]
+        return found if want == "rows" else (found, slope)
+
+
+KERNEL = Kernel("dask", ("dask",), accepts, rows, rows_vjp, rows_and_vjp, curvature)

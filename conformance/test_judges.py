@@ -265,6 +265,13 @@ def test_ulp_error_counts_spacings_and_knows_flushing() -> None:
     assert bounds.ulp_error(0.0, 2.0**-126, "float32", flush=True) == 2.0**23
 
 
+def test_budgets_are_the_promised_ones() -> None:
+    promised = {("generic", "float32"): (4, 4, 5), ("torch", "float32"): (2, 3, 4)}
+    for name, sets in bounds.LIMITS.items():
+        for dtype, limits in sets.items():
+            assert (limits.loss, limits.gradient, limits.hessian) == promised.get((name, dtype), (3, 4, 5))
+
+
 def test_bounds_of_bare_elements_are_the_promised_ulps() -> None:
     for name, limits in bounds.LIMITS.items():
         for dtype in ("float32", "float64"):

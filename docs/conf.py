@@ -3,6 +3,7 @@
 Formulas become MathML here, at build time, so that a built page fetches nothing.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,5 +57,11 @@ def _visit_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _bars(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are written for a terminal, where |x| is a size; here bars would ask for a substitution."""
+    lines[:] = [line if line.startswith(" ") else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", _bars)
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))

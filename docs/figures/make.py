@@ -105,7 +105,7 @@ def ulps(kind: str, form: Form, x: Any, y: Any) -> Any:
 
 
 def loss_figure() -> Any:
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), sharex=True)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), sharex=True, layout="constrained")
     x = np.linspace(-5, 5, 201)[:, None]
     for y, colour in ((1.0, OURS), (0.5, TWO), (0.0, ONE)):
         t = np.full_like(x, y)

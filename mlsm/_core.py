@@ -145,12 +145,17 @@ def observed(o: Operands) -> Any:
     return o.m | o.xp.zeros_like(o.x, dtype=o.xp.bool)
 
 
+def count(n: Any) -> Any:
+    """A length as a divisor; as a float past 2^31, where JAX without x64 has no integer for it."""
+    return float(n) if type(n) is int and n >= 2**31 else n
+
+
 def _divisor(o: Operands) -> Any:
     """The number of observed classes of each row, and 1 for a row that has none: its sum is 0 already."""
     if o.m is None:
-        return o.x.shape[-1]
-    count = o.xp.sum(o.xp.astype(observed(o), o.acc), axis=-1)
-    return o.xp.where(count == 0, o.xp.ones_like(count), count)
+        return count(o.x.shape[-1])
+    classes = o.xp.sum(o.xp.astype(observed(o), o.acc), axis=-1)
+    return o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
 
 
 def _mean(o: Operands, values: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._core import Operands, observed, total
+from ._core import Operands, count, observed, total
 from ._typing import DType
 
 
@@ -21,11 +21,11 @@ class Reduction(NamedTuple):
 def _rows(o: Operands) -> Any:
     """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
     if o.m is not None:
-        count = total(o, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), axis=None)
-        return o.xp.where(count == 0, o.xp.ones_like(count), count)
+        rows = total(o, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), axis=None)
+        return o.xp.where(rows == 0, o.xp.ones_like(rows), rows)
     batch = o.x.shape[:-1]
     if all(n is not None and n == n for n in batch):
-        return math.prod(batch)
+        return count(math.prod(batch))
     # A length that is not known yet is counted; size/sum of unknown lengths would be NaN without a word.
     return o.xp.sum(o.xp.ones_like(o.x[..., 0], dtype=o.acc))
 

@@ -11,7 +11,7 @@ from html import escape
 from .record import QUANTITIES, BackendRecord, Curve, PeerRecord, Quantity, Run
 from .report_summary import NAMES, Loss, by_dtype, dtypes, label, lost
 from .report_svg import line, marker, rect, short, svg
-from .report_ulp import Series, Size, envelope, panel
+from .report_ulp import SMALL, Series, envelope, panel
 
 PEER_STYLE: tuple[tuple[str, str], ...] = (
     ("p0", "square"),
@@ -143,7 +143,7 @@ def _own(backend: BackendRecord, dtype: str, quantity: Quantity) -> str:
     if not series:
         return ""
     title = f"{label(backend)}: {NAMES[quantity]}, {dtype}, ULP against logit"
-    picture = panel(series, title, Size(380, 170, compact=True))
+    picture = panel(series, title, SMALL)
     return f"<figure><figcaption>{NAMES[quantity]}, {escape(dtype)}</figcaption>{picture}</figure>"
 
 

@@ -46,6 +46,10 @@ class Size:
     compact: bool = False
 
 
+SMALL = Size(380, 170, compact=True)
+"""Of a small multiple, three of which stand side by side."""
+
+
 def envelope(curves: Iterable[Curve]) -> Curve | None:
     """The worst of several curves at each logit: beside it, no backend can hide behind another."""
     worst: dict[float, tuple[float, float]] = {}

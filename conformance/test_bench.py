@@ -49,7 +49,7 @@ class Clock:
 
 
 CASE = Case((4, 3), "float32", False, "1")
-DATA = Data(None, None, 1.0)
+DATA = Data(None, None, 2.0)
 
 
 def ready(work: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
@@ -112,7 +112,7 @@ def entries_of(*candidates: Candidate, clock: Clock, floor_seconds: float = 0.5)
 
 def test_entries_are_ratios_to_the_floor_and_carry_the_error() -> None:
     clock = Clock()
-    slow = Candidate("slow", "numpy", "loss", ready(clock.work(2.0, value=1.25)))
+    slow = Candidate("slow", "numpy", "loss", ready(clock.work(2.0, value=2.5)))
     (entry,) = entries_of(slow, clock=clock)
     assert (entry.over_floor, entry.low, entry.high) == (4.0, 4.0, 4.0)
     assert entry.error == 0.25
@@ -291,6 +291,7 @@ def test_labels_are_spread_without_overlap_and_in_order() -> None:
     assert ordered[0] >= 0
     assert ordered[-1] <= 100
     assert spread([10.0, 90.0], 0, 100) == [10.0, 90.0]
+    assert spread([0.0, 0.0, 0.0], 0, 100) == [0.0, GAP, 2 * GAP]
 
 
 # ---------------------------------------------------------------- the command

@@ -24,7 +24,7 @@ from .report_html import page
 from .report_markdown import StaleRecordError, stamp_of, support_page, table
 from .report_summary import by_reason, label, lost, observed, worst_cases
 from .report_svg import short
-from .report_ulp import Series, Size, envelope, panel, thin
+from .report_ulp import SMALL, Series, Size, envelope, panel, thin
 
 LOGITS = tuple(x / 2 for x in range(-200, 201))
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -173,7 +173,7 @@ def test_exact_and_not_finite_have_bands_of_their_own() -> None:
 def test_no_two_ticks_overlap(worst: float, reach: float, compact: bool) -> None:
     logits = (-reach, 0.0, reach)
     measured = Curve("loss", "float64", 0.0, logits, (0.0, worst, 0.0), (3.0,) * 3)
-    picture = panel([Series("s", measured, "p0")], "t", Size(compact=compact))
+    picture = panel([Series("s", measured, "p0")], "t", SMALL if compact else Size())
     ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', picture)
     vertical = sorted(float(y) for _, y, anchor in ticks if anchor == "end")
     horizontal = sorted(float(x) for x, _, anchor in ticks if anchor == "middle")

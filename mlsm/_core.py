@@ -226,5 +226,6 @@ def _sum_to(o: Operands, values: Any, shape: tuple[Any, ...], dtype: DType) -> A
     if len(spread) == values.ndim:
         values = xp.reshape(total(o, values, axis=None), shape)
     elif spread:
-        values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)[(*(0,) * added, ...)]
+        values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)
+        values = values[(*(0,) * added, ...)] if added else values
     return xp.astype(values, dtype, copy=False)

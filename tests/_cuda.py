@@ -121,7 +121,7 @@ def nvrtc() -> ctypes.CDLL:
 
 
 def compile_for(architecture: str, source: str, options: Sequence[str]) -> bytes:
-    """The machine code for an architecture such as "sm_90"; AssertionError with the compiler's log where there is none."""
+    """The machine code for an architecture such as "sm_90", or an AssertionError with the compiler's log."""
     library, program = nvrtc(), ctypes.c_void_p()
     text = source.encode()
     assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"_cuda.cu", 0, None, None) == 0

@@ -1,7 +1,7 @@
 """What the CUDA kernel is asked to do: which calls it serves, how it is compiled for them, and how it is launched.
 
-Decides from dtypes, shapes, strides and addresses alone, so nothing here needs CuPy, a driver or a GPU: the same plan is
-carried out by a device (`cupy.py`) and, in the tests, by a host that runs `_cuda.cu` thread by thread. Reads and
+Decides from dtypes, shapes, strides and addresses alone, so nothing here needs CuPy, a driver or a GPU: the same plan
+is carried out by a device (`cupy.py`) and, in the tests, by a host that runs `_cuda.cu` thread by thread. Reads and
 copies no data.
 
 All tuning numbers below are reasoned, not measured: no GPU was at hand when they were chosen. What would be measured
@@ -9,16 +9,15 @@ is `python -m mlsm_conformance bench` on a machine with one; a figure that is fo
 """
 
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
-from .. import _policy
 from .._core import Operands
 from .._problem import Problem
 
 # Not measured on hardware yet.
 THREADS: Final = 256  # of a block; blocks of warps that never wait for each other, so the size matters little
-RESIDENT: Final = {"float32": 3, "float64": 2}  # blocks a multiprocessor shall hold: 80 and 128 registers, no spilling (ptxas)
-ACROSS: Final = 512  # of a block whose neighbouring threads are neighbouring rows: 16 rows and more, a whole sector of memory each
+RESIDENT: Final = (3, 2)  # blocks that fit a multiprocessor, of float32 and of float64: 80 and 128 registers (ptxas)
+ACROSS: Final = 512  # of a block whose neighbouring threads are neighbouring rows: 16 rows or more, so whole sectors
 BLOCKS: Final = 2**20  # of a grid, at most; what is left over is taken in further turns
 
 # The same numbers as in _cuda.cu, where they are part of what is compiled.
@@ -34,7 +33,7 @@ ROWS: Final = 1
 SLOPE: Final = 2
 BEND: Final = 4
 
-# No -use_fast_math and none of its parts: subnormals stay, division is correctly rounded, nothing is contracted behind our back.
+# No -use_fast_math and none of its parts: subnormals stay, division is correctly rounded, nothing is contracted.
 OPTIONS: Final = ("-std=c++17", "-fmad=false", "--ftz=false", "--prec-div=true")
 
 
@@ -50,19 +49,21 @@ def declined(problem: Problem) -> str | None:
     """Why these operands cannot be read, wherever they lie; None where they can."""
     if problem.where is not None:
         return "it does not mask (`where` was given)"
-    given = (("weight", problem.weight), ("pos_weight", problem.pos_weight))
-    for argument, meta in (("input", problem.input), ("target", problem.target), *given):
-        if meta is not None and meta.dtype not in CODES:
-            return f"it does not read `{argument}` of dtype {meta.dtype}"
+    for argument, own in (("input", problem.input), ("target", problem.target)):
+        if own.dtype not in CODES:
+            return f"it does not read `{argument}` of dtype {own.dtype}"
     if len(problem.input.shape) > AXES + 1:
         return f"it takes at most {AXES} batch axes; `input` has {len(problem.input.shape) - 1}"
-    for argument, meta in given:
+    for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
         if meta is not None and any(n != 1 for n in meta.shape[:-1]):
             return f"`{argument}` differs between rows; it serves one number, or one a class"
     return None
 
 
 # ---------------------------------------------------------------- how it is launched
+
+
+Macros: TypeAlias = tuple[str, ...]  # what is compiled, as "-DNAME=NUMBER"
 
 
 class View(NamedTuple):
@@ -82,7 +83,7 @@ class Device(Protocol):
     def like(self, array: Any) -> Any:
         """An uninitialised array with the shape, dtype and order of another."""
 
-    def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None: ...
+    def launch(self, name: str, macros: Macros, grid: int, block: int, shared: int, arguments: Any) -> None: ...
 
 
 def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
@@ -99,20 +100,21 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     while lanes > 1 and 4 * lanes >= classes:  # each lane has 8 classes a turn, the last one at least one
         lanes //= 2
     chunks = -(-classes // CHUNK)
-    parts = device.empty((count, chunks), o.acc) if mode & ROWS and chunks > 1 else None
+    parts = device.empty((count, chunks), o.xp.float64) if mode & ROWS and chunks > 1 else None
 
     x, y = device.view(o.x), device.view(o.y)
     w, p, scale, result = (None if a is None else device.view(a) for a in (o.w, o.p, g, out))
     axes = _merged(batch, x.strides, y.strides, result.strides if result else None, scale.strides if scale else None)
-    across = abs(axes[0][1]) < abs(x.strides[-1])  # rows lie side by side, or are one and the same
-    compute = _policy.name(o.dtype)
+    # Where rows and not classes lie side by side; 1 is the stride of a class axis that is read in whole pieces anyway.
+    across = axes[0][0] > 1 and classes > 1 and abs(x.strides[-1]) > max(1, abs(axes[0][1]))
+    double = o.dtype == o.xp.float64
     macros = (
         *(f"-D{name}_TYPE={CODES[v.dtype] if v else 0}" for name, v in zip("XYWPG", (x, y, w, p, scale), strict=True)),
-        f"-DDOUBLE={int(compute == 'float64')}",
+        f"-DDOUBLE={int(double)}",
         f"-DMODE={mode}",
         f"-DSMOOTH={int(o.eps != 0)}",
         f"-DTHREADS={ACROSS if across else THREADS}",
-        f"-DBLOCKS={1 if across else RESIDENT[compute]}",
+        f"-DBLOCKS={1 if across else RESIDENT[double]}",
     )
     addresses = [
         v.address if v else 0
@@ -122,7 +124,7 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     places = [x.strides[-1], y.strides[-1], *along, result.strides[-1] if result else 0]
     strides = [axis[i] for i in range(5) for axis in axes]
     numbers = (1 / classes, 1 - o.eps, o.eps / 2)
-    block, size = (ACROSS if across else THREADS), 16 if compute == "float64" else 8
+    block, size = (ACROSS if across else THREADS), 16 if double else 8
 
     def launch(name: str, tasks: int, lanes: int, rows_first: bool) -> None:
         grid = min(-(-tasks * lanes // block), BLOCKS)

@@ -5,8 +5,8 @@ current stream of the library they belong to, and waits for nothing. Hands array
 and the arithmetic stands in `_cuda.cu`. CuPy itself is imported by the first call that is served, because the table
 looks here for every tensor, and one in host memory is no reason to load a CUDA library.
 
-Hardware figures are outstanding: this was written and tested without a GPU. The tests compile it for four architectures and
-put its arithmetic, run on the host, through the conformance catalogue.
+Hardware figures are outstanding: this was written and tested without a GPU. The tests compile it for four
+architectures and put its arithmetic, run on the host, through the conformance catalogue.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import BEND, OPTIONS, ROWS, SLOPE, View, declined, run, source
+from ._cuda import BEND, OPTIONS, ROWS, SLOPE, Macros, View, declined, run, source
 
 if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
@@ -67,6 +67,8 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
             return run(o, g, mode, _CuPy(cupy))
     import torch
 
+    # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
+    o = o.holding(*(None if v is None else v.resolve_neg() for v in o[1:6]))
     device = o.x.device
     stream = torch.cuda.current_stream(device)
     # By PyTorch's stream, since its caching allocator frees in the order of that stream.
@@ -78,15 +80,15 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
 
 
 @cache
-def _compiled(function: str, macros: tuple[str, ...]) -> Any:
-    """A kernel of the source for these macros. CuPy compiles it at its first launch on a device, and keeps it on disk."""
+def _compiled(function: str, macros: Macros) -> Any:
+    """A kernel of the source. CuPy compiles it at its first launch on a device, and keeps it on disk."""
     import cupy
 
     return cupy.RawModule(code=source(), options=(*OPTIONS, *macros), backend="nvrtc").get_function(function)
 
 
 class _Launcher:
-    def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
+    def launch(self, name: str, macros: Macros, grid: int, block: int, shared: int, arguments: Any) -> None:
         # Addresses and integers go as int64, floats as float64: what the source declares, and what CuPy makes of them.
         _compiled(name, macros)((grid,), (block,), arguments, shared_mem=shared)
 

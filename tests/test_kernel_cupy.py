@@ -1,0 +1,591 @@
+"""The CUDA kernel, as far as a machine without a GPU can judge it, and the rest where there is one.
+
+Its source is compiled for four architectures by NVRTC; built for the host, it runs thread by thread through the
+conformance suite, through every shape at which an index could be off, and over float32's own functions. CuPy is
+played by a stub, so that what is handed to it is looked at too. What needs a device skips and says so.
+"""
+
+import ctypes
+import importlib.machinery
+import importlib.util
+import itertools
+import math
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import mpmath
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm_conformance.suite import KernelSuite
+
+from ._support import BFLOAT16, KERNELS_PRESENT, check, identical, numpy_dtype, spacing
+
+if not KERNELS_PRESENT:
+    pytest.skip("mlsm/kernels/ is deleted: there is no kernel to test", allow_module_level=True)
+
+from mlsm.kernels import _cuda
+
+from ._cuda import HostDevice, compile_for, host, launch, on_host
+
+NAME = "cuda-on-host"
+DEVICE = HostDevice()
+BACKWARDS = HostDevice(backwards=True)
+CLASSES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127, 129, 255, 257, 1000, 2047, 2048, 2049, 4097, 33_333)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """The host's double of the kernel, known by name while this file is tested."""
+    host(False)
+    mlsm.register_kernel(on_host(NAME, DEVICE))
+    mlsm.register_kernel(on_host(f"{NAME}-backwards", BACKWARDS))
+    yield
+    mlsm.unregister_kernel(NAME)
+    mlsm.unregister_kernel(f"{NAME}-backwards")
+
+
+# ---------------------------------------------------------------- the catalogue
+
+
+class TestOnHost(KernelSuite):
+    """The conformance suite on what the device would compute. ("memory" is about host memory: not its subject.)"""
+
+    backend = "numpy"
+    kernel = NAME
+    checks = tuple(c for c in KernelSuite.checks if c != "memory")
+
+
+class TestBfloat16OnHost(TestOnHost):
+    backend = "numpy-bfloat16"
+
+
+# ---------------------------------------------------------------- every element once, and the right one
+
+
+def _distinct(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any, Any]:
+    """Logits whose losses are exact (L is below half an ulp of them) and whose sums are, a target, a class weight that
+    tells the classes apart, and the row losses: a term that is missed or taken twice shows."""
+    x = rng.integers(64, 96, shape).astype(dtype)
+    y = rng.integers(0, 2, shape).astype(np.uint8)
+    w = rng.integers(1, 9, shape[-1]).astype(dtype)
+    total = (x * (1 - y) * w).sum(-1, dtype=np.float64)
+    return x, y, w, (total / shape[-1]).astype(np.float32 if dtype != np.float64 else np.float64)
+
+
+def _all(x: Any, y: Any, kernel: str = NAME, **options: Any) -> tuple[Any, Any, Any, Any]:
+    """Row losses alone, row losses and gradient in one pass, and the Hessian."""
+    given = {"reduction": "none", "kernel": kernel, **options}
+    value, slope = mlsm.value_and_grad(x, y, **given)
+    return mlsm.multilabel_soft_margin_loss(x, y, **given), value, slope, mlsm.hessian_diag(x, y, **given)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_each_term_counts_once(classes: int, dtype: Any, rng: np.random.Generator) -> None:
+    for rows in (1, 2, 3, 33, 300) if classes < 5000 else (1, 3):
+        x, y, w, expected = _distinct(rng, (rows, classes), dtype)
+        alone, beside, slope, _ = _all(x, y, weight=w)
+        for found in (alone, beside):
+            # a mean over a C that is no power of two may round twice; and a row of positives is not quite 0
+            twice = np.spacing(expected) if classes & (classes - 1) else 0
+            check(found, expected, np.where(expected == 0, 1e-26, twice), f"{rows}x{classes}")
+        right = (1.0 - y) * w / classes  # s is below half an ulp of t; where t is 0 it is s, and tiny
+        check(slope, right, np.where(right, 2 * spacing(right, np.dtype(dtype).name), 1e-24), f"slope {rows}x{classes}")
+
+
+@pytest.mark.parametrize("batch", [(0,), (0, 3), (2, 0), (), (1,), (2, 3), (2, 3, 2), (2, 1, 3, 2)], ids=str)
+def test_batches(batch: tuple[int, ...], rng: np.random.Generator) -> None:
+    x, y, w, expected = _distinct(rng, (*batch, 37), np.float32)
+    alone, beside, slope, bend = _all(x, y, weight=w)
+    for found in (alone, beside):
+        check(found, expected, np.spacing(expected))
+    assert slope.shape == bend.shape == x.shape
+
+
+def _layouts(a: Any) -> dict[str, Any]:
+    """The same values in other places."""
+    turned = tuple(reversed(range(a.ndim)))
+    wide = np.repeat(a, 2, axis=-1)
+    shifted = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
+    shifted[...] = a
+    return {
+        "F": np.ascontiguousarray(a.transpose(turned)).transpose(turned),
+        "reversed": np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+        "rows reversed": np.ascontiguousarray(a[::-1])[::-1],
+        "every second": wide[..., ::2],
+        "moved on": shifted,
+        "axes swapped": np.ascontiguousarray(a.swapaxes(0, -2)).swapaxes(0, -2),
+    }
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (40, 8), (3, 33), (64, 300), (3, 4, 9), (2, 3, 2, 17), (3, 2049)], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_no_bit_depends_on_the_layout(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> None:
+    x, y = (rng.normal(0, 4, shape)).astype(numpy_dtype(dtype)), rng.random(shape).astype(np.float32)
+    weight, pos_weight = rng.random(shape[-1], np.float32), rng.random((1, 2 * shape[-1]), np.float32)[:, ::2]
+    options = {"weight": weight, "pos_weight": pos_weight}
+    expected = _all(x, y, **options)
+    for (name, other_x), (_, other_y) in zip(_layouts(x).items(), _layouts(y).items(), strict=True):
+        for a, b in ((other_x, other_y), (other_x, y), (x, other_y)):
+            for found, right in zip(_all(a, b, **options), expected, strict=True):
+                identical(found, right, name)
+
+
+def test_a_broadcast_row(rng: np.random.Generator) -> None:
+    x, y = rng.normal(0, 4, (1, 33)).astype(np.float32), rng.random((7, 33))
+    spread = np.broadcast_to(x, (7, 33))
+    for found, right in zip(_all(spread, y), _all(spread.copy(), y), strict=True):
+        identical(found, right)
+
+
+@pytest.mark.parametrize("shape", [(300, 3), (33, 65), (7, 2050), (2, 9000)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_no_bit_depends_on_who_does_it(
+    shape: tuple[int, ...], dtype: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows alone or beside the slope, threads forwards or backwards, many blocks or one, each row by itself."""
+    x, y = rng.normal(0, 4, shape).astype(dtype), rng.random(shape).astype(dtype)
+    expected = _all(x, y)
+    identical(expected[0], expected[1], "rows alone, and beside the slope")
+    for found, right in zip(_all(x, y, f"{NAME}-backwards"), expected, strict=True):
+        identical(found, right, "backwards")
+    single = [_all(x[i : i + 1], y[i : i + 1]) for i in range(min(len(x), 5))]
+    for i, parts in enumerate(single):
+        for found, right in zip(parts, expected, strict=True):
+            identical(found, right[i : i + 1], f"row {i} by itself")
+    for blocks, threads in ((1, 32), (3, 64), (2**20, 1024)):
+        monkeypatch.setattr(_cuda, "BLOCKS", blocks)
+        monkeypatch.setattr(_cuda, "THREADS", threads)
+        for found, right in zip(_all(x, y), expected, strict=True):
+            identical(found, right, f"{blocks} blocks of {threads}")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
+@pytest.mark.parametrize("classes", [8, 33])
+def test_targets_as_they_are(dtype: str, classes: int, rng: np.random.Generator) -> None:
+    x = rng.normal(0, 4, (9, classes)).astype(np.float32)
+    y = rng.integers(0, 2, x.shape)
+    for found, right in zip(_all(x, y.astype(dtype)), _all(x, y.astype(np.float32)), strict=True):
+        identical(found, right, dtype)
+    wide = np.full(x.shape, np.iinfo(dtype).min if dtype.startswith("i") else 3, dtype) if dtype != "bool" else y == 0
+    for found, right in zip(_all(x, wide), _all(x, wide.astype(np.float32)), strict=True):
+        identical(found, right, f"{dtype}, far outside of [0, 1]")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_are_float32_rounded(dtype: str, rng: np.random.Generator) -> None:
+    half = numpy_dtype(dtype)
+    x, y = rng.normal(0, 4, (9, 100)).astype(half), rng.random((9, 100)).astype(half)
+    wide = _all(x.astype(np.float32), y.astype(np.float32))
+    for found, right in zip(_all(x, y), wide, strict=True):
+        identical(found, right.astype(half))
+
+
+def test_float32_losses_may_leave_its_range_together() -> None:
+    x = np.full((2, 9), 3e38, np.float32)
+    loss = mlsm.multilabel_soft_margin_loss(x, np.zeros_like(x), kernel=NAME)
+    check(loss, np.float32(3e38), 0)
+    x[0, 3] = np.inf
+    rows = mlsm.multilabel_soft_margin_loss(x, np.zeros_like(x), reduction="none", kernel=NAME)
+    check(rows, np.float32([np.inf, 3e38]), 0)
+
+
+def test_float64_sums_do_not_drift() -> None:
+    """Terms that a plain double sum of a lane would lose: what each addition drops has the same sign."""
+    x = np.full((1, 100_001), 0.3)
+    loss = mlsm.multilabel_soft_margin_loss(x, np.zeros_like(x), kernel=NAME)
+    check(loss, math.log1p(math.exp(0.3)), 4 * np.spacing(1.0))
+
+
+# ---------------------------------------------------------------- functions of one number
+
+
+def _pointer(a: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(a.ctypes.data)
+
+
+def test_float32_functions() -> None:
+    """exp and log1p, and for hard targets loss, gradient and Hessian, over every 8191st float32 until exp is 0."""
+    library = host(False)
+    a = np.arange(0, int(np.float32(104.5).view(np.uint32)), 8191, dtype=np.uint32).view(np.float32)
+    e, small = np.empty_like(a), np.empty_like(a)
+    count = ctypes.c_longlong(a.size)
+    library.functions(count, _pointer(a), _pointer(e), _pointer(small))
+    exact = a.astype(np.float64)
+    decay = np.exp(-exact)
+    check(e, decay, 1.0 * spacing(decay, "float32"), "exp(-a)")
+    right = np.log1p(e.astype(np.float64))
+    check(small, right, 1.3 * spacing(right, "float32"), "log1p(e)")
+    s = decay / (1 + decay)
+    for sign, y in itertools.product((1, -1), (0.0, 1.0)):
+        x = np.float32(sign) * a
+        loss, slope, bend = np.empty_like(a), np.empty_like(a), np.empty_like(a)
+        library.elements(count, _pointer(x), ctypes.c_float(y), _pointer(loss), _pointer(slope), _pointer(bend))
+        with_line = (sign > 0) == (y == 0)
+        for name, found, right, ulps in (
+            ("loss", loss, exact * with_line + np.log1p(decay), 1.8),
+            ("gradient", slope, (1 if y == 0 else -1) * (1 / (1 + decay) if with_line else s), 2.5),
+            ("hessian", bend, s / (1 + decay), 3.5),
+        ):
+            check(found, right, ulps * spacing(right, "float32"), f"{name}, y = {y}, x of sign {sign}")
+
+
+def test_float64_functions(rng: np.random.Generator) -> None:
+    library = host(True)
+    a = np.concatenate([rng.uniform(0, 2, 300), rng.uniform(0, 750, 300), 2.0 ** rng.uniform(-60, 3, 300)])
+    e, small = np.empty_like(a), np.empty_like(a)
+    library.functions(ctypes.c_longlong(a.size), _pointer(a), _pointer(e), _pointer(small))
+    with mpmath.workprec(200):
+        for found, function, of in ((e, lambda v: mpmath.exp(-v), a), (small, mpmath.log1p, e)):
+            for seen, v in zip(found.tolist(), of.tolist(), strict=True):
+                right = function(mpmath.mpf(v))
+                error = abs(mpmath.mpf(seen) - right) / float(spacing(float(right), "float64"))
+                assert error <= 1.3, (seen, v, error)
+
+
+def test_half_conversions() -> None:
+    """All halves, and every float32 next to a boundary of rounding. On a device, two instructions do the same."""
+    library = host(False)
+    bits = np.arange(65536, dtype=np.uint16)
+    middles = (np.arange(2**16, dtype=np.uint32) << 16)[:, None] + np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    sharp = (np.arange(2**19, dtype=np.uint32) << 13)[:, None] + np.uint32([0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF])
+    for halves, spread, function in (("float16", sharp, library.halves), ("bfloat16", middles, library.bfloats)):
+        half = np.dtype(np.float16) if halves == "float16" else BFLOAT16
+        values = spread.ravel().view(np.float32)
+        to, back = np.empty(values.size, np.uint16), np.empty(65536, np.float32)
+        count = ctypes.c_longlong(values.size)
+        with np.errstate(all="ignore"):  # NaN, and what overflows, are meant
+            if halves == "float16":
+                function(_pointer(back), _pointer(to), _pointer(values), count)
+                check(back, bits.view(half).astype(np.float32), 0, "float16 to float32")
+            else:
+                function(_pointer(to), _pointer(values), count)
+            check(to.view(half).astype(np.float32), values.astype(half).astype(np.float32), 0, f"float32 to {halves}")
+    assert ml_dtypes.bfloat16 is BFLOAT16.type
+
+
+# ---------------------------------------------------------------- compiled, without a GPU
+
+VARIANTS = {
+    "plain": ("float32", "float32", "none", "none", 0),
+    "float16, bool targets, weighted, smoothed": ("float16", "bool", "float16", "float32", 1),
+    "bfloat16, int64 targets": ("bfloat16", "int64", "none", "bfloat16", 0),
+    "float64": ("float64", "float64", "float64", "float64", 1),
+}
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiles(variant: str, architecture: str) -> None:
+    x, y, w, p, smooth = VARIANTS[variant]
+    double = x == "float64"
+    types_of = zip("XYWPG", (x, y, w, p, "float64"), strict=True)
+    macros = [f"-D{name}_TYPE={_cuda.CODES[dtype]}" for name, dtype in types_of]
+    alone = (_cuda.ROWS, _cuda.SLOPE) if variant == "plain" else ()
+    for mode in (*alone, _cuda.ROWS | _cuda.SLOPE, _cuda.BEND):
+        block = (f"-DTHREADS={_cuda.THREADS}", f"-DBLOCKS={_cuda.RESIDENT[double]}")
+        options = (*_cuda.OPTIONS, *macros, f"-DDOUBLE={int(double)}", f"-DMODE={mode}", f"-DSMOOTH={smooth}", *block)
+        code = compile_for(architecture, _cuda.source(), options)
+        assert code[:4] == b"\x7fELF"
+        assert b"mlsm_pass" in code
+        assert b"mlsm_finish" in code
+
+
+def test_a_wrong_source_does_not_compile() -> None:
+    with pytest.raises(AssertionError, match="undefined"):
+        compile_for("sm_80", _cuda.source(), ("-DDOUBLE=0",))
+
+
+def test_both_sides_agree_on_numbers() -> None:
+    text = _cuda.source()
+    names = re.search(r"enum Type \{(.*?)\}", text)
+    assert names is not None
+    short = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
+    ours = [short.get(n, n.replace("uint", "u").replace("int", "i")).upper() for n in _cuda._TYPES]
+    assert [n.strip() for n in names[1].split(",")] == ours
+    for name in ("CHUNK", "AXES"):
+        assert f"{name} = {getattr(_cuda, name)}" in text
+    for name in ("ROWS", "SLOPE", "BEND"):
+        assert re.search(rf"\b{name} = {getattr(_cuda, name)}\b", text)
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def _arguments(x: Any, y: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...], int, int, Any]]:
+    seen: list[Any] = []
+
+    def note(name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
+        seen.append((name, macros, grid, block, shared))
+        launch(name, macros, grid, block, arguments)
+
+    monkeypatch.setattr(DEVICE, "launch", note)
+    mlsm.value_and_grad(x, y, kernel=NAME)
+    return seen
+
+
+def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(shape: tuple[int, ...], dtype: Any = np.float32, order: str = "C") -> Any:
+        x = np.zeros(shape, dtype, order=order)  # type: ignore[call-overload]  # NumPy's stubs want a literal
+        return _arguments(x, x, monkeypatch)
+
+    ((name, macros, grid, block, shared),) = plan((1000, 3))
+    assert (name, grid, block, shared) == ("mlsm_pass", 4, 256, 2048), "short rows: a thread each"
+    assert "-DMODE=3" in macros
+    ((_, _, grid, _, _),) = plan((100, 1000))
+    assert grid == 13, "a warp a row"
+    (pass_, finish) = plan((2, 100_000))
+    assert pass_[2] == 13, "long rows: 49 chunks each"
+    assert (finish[0], finish[2]) == ("mlsm_finish", 1)
+    ((_, macros, _, block, _),) = plan((1000, 300), order="F")
+    assert block == _cuda.ACROSS, "rows side by side"
+    ((_, _, _, _, shared),) = plan((10, 300), np.float64)
+    assert shared == 16 * 256, "a float64 sum carries what it dropped"
+
+
+def test_axes_are_merged() -> None:
+    one = (1, 0)
+    assert _cuda._merged((3, 4), (40, 10), None) == [(12, 10, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0)]
+    assert _cuda._merged((3, 4), (10, 30)) == [(4, 30), (3, 10), one, one]
+    assert _cuda._merged((3, 1, 4), (40, 7, 10)) == [(12, 10), one, one, one]
+    assert _cuda._merged((2, 3, 4), (60, 20, 5)) == [(24, 5) if 60 == 3 * 20 and 20 == 4 * 5 else one, one, one, one]
+    assert _cuda._merged((), ()) == [one] * 4
+    assert _cuda._merged((1, 1), (5, 5)) == [one] * 4
+    assert _cuda._merged((3, 4), (0, 10)) == [(4, 10), (3, 0), one, one]
+
+
+def test_what_is_declined() -> None:
+    def served(*shape: int, **options: Any) -> None:
+        x = np.zeros(shape, np.float32)
+        assert mlsm.explain(x, x, kernel=NAME, **options).chosen == NAME
+
+    def declined(why: str, *shape: int, **options: Any) -> None:
+        with pytest.raises(ValueError, match=f"cannot serve this call: .*{why}"):
+            served(*shape, **options)
+
+    for weight in (2.0, [1.0, 2.0, 3.0], np.ones((1, 3), np.float16), np.ones(3, bool), np.ones((), np.int32)):
+        served(2, 3, weight=weight)
+        served(2, 3, pos_weight=weight)
+    served(1, 1, 1, 1, 3, label_smoothing=0.1)
+    declined("at most 4 batch axes", 1, 1, 1, 1, 1, 3)
+    declined("mask", 2, 3, where=np.ones((2, 3), bool))
+    declined("`weight` differs between rows", 2, 3, weight=np.ones((2, 1), np.float32))
+    declined("`pos_weight` differs between rows", 2, 3, pos_weight=np.ones((2, 3), np.float32))
+
+
+# ---------------------------------------------------------------- what CuPy is handed
+
+
+class _Stub:
+    """An array that has what the kernel asks of one of CuPy's, and nothing else."""
+
+    def __init__(self, array: Any, log: list[Any]) -> None:
+        self.array, self.device = np.asarray(array), _Entered(log, "device")
+        self.dtype, self.shape, self.strides = self.array.dtype, self.array.shape, self.array.strides
+        self.itemsize, self.data = self.array.itemsize, types.SimpleNamespace(ptr=self.array.ctypes.data)
+
+
+class _Entered:
+    def __init__(self, log: list[Any], what: str) -> None:
+        self._log, self._what = log, what
+
+    def __enter__(self) -> None:
+        self._log.append(self._what)
+
+    def __exit__(self, *_: object) -> None:
+        self._log.append(f"left {self._what}")
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, list[Any]]]:
+    """A `cupy` whose RawModule is the host library, and the log of what was asked of it."""
+    log: list[Any] = []
+    cupy = types.ModuleType("cupy")
+    cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+
+    class RawModule:
+        def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
+            assert code == _cuda.source()
+            assert backend == "nvrtc"
+            assert set(_cuda.OPTIONS) < set(options)
+            self.macros = tuple(o for o in options if o.startswith("-D"))
+            log.append("compiled")
+
+        def get_function(self, name: str) -> Any:
+            def call(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
+                assert all(type(v) in (int, float) for v in arguments)
+                log.append((name, shared_mem))
+                launch(name, self.macros, grid[0], block[0], arguments)
+
+            return call
+
+    def made(array: Any) -> _Stub:
+        return _Stub(array, log)
+
+    runtime = types.SimpleNamespace(is_hip=False)
+    fields = {
+        "ndarray": _Stub,
+        "RawModule": RawModule,
+        "empty": lambda shape, dtype: made(np.empty(shape, dtype)),
+        "empty_like": lambda stub: made(np.empty_like(stub.array)),
+        "cuda": types.SimpleNamespace(runtime=runtime),
+        "made": made,
+    }
+    for key, value in fields.items():
+        setattr(cupy, key, value)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.delitem(sys.modules, "mlsm.kernels.cupy", raising=False)
+    yield cupy, log
+    sys.modules.pop("mlsm.kernels.cupy", None)
+
+
+def test_what_cupy_is_handed(stub: tuple[Any, list[Any]], rng: np.random.Generator) -> None:
+    import mlsm.kernels.cupy as kernel
+    from mlsm._core import Operands
+
+    cupy, log = stub
+    x, y, w = rng.normal(0, 3, (5, 3000)), rng.random((5, 3000)) < 0.5, rng.random(3000)
+    x = x.astype(np.float32)
+    g = np.asarray(0.2)
+    o = Operands(np, *map(cupy.made, (x, y, w.astype(np.float32))), None, None, 0.0, np.float32, np.float64)
+    value, slope = kernel.rows_and_vjp(o, cupy.made(g))
+    expected = mlsm.value_and_grad(x, y, w.astype(np.float32), reduction="none", kernel=NAME)
+    identical(value.array, expected[0])
+    check(slope.array, expected[1] * g, 2 * spacing(expected[1] * g, "float32"))
+    assert log == ["device", "compiled", ("mlsm_pass", 2048), "compiled", ("mlsm_finish", 2048), "left device"]
+    log.clear()
+    identical(kernel.rows(o).array, expected[0])
+    kernel.rows_vjp(o, cupy.made(g))
+    kernel.curvature(o, cupy.made(g))
+    passes = [entry for entry in log if isinstance(entry, tuple)]
+    assert passes == [("mlsm_pass", 2048), ("mlsm_finish", 2048), ("mlsm_pass", 0), ("mlsm_pass", 0)]
+    log.clear()
+    kernel.rows_and_vjp(o, cupy.made(g))
+    assert "compiled" not in log, "a variant is compiled once"
+
+
+def test_rocm_declines(stub: tuple[Any, list[Any]]) -> None:
+    import mlsm.kernels.cupy as kernel
+    from mlsm._problem import Meta, Problem
+
+    cupy, _ = stub
+    meta = Meta("float32", (2, 3), "unknown")
+    problem = Problem("cupy", "cuda:0", meta, meta, None, None, None, 0.0, "mean", 1, "float32", np.float32, "plain")
+    assert kernel.accepts(problem) is None
+    kernel._on_hip.cache_clear()
+    cupy.cuda.runtime.is_hip = True
+    assert "ROCm" in str(kernel.accepts(problem))
+    kernel._on_hip.cache_clear()
+
+
+def test_host_tensors_load_no_cuda_library() -> None:
+    """A tensor in host memory is declined with a reason, and CuPy is not imported to say so."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    before = "cupy" in sys.modules
+    x = torch.zeros(2, 3)
+    reason = dict(mlsm.explain(x, x).reasons)["cupy"]
+    wanted = "CUDA memory" if importlib.util.find_spec("cupy") is not None else "not installed"
+    assert wanted in reason
+    assert ("cupy" in sys.modules) == before
+
+
+def test_the_source_travels() -> None:
+    assert Path(_cuda.__file__).with_name("_cuda.cu").is_file()
+
+
+# ---------------------------------------------------------------- on a device
+
+
+def _cupy() -> Any:
+    """CuPy with a usable device, or a skip that says what is missing."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    import cupy
+
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"CuPy sees no usable CUDA device: {error}")
+    if not devices:
+        pytest.skip("this machine has no CUDA device")
+    return cupy
+
+
+def _cuda_torch() -> Any:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch sees no CUDA device")
+    _cupy()
+    return torch
+
+
+class TestCuPyOnDevice(KernelSuite):
+    backend = "cupy"
+    kernel = "cupy"
+
+
+class TestTensorsOnDevice(KernelSuite):
+    backend = "torch-cuda"
+    kernel = "cupy"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 65), (300, 3), (3, 5000), (64, 100_000)], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_device_gives_the_bits_of_the_host(shape: tuple[int, int], dtype: str, rng: np.random.Generator) -> None:
+    cupy = _cupy()
+    x, y = rng.normal(0, 8, shape).astype(dtype), rng.random(shape).astype(dtype)
+    w = rng.random(shape[-1]).astype(dtype)
+    expected = _all(x, y, weight=w)
+    found = _all(cupy.asarray(x), cupy.asarray(y), "cupy", weight=cupy.asarray(w))
+    for seen, right in zip(found, expected, strict=True):
+        identical(cupy.asnumpy(seen), right)
+
+
+def test_device_works_on_the_current_stream(rng: np.random.Generator) -> None:
+    cupy = _cupy()
+    x = cupy.asarray(rng.normal(0, 4, (512, 1000)).astype(np.float32))
+    expected = cupy.asnumpy(mlsm.grad(x, x > 0, kernel="cupy"))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        late = x * 1  # on this stream: a kernel on another one would read it too early
+        found = mlsm.grad(late, late > 0, kernel="cupy")
+        stream.synchronize()
+    identical(cupy.asnumpy(found), expected)
+
+
+def test_device_works_on_the_current_stream_of_torch(rng: np.random.Generator) -> None:
+    torch = _cuda_torch()
+    x = torch.from_numpy(rng.normal(0, 4, (512, 1000)).astype(np.float32)).to("cuda")
+    expected = mlsm.grad(x, x > 0, kernel="cupy")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        late = x * 1
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = mlsm.grad(late, late > 0, kernel="cupy")
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    stream.synchronize()
+    assert torch.equal(found, expected)
+
+
+def test_device_counts_beyond_32_bits() -> None:
+    cupy = _cupy()
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    rows, classes = 2_200_000, 1000
+    if free < 3 * rows * classes:
+        pytest.skip(f"{3 * rows * classes >> 30} GiB of device memory are needed, {free >> 30} GiB are free")
+    x = cupy.ones((rows, classes), cupy.float16)
+    y = cupy.ones((rows, classes), cupy.uint8)
+    loss = mlsm.multilabel_soft_margin_loss(x, y, reduction="none", kernel="cupy")
+    expected = cupy.asnumpy(mlsm.multilabel_soft_margin_loss(x[:1], y[:1], reduction="none", kernel="cupy"))
+    assert bool((loss == float(expected[0])).all())

@@ -84,7 +84,9 @@ def _mapped(o: Operands, g: Any, want: str) -> Any:
         if other is not None:
             other = _chunked_like(other, o.x, "target")
         arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
-    arrays += [g, None if g is None else axes[:-1][len(axes) - 1 - g.ndim :]]
+    if g is not None and g.ndim:  # shaped like the rows, and chunked by whoever made it
+        g = _chunked_like(g[..., None], o.x, "grad_output")[..., 0]
+    arrays += [g, None if g is None else axes[: g.ndim]]
     options = {
         "want": want,
         "eps": o.eps,

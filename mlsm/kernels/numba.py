@@ -69,6 +69,47 @@ def _as_it_is(meta: Meta) -> bool:
     return meta.layout == "C" and meta.dtype in _READ
 
 
+def note(problem: Problem) -> str | None:
+    """What a first call has to do besides: compile, unless this process or the cache on disk has done so."""
+    from numba import typeof
+
+    fused = _loops().fused
+    real = np.float64 if problem.dtype.startswith("float64") else np.float32
+    x, y = (
+        np.empty((0, 1), "float32" if m.dtype in _policy.HALVES else "uint8" if m.dtype == "bool" else m.dtype)
+        for m in (problem.input, problem.target)
+    )
+    w, p = (
+        None if m is None else 0.0 if all(n == 1 for n in m.shape) else np.empty(0, real)
+        for m in (problem.weight, problem.pos_weight)
+    )
+    smooth = (0.0, 0.0) if problem.label_smoothing else None
+    missing = []
+    for function, results in (
+        ("the loss", (np.empty(0, real), None)),
+        ("grad", (None, np.empty((0, 1), x.dtype))),
+        ("value_and_grad", (np.empty(0, real), np.empty((0, 1), x.dtype))),
+    ):
+        signature = tuple(map(typeof, (x, y, w, p, smooth, real(0), *results)))
+        if signature not in fused.overloads and not _kept(fused, signature):
+            missing.append(function)
+    if not missing:
+        return None
+    where = fused.stats.cache_path
+    return (
+        f"its first call with these dtypes and options compiles ({', '.join(missing)}; about a second each) and "
+        + (f"keeps the code in {where}" if where else "can write the code nowhere, so that every process compiles anew")
+    )
+
+
+def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
+    """Whether the cache on disk has the code. Numba has no public question for this; a test notices if it moves."""
+    if dispatcher.stats.cache_path is None:
+        return False
+    cache = dispatcher._cache
+    return cache._index_key(signature, dispatcher.targetctx.codegen()) in cache._cache_file._load_index()
+
+
 # ---------------------------------------------------------------- the seam
 
 
@@ -149,7 +190,10 @@ def _run(o: Operands, work: Callable[..., None], real: Any, scale: Any, want_row
     rows = np.empty(count, real) if want_rows else None
     slope = None
     if want_slope:
-        slope = np.empty((count, classes), x.dtype) if not tensors or direct else o.xp.empty((count, classes), dtype=x.dtype)
+        if tensors and not direct:
+            slope = o.xp.empty((count, classes), dtype=x.dtype, device=x.device)
+        else:
+            slope = np.empty((count, classes), x.dtype)
 
     threads = _threads(o, count * classes) if count * classes >= 2 * ALONE else 1
     if direct and threads == 1:
@@ -160,11 +204,12 @@ def _run(o: Operands, work: Callable[..., None], real: Any, scale: Any, want_row
     if len(batch) != 1:
         rows = None if rows is None else rows.reshape(batch)
         slope = None if slope is None else slope.reshape(o.x.shape)
-    if tensors:
-        from torch import as_tensor
+    if not tensors:
+        return (rows if batch or rows is None else rows[()]), slope
+    from torch import from_numpy
 
-        return None if rows is None else as_tensor(rows), None if slope is None else as_tensor(slope)
-    return (rows if batch or rows is None else rows[()]), slope
+    rows = None if rows is None else from_numpy(rows)
+    return rows, from_numpy(slope) if isinstance(slope, np.ndarray) else slope
 
 
 def _lies_ready(values: Any) -> bool:

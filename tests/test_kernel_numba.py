@@ -1,0 +1,400 @@
+"""The numba kernel by itself: its exp and log1p, its sums, its threads and blocks, what it declines and when it compiles.
+
+That its results obey the contract is the conformance suite's to say (`run --kernel numba`).
+"""
+
+import importlib.util
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm import _check
+
+from ._support import check, identical, spacing
+
+
+def _reason() -> str | None:
+    """Why the kernel cannot be tested here; None where it can."""
+    if importlib.util.find_spec("mlsm.kernels") is None or importlib.util.find_spec("mlsm.kernels.numba") is None:
+        return "mlsm/kernels/numba.py is deleted"
+    return "numba is not installed" if importlib.util.find_spec("numba") is None else None
+
+
+REASON = _reason()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+
+loss = mlsm.multilabel_soft_margin_loss
+CLASSES = [1, 3, 8, 20, 63, 64, 65, 255, 256, 257, 700]  # around NARROW and BLOCK
+
+
+@pytest.fixture
+def kernel() -> Any:
+    import mlsm.kernels.numba
+
+    return mlsm.kernels.numba
+
+
+@pytest.fixture
+def loops() -> Any:
+    import mlsm.kernels._numba_loops
+
+    return mlsm.kernels._numba_loops
+
+
+def _data(n: int, c: int, dtype: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    return (4 * rng.standard_normal((n, c))).astype(dtype), (rng.random((n, c)) < 0.3).astype(dtype)
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+@pytest.fixture
+def elementary(loops: Any) -> Callable[[Any], tuple[Any, Any, Any]]:
+    """exp(-a), log1p of it and the slope's s, as the compiled code has them."""
+    import numba
+
+    @numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+    def evaluate(a: Any, e: Any, smooth: Any, s: Any) -> None:
+        for i in range(a.size):
+            e[i] = loops._decay(a[i])
+            smooth[i] = loops._log1p(e[i])
+            s[i] = e[i] / (loops._real(1, a) + e[i])
+
+    def run(a: Any) -> tuple[Any, Any, Any]:
+        e, smooth, s = np.empty_like(a), np.empty_like(a), np.empty_like(a)
+        evaluate(a, e, smooth, s)
+        return e, smooth, s
+
+    return run
+
+
+def test_elementary_float32(elementary: Any) -> None:
+    # Every 1009th float from 0 to where exp(-a) is 0, judged in float64. Seen over every 7th: 0.993, 1.799, 2.343.
+    a = np.arange(0, int(np.float32(110).view(np.int32)), 1009, dtype=np.int32).view(np.float32)
+    exact = np.exp(-a.astype(np.float64))
+    for observed, right, ulp, what in zip(
+        elementary(a), (exact, np.log1p(exact), exact / (1 + exact)), (1, 1.9, 2.5), ("exp", "log1p", "s"), strict=True
+    ):
+        check(observed, right, ulp * spacing(right, "float32"), what)
+
+
+def test_elementary_float64(elementary: Any, rng: np.random.Generator) -> None:
+    # Seen over 16,000 points: 0.914, 1.470, 1.805. A digit of a coefficient that is wrong shows at the ends.
+    mpmath = pytest.importorskip("mpmath", reason="float64 is judged by mpmath")
+    ends = np.array([0.0, math.log(2) / 2, math.log(2), 1e-300, 1e-8, 708.3964, 745.1332])
+    a = np.concatenate([ends, rng.uniform(0, 2, 600), rng.uniform(2, 40, 600), rng.uniform(700, 746, 200)])
+    found = elementary(a)
+    with mpmath.workprec(120):
+        e = [mpmath.exp(-mpmath.mpf(float(v))) for v in a]
+        for observed, right, ulp, what in zip(
+            found,
+            (e, [mpmath.log1p(v) for v in e], [v / (1 + v) for v in e]),
+            (1, 1.6, 1.9),
+            ("exp", "log1p", "s"),
+            strict=True,
+        ):
+            off = [
+                abs(mpmath.mpf(float(o)) - r) / max(np.spacing(float(r)), 5e-324)
+                for o, r in zip(observed, right, strict=True)
+            ]
+            assert max(off) <= ulp, f"{what}: {float(max(off)):.3f} ULP off at {a[int(np.argmax(off))]!r}, {ulp} allowed"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_elementary_specials(elementary: Any, dtype: Any) -> None:
+    e, smooth, s = elementary(np.array([0, -0.0, np.inf, np.nan, 800], dtype))
+    for found, right in ((e, [1, 1, 0, np.nan, 0]), (smooth, [math.log(2)] * 2 + [0, np.nan, 0]), (s, [0.5] * 2)):
+        check(found[: len(right)], np.array(right, dtype), 0)
+
+
+def test_finite_losses_that_leave_float32_together(rng: np.random.Generator) -> None:
+    for c in CLASSES:
+        x = np.full((2, c), np.float32(3e38))
+        identical(loss(x, np.zeros_like(x), reduction="none", kernel="numba"), np.full(2, np.float32(3e38)))
+
+
+@pytest.mark.parametrize("c", CLASSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums(dtype: Any, c: int, rng: np.random.Generator) -> None:
+    """The row is the mean of the very losses that single classes have, up to the rounding of a short tree."""
+    x, y = _data(5, c, dtype, rng)
+    single = loss(x.reshape(-1, 1), y.reshape(-1, 1), reduction="none", kernel="numba").reshape(5, c)
+    row = loss(x, y, reduction="none", kernel="numba").astype(np.float64)
+    exact = np.array([math.fsum(map(float, v)) / c for v in single])
+    u = float(np.finfo(dtype).eps) / 2
+    allowed = (4 * u if dtype is np.float32 else (math.log2(c) + 8) * u) * exact
+    assert np.all(np.abs(row - exact) <= allowed)
+
+
+def test_error_does_not_grow_with_classes() -> None:
+    x = np.full((1, 2**21 + 3), -30.0)
+    y = np.zeros_like(x)
+    one = loss(x[:, :1], y[:, :1], reduction="none", kernel="numba")
+    row = loss(x, y, reduction="none", kernel="numba")
+    assert abs(row[0] - one[0]) <= 2 * np.spacing(one[0])
+
+
+@pytest.mark.parametrize("c", CLASSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_value_has_the_bits_of_the_loss(dtype: Any, c: int, rng: np.random.Generator) -> None:
+    x, y = _data(9, c, dtype, rng)
+    w = rng.random(c).astype(dtype)
+    for options in ({}, {"weight": w}, {"pos_weight": w, "label_smoothing": 0.1}):
+        value, gradient = mlsm.value_and_grad(x, y, reduction="none", kernel="numba", **options)
+        identical(value, loss(x, y, reduction="none", kernel="numba", **options))
+        identical(gradient, mlsm.grad(x, y, reduction="none", kernel="numba", **options))
+        identical(gradient[3:], mlsm.value_and_grad(x[3:], y[3:], reduction="none", kernel="numba", **options)[1])
+
+
+@pytest.mark.parametrize("c", [20, 700])
+def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
+    x, y = _data(30, c, np.float64, rng)
+    g = rng.random(30)
+    for function in (mlsm.grad,):
+        whole = function(x, y, reduction="none", grad_output=g, kernel="numba")
+        for i in range(30):
+            identical(whole[i], function(x[i], y[i], reduction="none", grad_output=float(g[i]), kernel="numba"))
+
+
+def test_compiler_takes_several_elements_at_a_time(loops: Any) -> None:
+    import numba
+
+    x = np.zeros((2, 300), np.float32)
+    for rows, slope in ((np.empty(2, np.float32), None), (None, x.copy()), (np.empty(2, np.float32), x.copy())):
+        fresh = numba.njit(error_model="numpy")(loops.fused.py_func)
+        fresh(x, x, None, None, None, np.float32(1), rows, slope)
+        code = fresh.inspect_llvm(fresh.signatures[0])
+        assert re.search(r"<\d+ x float> @llvm\.fmuladd", code), "the loop over a block is not vectorised"
+        assert not re.search(r"<\d+ x double> @llvm\.fmuladd", code), "float32 is computed in float64"
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def _swapped(a: Any) -> Any:
+    return a.astype(a.dtype.newbyteorder())
+
+
+def _unaligned(a: Any) -> Any:
+    raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    raw[...] = a
+    return raw
+
+
+def _read_only(a: Any) -> Any:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "every other row": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "every other class": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "reversed": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "Fortran": np.asfortranarray,
+    "byte-swapped": _swapped,
+    "unaligned": _unaligned,
+    "read-only": _read_only,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_layouts_have_the_same_bits(
+    layout: str, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(kernel, "CONVERTED", 256)  # several blocks
+    x, y = _data(23, 70, dtype, rng)
+    straight = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
+    for a, b in ((LAYOUTS[layout](x), y), (x, LAYOUTS[layout](y)), (LAYOUTS[layout](x), LAYOUTS[layout](y))):
+        before = a.copy(), b.copy()
+        for found, right in zip(mlsm.value_and_grad(a, b, kernel="numba", reduction="none"), straight, strict=True):
+            identical(found, right)
+        identical(a, before[0])
+        identical(b, before[1])
+
+
+@pytest.mark.parametrize("target", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float64"])
+def test_targets_are_read_as_they_are(target: str, rng: np.random.Generator) -> None:
+    x, y = _data(6, 33, np.float64, rng)
+    right = mlsm.value_and_grad(x, y, kernel="numba")
+    for found, expected in zip(mlsm.value_and_grad(x, y.astype(target), kernel="numba"), right, strict=True):
+        identical(found, expected)
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_threads_do_not_change_a_bit(
+    threads: int, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    x, y = _data(31, 40, dtype, rng)
+    alone = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
+    monkeypatch.setattr(kernel, "ALONE", 1)
+    used: set[int] = set()
+    ready = kernel._plain if dtype is np.float32 else kernel._converted
+
+    def noticed(*arguments: Any) -> None:
+        used.add(threading.get_ident())
+        ready(*arguments)
+
+    monkeypatch.setattr(kernel, ready.__name__, noticed)
+    monkeypatch.setattr(kernel, "_threads", lambda o, elements: threads)
+    for found, right in zip(mlsm.value_and_grad(x, y, kernel="numba", reduction="none"), alone, strict=True):
+        identical(found, right)
+    assert len(used) > 1
+
+
+def test_thread_count(kernel: Any) -> None:
+    x = np.zeros((2, 2))
+    o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)[1]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    assert kernel._threads(o, 2**40) == cores
+    assert kernel._threads(o, kernel.ALONE) == 1
+    found: list[int] = []
+    worker = threading.Thread(target=lambda: found.append(kernel._threads(o, 2**40)))
+    worker.start()
+    worker.join()
+    assert found == [1]  # whoever calls from a thread of his own has parallelism of his own
+
+
+def test_tensors_follow_torch(kernel: Any) -> None:
+    torch = pytest.importorskip("torch", reason="this test asks for PyTorch's number of threads")
+    x = torch.zeros(2, 2)
+    o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)[1]
+    assert kernel._threads(o, 2**40) == torch.get_num_threads()
+
+
+def test_error_in_a_thread_is_raised(kernel: Any) -> None:
+    def work(i: int, j: int) -> None:
+        if i:
+            raise RuntimeError("in a thread")
+
+    with pytest.raises(RuntimeError, match="in a thread"):
+        kernel._spread(2, 10, work)
+
+
+def test_releases_the_interpreter(loops: Any) -> None:
+    assert loops.fused.targetoptions["nogil"]
+    assert loops.bent.targetoptions["nogil"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_fork() -> None:
+    """A child inherits the pool without its threads, and would wait for them for ever."""
+    script = """
+import os, threading
+import mlsm.kernels.numba as kernel
+kernel._spread(2, 10, lambda i, j: None)
+child = os.fork()
+if child == 0:
+    kernel._spread(2, 10, lambda i, j: None)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", script], check=True, timeout=60)
+
+
+# ---------------------------------------------------------------- what is declined, and when it compiles
+
+
+def _why(*arguments: Any, **options: Any) -> str:
+    return dict(mlsm.explain(*arguments, **options).reasons).get("numba", "serves")
+
+
+def test_reasons() -> None:
+    x = np.zeros((4, 3), np.float32)
+    y, wide = np.zeros((4, 3)), np.zeros((1, 2**18 + 1), np.float16)
+    cube = np.zeros((2, 4, 6))[..., ::2]
+    assert _why(x, y) == "serves"
+    assert _why(x, y, np.ones(3), pos_weight=2.0, label_smoothing=0.1) == "serves"
+    assert _why(x, y, [[1.0, 2.0, 3.0]]) == "serves"
+    assert "mask" in _why(x, y, where=np.ones(3, bool))
+    assert "`weight` differs between rows" in _why(x, y, np.ones((4, 1)))
+    assert "`pos_weight` differs between rows" in _why(x, y, pos_weight=np.ones((4, 3)))
+    assert "converted whole" in _why(wide, wide)
+    assert "one batch axis" in _why(cube, cube)
+    with pytest.raises(ValueError, match="does not mask"):
+        loss(x, y, where=np.ones(3, bool), kernel="numba")
+
+
+def test_import_and_explain_leave_numba_alone() -> None:
+    script = """
+import sys
+import numpy as np
+import mlsm
+x = np.zeros((2, 3))
+mlsm.explain(x, x, where=np.ones(3, bool))
+assert "numba" not in sys.modules, "numba was imported before a call needed it"
+mlsm.multilabel_soft_margin_loss(x, x)
+assert "numba" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+NOTE = """
+import sys
+import numpy as np
+import mlsm
+from mlsm import _check
+from mlsm.kernels import numba as kernel
+x = np.zeros((2, 3), np.float32)
+y = np.zeros((2, 3), np.int16)
+problem, _ = _check.problem(x, y, 2.0, None, None, "mean", 0.0, -1)
+note = kernel.note(problem)
+mlsm.multilabel_soft_margin_loss(x, y, 2.0)
+print(note)
+print(kernel.note(problem))
+"""
+
+
+def _notes(cache: Path) -> list[str]:
+    found = subprocess.run(
+        [sys.executable, "-c", NOTE],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=180,
+    )
+    return found.stdout.splitlines()
+
+
+def test_note_says_what_compiles(tmp_path: Path) -> None:
+    before, after = _notes(tmp_path)
+    assert "compiles (the loss, grad, value_and_grad" in before
+    assert str(tmp_path) in before
+    assert "compiles (grad, value_and_grad" in after
+    again, _ = _notes(tmp_path)  # in another process, which finds the code on disk
+    assert again == after
+
+
+def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be written, every process compiles; an error of another kind is not swallowed."""
+    from numba.core.dispatcher import Dispatcher
+
+    def refuse(message: str) -> Callable[[Any], None]:
+        def enable(self: Any) -> None:
+            raise RuntimeError(message)
+
+        return enable
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", refuse("cannot cache function: no locator available for file"))
+    x, rows = np.zeros((2, 3)), np.empty(2)
+    loops._compiled(loops.fused.py_func)(x, x, None, None, None, np.float64(0), rows, None)
+    assert rows[0] == rows[1] == pytest.approx(math.log(2), rel=1e-15)
+    monkeypatch.setattr(Dispatcher, "enable_caching", refuse("another"))
+    with pytest.raises(RuntimeError, match="another"):
+        loops._compiled(loops.fused.py_func)

@@ -4,9 +4,9 @@ A peer rounds as it likes: the sides may differ by what the peer's own form lose
 below from the machine epsilon of its result. Refuses a row that it cannot read.
 """
 
-import importlib
 import importlib.util
 import math
+import pkgutil
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,22 +26,46 @@ LARGEST = 4.0  # of the logits: a form that subtracts from 1 loses no more than 
 class Peer(NamedTuple):
     needs: tuple[str, ...]
     arrays: str  # the module whose arrays both sides take
-    names: dict[str, str]  # what a row may say -> module:attribute
+    names: dict[str, str]  # what a row may say -> its full name
 
 
 PEERS = {
     "PyTorch": Peer(
         ("torch",),
         "torch",
-        {"F": "torch.nn.functional", "nn": "torch.nn", "MultiLabelSoftMarginLoss": "mlsm:MultiLabelSoftMarginLoss"},
+        {
+            "F": "torch.nn.functional",
+            "bce": "torch.nn.functional.binary_cross_entropy_with_logits",
+            "nn": "torch.nn",
+            "MultiLabelSoftMarginLoss": "mlsm.MultiLabelSoftMarginLoss",
+        },
     ),
-    "optax": Peer(("optax", "jax"), "jax.numpy", {"optax": "optax", "jnp": "jax.numpy"}),
-    "Keras": Peer(("keras",), "numpy", {"keras": "keras"}),
-    "TensorFlow": Peer(("tensorflow",), "numpy", {"tf": "tensorflow"}),
+    "optax": Peer(
+        ("optax", "jax"),
+        "jax.numpy",
+        {"optax": "optax", "sbce": "optax.losses.sigmoid_binary_cross_entropy", "jnp": "jax.numpy"},
+    ),
+    "Keras": Peer(
+        ("keras",),
+        "numpy",
+        {
+            "BinaryCrossentropy": "keras.losses.BinaryCrossentropy",
+            "binary_crossentropy": "keras.losses.binary_crossentropy",
+        },
+    ),
+    "TensorFlow": Peer(
+        ("tensorflow",),
+        "numpy",
+        {
+            "tf": "tensorflow",
+            "sigmoid_cross_entropy_with_logits": "tensorflow.nn.sigmoid_cross_entropy_with_logits",
+            "weighted_cross_entropy_with_logits": "tensorflow.nn.weighted_cross_entropy_with_logits",
+        },
+    ),
     "scikit-learn": Peer(
-        ("sklearn",), "numpy", {"log_loss": "sklearn.metrics:log_loss", "expit": "scipy.special:expit"}
+        ("sklearn",), "numpy", {"log_loss": "sklearn.metrics.log_loss", "expit": "scipy.special.expit"}
     ),
-    "lucid": Peer(("lucid",), "numpy", {"lucid": "lucid"}),
+    "lucid": Peer(("lucid",), "numpy", {"F": "lucid.nn.functional"}),
 }
 ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$")
 
@@ -59,12 +83,6 @@ def rows() -> list[tuple[str, str, str]]:
             assert row, f"cannot read the row {line!r}"
             found.append((peer, row["theirs"], row["ours"]))
     return found
-
-
-def _named(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
 
 
 def _session(arrays: str) -> AbstractContextManager[Any]:
@@ -104,9 +122,9 @@ def test_row(peer: str, theirs: str, ours: str, rng: np.random.Generator) -> Non
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{peer} is not installed: no module named {module!r}")
     with _session(known.arrays):
-        make = _named(f"{known.arrays}:asarray")
+        make = pkgutil.resolve_name(f"{known.arrays}.asarray")
         names = {name: make(value) for name, value in _data(rng).items()}
-        names |= {name: _named(path) for name, path in known.names.items()}
+        names |= {name: pkgutil.resolve_name(path) for name, path in known.names.items()}
         names |= {"loss": mlsm.multilabel_soft_margin_loss}
         disagreement(eval(theirs, names), eval(ours, names))
 

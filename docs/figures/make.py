@@ -143,7 +143,7 @@ def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]],
 FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
     "loss": (
         loss_figure,
-        "The loss of one class, its slope and its curvature, for a label of 1, of 0, and of one half.",
+        "The loss of one class, its slope and its curvature, for labels 1, 0 and one half.",
     ),
     "ulp-loss": (
         lambda: _error_figure(

@@ -39,7 +39,11 @@ class Kernel:
     curvature
         ``curvature(operands, g)``, the diagonal of the second derivative scaled by g, like the logits.
 
-    The last three are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
+    note
+        ``note(problem)``, what `explain` should say of a call that the kernel serves (that it has to compile first,
+        say), or None.
+
+    All after `rows` are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
     `rows_and_vjp`.
     """
 
@@ -50,6 +54,7 @@ class Kernel:
     rows_vjp: Callable[[Operands, Any], Any] = _core.rows_vjp
     rows_and_vjp: Callable[[Operands, Any], tuple[Any, Any]] | None = None
     curvature: Callable[[Operands, Any], Any] = _core.curvature
+    note: Callable[[Problem], str | None] | None = None
 
     def value_and_slope(self, o: Operands, g: Any) -> tuple[Any, Any]:
         """`rows_and_vjp` where the kernel has one, else its two halves."""
@@ -67,9 +72,11 @@ class Explanation:
 
     chosen: str
     reasons: tuple[tuple[str, str], ...]
+    note: str | None = None  # what the chosen kernel has to do besides
 
     def __str__(self) -> str:
-        lines = [(self.chosen, "serves this call"), *self.reasons]
+        served = "serves this call" if self.note is None else f"serves this call; {self.note}"
+        lines = [(self.chosen, served), *self.reasons]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {reason}" for name, reason in lines)
 
@@ -104,9 +111,9 @@ def register_kernel(kernel: Kernel) -> None:
         raise TypeError(f"`kernel.name` must be a non-empty string; got {name!r}.")
     if not (isinstance(libraries, tuple) and libraries and all(isinstance(n, str) for n in libraries)):
         raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {libraries!r}.')
-    for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp"):
+    for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp", "note"):
         value = getattr(kernel, field)
-        if not callable(value) and not (field == "rows_and_vjp" and value is None):
+        if not callable(value) and not (field in ("rows_and_vjp", "note") and value is None):
             raise TypeError(f"`kernel.{field}` must be callable; got {value!r}.")
     with _lock:
         if kernel.name in names():
@@ -235,4 +242,4 @@ def explanation(problem: Problem, name: str | None = None) -> Explanation:
         else:
             reason = _reason(_find(other), problem)
         reasons.append((other, reason or f"it could serve this call; {chosen.name} comes first"))
-    return Explanation(chosen.name, tuple(reasons))
+    return Explanation(chosen.name, tuple(reasons), None if chosen.note is None else chosen.note(problem))

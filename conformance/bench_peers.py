@@ -120,8 +120,8 @@ BUILDERS: dict[str, Builder] = {
     "tensorflow": tensorflow_candidates,
     "mlx": mlx_candidates,
 }
-"""By the module whose presence decides. Paddle before TensorFlow: the other way round, importing Paddle 3 ends the process
-(seen with TensorFlow 2 on Linux; they may change places once it no longer does)."""
+"""By the module whose presence decides. Paddle before TensorFlow: the other way round, importing Paddle 3 ends the
+process (seen with TensorFlow 2 on Linux; they may change places once it no longer does)."""
 
 LACKING: dict[tuple[str, str], str] = {
     ("paddle", "bfloat16"): "Paddle's CPU losses do not take bfloat16",

@@ -190,7 +190,7 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
 
     peak, method = peak_of(work)
     assert method == LINUX
-    # Linux counts resident pages in batches (64 pages for each processor or thread), so a reading may be a little short.
+    # Linux counts resident pages in batches (64 pages for each processor or thread), so a reading may be short.
     assert mib - 1 < peak / 2**20 < mib + 8
     quiet, _ = peak_of(lambda: None)
     assert quiet / 2**20 < 4

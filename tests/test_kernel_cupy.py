@@ -9,7 +9,6 @@ import ctypes
 import importlib.machinery
 import importlib.util
 import itertools
-import math
 import re
 import sys
 import types
@@ -198,10 +197,11 @@ def test_float32_losses_may_leave_its_range_together() -> None:
 
 
 def test_float64_sums_do_not_drift() -> None:
-    """Terms that a plain double sum of a lane would lose: what each addition drops has the same sign."""
-    x = np.full((1, 100_001), 0.3)
-    loss = mlsm.multilabel_soft_margin_loss(x, np.zeros_like(x), kernel=NAME)
-    check(loss, math.log1p(math.exp(0.3)), 4 * np.spacing(1.0))
+    """One term again and again: what a plain sum drops has the same sign, a hundred times a lane."""
+    x = np.broadcast_to(np.float64(0.3), (1, 8_400_001))
+    once = mlsm.multilabel_soft_margin_loss(x[:, :1], x[:, :1] * 0, kernel=NAME)
+    y = np.broadcast_to(np.uint8(0), x.shape)
+    check(mlsm.multilabel_soft_margin_loss(x, y, kernel=NAME), once, 2 * np.spacing(once))
 
 
 # ---------------------------------------------------------------- functions of one number
@@ -469,6 +469,56 @@ def test_what_cupy_is_handed(stub: tuple[Any, list[Any]], rng: np.random.Generat
     log.clear()
     kernel.rows_and_vjp(o, cupy.made(g))
     assert "compiled" not in log, "a variant is compiled once"
+
+
+@pytest.mark.parametrize("release", ["13.6.0", "14.2.0"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_what_cupy_is_handed_of_tensors(
+    release: str, dtype: str, stub: tuple[Any, list[Any]], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of CUDA tensors, walked by tensors in host memory, on what stands for PyTorch's current stream."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import array_api_compat.torch as xp
+
+    import mlsm.kernels.cupy as kernel
+    from mlsm._core import Operands
+
+    cupy, log = stub
+    cupy.__version__ = release
+    cupy.cuda.Device = lambda index: _Entered(log, "device")
+    cupy.cuda.ExternalStream = lambda address: _Entered(log, f"stream {address} of 13")
+    protocol = types.SimpleNamespace(from_external=lambda s: _Entered(log, f"stream {s.__cuda_stream__()} of 14"))
+    cupy.cuda.Stream = protocol
+    monkeypatch.setattr(torch.cuda, "device", lambda device: _Entered(log, "torch"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
+
+    x = torch.from_numpy(rng.normal(0, 3, (7, 5))).to(getattr(torch, dtype)).T.requires_grad_()
+    y = torch.from_numpy(rng.integers(0, 2, (5, 7)))
+    compute = torch.float64 if dtype == "float64" else torch.float32
+    o = Operands(xp, x, y, None, None, None, 0.0, compute, torch.float64)
+    with torch.no_grad():
+        value, slope = kernel.rows_and_vjp(o, torch.tensor(0.5, dtype=torch.float64))
+    entered = ["torch", "device", "stream 77 of 13" if release < "14" else "stream (0, 77) of 14"]
+    assert log == [*entered, "compiled", ("mlsm_pass", log[4][1]), *(f"left {what}" for what in reversed(entered))]
+    assert (value.dtype, slope.dtype, slope.stride()) == (compute, x.dtype, x.stride())
+    with torch.no_grad():
+        expected = mlsm.value_and_grad(x, y, reduction="none", kernel="generic")
+    for name, found, right in (("rows", value, expected[0]), ("slope", slope.detach(), expected[1] * 0.5)):
+        check(found.to(x.dtype).double(), right.double(), 8 * spacing(right.double(), dtype), name)
+    negated = torch.complex(x.detach().double(), -x.detach().double()).conj().imag  # a view that negates as it is read
+    assert negated.is_neg()
+    o = Operands(xp, negated, y, None, None, None, 0.0, torch.float64, torch.float64)
+    identical(kernel.rows(o).numpy(), kernel.rows(o.holding(negated.resolve_neg(), y, None, None, None)).numpy())
+
+
+def test_cupy_takes_a_stream_of_another_library(recwarn: pytest.WarningsRecorder) -> None:
+    """Real CuPy, where it is installed, with or without a device: the right call for its release, without a warning."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    import mlsm.kernels.cupy as kernel
+
+    assert kernel._shared(12_345).ptr == 12_345
+    assert not [w for w in recwarn if "mlsm" in str(w.filename)]
 
 
 def test_rocm_declines(stub: tuple[Any, list[Any]]) -> None:

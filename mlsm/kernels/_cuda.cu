@@ -476,10 +476,15 @@ DEVICE void gather(const Call &c, i64 first, int thread, int threads, Sum &sum) 
             if (W_TYPE != NONE) fetch(W_TYPE, c.w, at[h] * c.wc, c.wc, n[h], w_pieces, w + 4 * h);
             if (P_TYPE != NONE) fetch(P_TYPE, c.p, at[h] * c.pc, c.pc, n[h], p_pieces, p + 4 * h);
         }
+        if (n[0] + n[1] == 8) {  // without a branch for each, so that a thread works on several at a time
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            loss[i] = 0;
-            if (i % 4 < n[i / 4]) element(c, x[i], y[i], w[i], p[i], scale, loss[i], derivative[i]);
+            for (int i = 0; i < 8; ++i) element(c, x[i], y[i], w[i], p[i], scale, loss[i], derivative[i]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                loss[i] = 0;
+                if (i % 4 < n[i / 4]) element(c, x[i], y[i], w[i], p[i], scale, loss[i], derivative[i]);
+            }
         }
         if (MODE & (SLOPE | BEND)) {
 #pragma unroll

@@ -11,7 +11,7 @@ architectures and put its arithmetic, run on the host, through the conformance c
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._core import Operands
 from .._dispatch import Kernel
@@ -70,10 +70,31 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
     o = o.holding(*(None if v is None else v.resolve_neg() for v in o[1:6]))
     device = o.x.device
-    stream = torch.cuda.current_stream(device)
     # By PyTorch's stream, since its caching allocator frees in the order of that stream.
-    with torch.cuda.device(device), cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream.cuda_stream):
+    with (
+        torch.cuda.device(device),
+        cupy.cuda.Device(device.index),
+        _shared(torch.cuda.current_stream(device).cuda_stream),
+    ):
         return run(o, g, mode, _Torch(torch, device))
+
+
+def _shared(stream: int) -> Any:
+    """Another library's stream as CuPy's current one."""
+    import cupy
+
+    if int(cupy.__version__.partition(".")[0]) < 14:
+        return cupy.cuda.ExternalStream(stream)
+    return cupy.cuda.Stream.from_external(_Stream(stream))  # since CuPy 14; ExternalStream warns there
+
+
+class _Stream(NamedTuple):
+    """A stream in the CUDA stream protocol. PyTorch's own have it in its later releases only."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address  # the protocol's version first
 
 
 # ---------------------------------------------------------------- two libraries, one memory

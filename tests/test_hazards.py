@@ -49,6 +49,7 @@ def _size(hazard: Hazard, quantity: str) -> float:
     return size if np.isfinite(size) else 0.0
 
 
+@pytest.mark.parametrize("route", [r for r in _support.ROUTES if r != "dask-generic"], indirect=True)
 @pytest.mark.parametrize("name", NUMBERS)
 def test_row_of_numbers(route: Route, name: str) -> None:
     library, kernel = route

@@ -4,6 +4,7 @@ That its results obey the contract is the conformance suite's to say (`run --ker
 """
 
 import contextlib
+import importlib
 import importlib.util
 import pickle
 from collections.abc import Iterator
@@ -28,7 +29,10 @@ def _reason() -> str | None:
 
 
 REASON = _reason()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+if REASON is not None:
+    pytest.skip(REASON, allow_module_level=True)
+dask: Any = importlib.import_module("dask")  # as Any: Dask ships its types in part
+da: Any = importlib.import_module("dask.array")
 
 SHAPE = (12, 9)
 CHUNKS: dict[str, Any] = {"rows": (5, -1), "classes": (-1, 2), "both": (5, 4), "uneven": ((1, 11), (8, 1))}
@@ -37,8 +41,6 @@ U = 2.0**-53
 
 @contextlib.contextmanager
 def _nothing_computed() -> Iterator[None]:
-    import dask
-
     def never(*args: Any, **options: Any) -> Any:
         raise AssertionError("a graph was computed while another was built")
 
@@ -47,8 +49,6 @@ def _nothing_computed() -> Iterator[None]:
 
 
 def _lazy(values: Any, chunks: Any) -> Any:
-    import dask.array as da
-
     return da.from_array(values, chunks=chunks)
 
 
@@ -77,8 +77,6 @@ def _results(x: Any, y: Any, g: Any, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("option", ["plain", "class", "row", "number", "where", "where and weights", "where by class"])
 @pytest.mark.parametrize("chunks", CHUNKS)
 def test_every_chunking_and_option(chunks: str, option: str, rng: np.random.Generator) -> None:
-    import dask
-
     x, y, g = 4 * rng.standard_normal(SHAPE), rng.random(SHAPE), rng.random(SHAPE[0])
     options = _options(rng)[option]
     right = _results(x, y, g, kernel="generic", **options)
@@ -94,8 +92,6 @@ def test_every_chunking_and_option(chunks: str, option: str, rng: np.random.Gene
 
 @pytest.mark.parametrize("chunks", CHUNKS)
 def test_unknown_lengths(chunks: str, rng: np.random.Generator) -> None:
-    import dask
-
     x, y, mask = 4 * rng.standard_normal(SHAPE), rng.random(SHAPE), rng.random(SHAPE) < 0.6
     kept = np.arange(SHAPE[0]) % 3 != 1
     right = [*mlsm.value_and_grad(x[kept], y[kept], where=mask[kept], kernel="generic")]
@@ -132,9 +128,6 @@ def test_a_block_has_the_bits_of_the_same_call(rng: np.random.Generator) -> None
 
 @pytest.mark.parametrize("chunks", [(10, -1), (10, 10)])
 def test_a_handful_of_tasks_a_block(chunks: Any) -> None:
-    import dask
-    import dask.array as da
-
     x = da.ones((400, 20), chunks=chunks)
     blocks = x.npartitions
     for graph in (loss(x, x), mlsm.grad(x, x), mlsm.hessian_diag(x, x), mlsm.value_and_grad(x, x)[1]):
@@ -159,9 +152,6 @@ def test_chosen_for_dask_arrays() -> None:
 def test_more_data_than_the_workers_have_memory() -> None:
     """2.5 GiB, generated and reduced by two workers of 0.4 GiB each, with the gradient's norm beside the loss."""
     distributed = pytest.importorskip("distributed", reason="this test needs dask's distributed scheduler")
-    import dask
-    import dask.array as da
-
     rows, classes, blocks, limit = 4096, 1024, 160, 400 * 2**20
     assert rows * classes * 4 * blocks > 3 * 2 * limit
 

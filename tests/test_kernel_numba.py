@@ -1,4 +1,4 @@
-"""The numba kernel by itself: its exp and log1p, its sums, its threads and blocks, what it declines and when it compiles.
+"""The numba kernel by itself: its exp and log1p, sums, threads and blocks, what it declines, when it compiles.
 
 That its results obey the contract is the conformance suite's to say (`run --kernel numba`).
 """
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm import _check
 
 from ._support import check, identical, spacing
 
@@ -63,7 +62,7 @@ def elementary(loops: Any) -> Callable[[Any], tuple[Any, Any, Any]]:
     """exp(-a), log1p of it and the slope's s, as the compiled code has them."""
     import numba
 
-    @numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+    @numba.njit(error_model="numpy")
     def evaluate(a: Any, e: Any, smooth: Any, s: Any) -> None:
         for i in range(a.size):
             e[i] = loops._decay(a[i])
@@ -107,7 +106,8 @@ def test_elementary_float64(elementary: Any, rng: np.random.Generator) -> None:
                 abs(mpmath.mpf(float(o)) - r) / max(np.spacing(float(r)), 5e-324)
                 for o, r in zip(observed, right, strict=True)
             ]
-            assert max(off) <= ulp, f"{what}: {float(max(off)):.3f} ULP off at {a[int(np.argmax(off))]!r}, {ulp} allowed"
+            worst = int(np.argmax(off))
+            assert off[worst] <= ulp, f"{what}: {float(off[worst]):.3f} ULP off at {a[worst]!r}, {ulp} allowed"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -160,10 +160,9 @@ def test_value_has_the_bits_of_the_loss(dtype: Any, c: int, rng: np.random.Gener
 def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
     x, y = _data(30, c, np.float64, rng)
     g = rng.random(30)
-    for function in (mlsm.grad,):
-        whole = function(x, y, reduction="none", grad_output=g, kernel="numba")
-        for i in range(30):
-            identical(whole[i], function(x[i], y[i], reduction="none", grad_output=float(g[i]), kernel="numba"))
+    whole = mlsm.grad(x, y, reduction="none", grad_output=g, kernel="numba")
+    for i in range(30):
+        identical(whole[i], mlsm.grad(x[i], y[i], reduction="none", grad_output=float(g[i]), kernel="numba"))
 
 
 def test_compiler_takes_several_elements_at_a_time(loops: Any) -> None:
@@ -251,30 +250,41 @@ def test_threads_do_not_change_a_bit(
         ready(*arguments)
 
     monkeypatch.setattr(kernel, ready.__name__, noticed)
-    monkeypatch.setattr(kernel, "_threads", lambda o, elements: threads)
+    monkeypatch.setattr(kernel._threads, "allowed", lambda tensors: threads)
     for found, right in zip(mlsm.value_and_grad(x, y, kernel="numba", reduction="none"), alone, strict=True):
         identical(found, right)
     assert len(used) > 1
 
 
 def test_thread_count(kernel: Any) -> None:
-    x = np.zeros((2, 2))
-    o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)[1]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    assert kernel._threads(o, 2**40) == cores
-    assert kernel._threads(o, kernel.ALONE) == 1
+    assert kernel._threads.allowed(False) == cores
     found: list[int] = []
-    worker = threading.Thread(target=lambda: found.append(kernel._threads(o, 2**40)))
+    worker = threading.Thread(
+        target=lambda: found.extend((kernel._threads.allowed(False), kernel._threads.allowed(True)))
+    )
     worker.start()
     worker.join()
-    assert found == [1]  # whoever calls from a thread of his own has parallelism of his own
+    assert found == [1, 1]  # whoever calls from a thread of his own has parallelism of his own
 
 
 def test_tensors_follow_torch(kernel: Any) -> None:
     torch = pytest.importorskip("torch", reason="this test asks for PyTorch's number of threads")
-    x = torch.zeros(2, 2)
-    o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)[1]
-    assert kernel._threads(o, 2**40) == torch.get_num_threads()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert kernel._threads.allowed(True) == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_small_work_is_done_alone(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a small call was handed to the pool")
+
+    monkeypatch.setattr(kernel._threads, "spread", refuse)
+    x = np.zeros((32, 20), np.float32)
+    loss(x, x, kernel="numba")
 
 
 def test_error_in_a_thread_is_raised(kernel: Any) -> None:
@@ -283,7 +293,7 @@ def test_error_in_a_thread_is_raised(kernel: Any) -> None:
             raise RuntimeError("in a thread")
 
     with pytest.raises(RuntimeError, match="in a thread"):
-        kernel._spread(2, 10, work)
+        kernel._threads.spread(2, 10, work)
 
 
 def test_releases_the_interpreter(loops: Any) -> None:
@@ -296,11 +306,11 @@ def test_fork() -> None:
     """A child inherits the pool without its threads, and would wait for them for ever."""
     script = """
 import os, threading
-import mlsm.kernels.numba as kernel
-kernel._spread(2, 10, lambda i, j: None)
+from mlsm.kernels import _threads
+_threads.spread(2, 10, lambda i, j: None)
 child = os.fork()
 if child == 0:
-    kernel._spread(2, 10, lambda i, j: None)
+    _threads.spread(2, 10, lambda i, j: None)
     os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

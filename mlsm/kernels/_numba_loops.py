@@ -9,21 +9,26 @@ whether the slope is wanted beside them or not. `_fma` is "fused where the machi
 choice that is made once per machine.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
+import numba.extending
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba import types
 
-# Tuning, measured on one core with AVX-512, 8192x1000 float32, in ns an element.
+# Numba's decorators. Their own types are of a part of them only, and what they return is called from compiled code.
+_intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
+_overload: Callable[..., Callable[[Any], Any]] = numba.extending.overload
+_njit: Callable[..., Callable[[Any], Any]] = numba.njit
+
+# Tuning, measured on one core with AVX-512 in quiet moments, float32; TUNED.
 BLOCK: Final = 256  # elements whose losses wait in the first cache for their sum
-NARROW: Final = 64  # classes up to which a block holds several rows: their tails are too short to be taken one at a time
+NARROW: Final = 64  # classes up to which a block holds several rows, since a row's tail is taken one at a time
 AHEAD: Final = 2048  # elements by which the next reads are asked for
 
-LANES: Final = (
-    32  # BLOCK / 8: float32 losses are summed in runs of 8 (an error of at most 3 u) before they meet a float64
-)
+# BLOCK / 8: float32 losses are summed in runs of 8, an error of at most 3 u, before they meet a float64.
+LANES: Final = 32
 
 _F32 = np.float32
 _SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23), np.float64(1.5 * 2**52)  # adding it moves n into the last bits of the sum
@@ -37,7 +42,7 @@ def _fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, (a, b, c))
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+@_intrinsic
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a*b + c."""
 
@@ -50,7 +55,7 @@ def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 def _polynomial(*coefficients: float) -> Any:
     """The polynomial with these coefficients, the constant one first, in the dtype of its argument, by Horner."""
 
-    @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+    @_intrinsic
     def horner(typingctx: Any, x: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             c = [context.get_constant(x, value) for value in coefficients]
@@ -64,7 +69,7 @@ def _polynomial(*coefficients: float) -> Any:
     return horner
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+@_intrinsic
 def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
     """value * 2^n, for the n that stands in the last bits of `shift`, the sum of n and the dtype's `_SHIFTER`.
 
@@ -90,7 +95,7 @@ def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
     return value(value, shift), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+@_intrinsic
 def _prefetch(typingctx: Any, array: Any, i: Any) -> Any:
     """Ask for the line of array[i], which may lie behind the end: a prefetch never faults."""
 
@@ -112,7 +117,8 @@ def _prefetch(typingctx: Any, array: Any, i: Any) -> Any:
 # exp(-a) = 2^n * exp(r) with r = -a - n*log(2), log(2) in two pieces of which n times the first is exact, and
 # exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]: no division, and the larger part
 # of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
-# in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. tests/test_kernel_numba.py measures all four.
+# in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. A wrong digit of any shows in
+# tests/test_kernel_numba.py.
 _Q32 = _polynomial(
     0.49999993413621063,
     0.16666520106827512,
@@ -179,7 +185,7 @@ def _decay(a: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_decay)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_decay)
 def _compile_decay(a: Any) -> Any:
     lowest, log2e, shifter, high, low, one, q_of = (
         (_LOWEST32, _LOG2E32, _SHIFTER32, _HIGH32, _LOW32, _ONE32, _Q32)
@@ -202,7 +208,7 @@ def _log1p(e: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_log1p)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_log1p)
 def _compile_log1p(e: Any) -> Any:
     r_of = _R32 if e == types.float32 else _R64
 
@@ -220,7 +226,7 @@ def _at(values: Any, i: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_at)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_at)
 def _compile_at(values: Any, i: Any) -> Any:
     def item(values: Any, i: Any) -> Any:
         return values[i]
@@ -236,7 +242,7 @@ def _real(value: Any, like: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_real)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_real)
 def _compile_real(value: Any, like: Any) -> Any:
     to = _dtype(like)
 
@@ -251,7 +257,7 @@ def _block(like: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_block)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_block)
 def _compile_block(like: Any) -> Any:
     to = _dtype(like)
 
@@ -271,7 +277,7 @@ def _repeated(values: Any, times: int) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_repeated)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_repeated)
 def _compile_repeated(values: Any, times: Any) -> Any:
     def repeated(values: Any, times: Any) -> Any:
         if times == 1:
@@ -292,7 +298,7 @@ def _piece(values: Any, start: Any, stop: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_piece)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_piece)
 def _compile_piece(values: Any, start: Any, stop: Any) -> Any:
     def piece(values: Any, start: Any, stop: Any) -> Any:
         return values[start:stop]
@@ -308,7 +314,7 @@ def _factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
     raise NotImplementedError  # compiled only
 
 
-@overload(_factors)  # type: ignore[untyped-decorator]  # Numba ships no types
+@_overload(_factors)
 def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
     def factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
         for r in range(many):
@@ -322,7 +328,7 @@ def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -
     return factors if isinstance(scale, types.Array) else same
 
 
-@njit  # type: ignore[untyped-decorator]  # Numba ships no types
+@_njit()
 def _ask(array: Any, start: int, stop: int) -> None:
     """Ask early for what will be read after array[start:stop]."""
     for i in range(start + AHEAD, stop + AHEAD, 64 // array.itemsize):
@@ -332,7 +338,7 @@ def _ask(array: Any, start: int, stop: int) -> None:
 # ---------------------------------------------------------------- sums in a fixed order
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+@_njit(error_model="numpy")
 def _tree(lanes: Any) -> Any:
     for j in range(LANES // 2):
         lanes[j] += lanes[j + LANES // 2]
@@ -341,7 +347,7 @@ def _tree(lanes: Any) -> Any:
     return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+@_njit(error_model="numpy")
 def _total(v: Any, lanes: Any) -> Any:
     """The sum of a block of losses in float64, always by the same tree; `lanes` is scratch."""
     for j in range(LANES):
@@ -358,7 +364,7 @@ def _total(v: Any, lanes: Any) -> Any:
     return total
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # Numba ships no types
+@_njit(error_model="numpy")
 def _short_total(v: Any, start: int, width: int) -> Any:
     """The sum of v[start:start+width] in float64, of at most NARROW terms, in eight interleaved sums."""
     a = b = c = d = e = f = g = h = 0.0
@@ -406,7 +412,8 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, sl
             _ask(flat_x, first, last)
             _ask(flat_y, first, last)
             # Named pieces, and not flat_x[first + j]: only through them the compiler sees consecutive addresses.
-            xs, ys, ws, ps = flat_x[first:last], flat_y[first:last], _piece(all_w, start, stop), _piece(all_p, start, stop)
+            xs, ys = flat_x[first:last], flat_y[first:last]
+            ws, ps = _piece(all_w, start, stop), _piece(all_p, start, stop)
             if slope is not None:
                 out, factors = flat_slope[first:last], _factors(scale, room, i, many, width // many)
             for j in range(width):
@@ -466,7 +473,8 @@ def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> N
             stop = min(start + BLOCK, many * classes)
             width, first, last = stop - start, i * classes + start, i * classes + stop
             _ask(flat_x, first, last)
-            xs, ys, ws, ps = flat_x[first:last], flat_y[first:last], _piece(all_w, start, stop), _piece(all_p, start, stop)
+            xs, ys = flat_x[first:last], flat_y[first:last]
+            ws, ps = _piece(all_w, start, stop), _piece(all_p, start, stop)
             outs, factors = flat_out[first:last], _factors(scale, room, i, many, width // many)
             for j in range(width):
                 e = _decay(abs(_real(xs[j], scale)))
@@ -493,7 +501,7 @@ def _compiled(function: Any) -> Any:
     Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
     neither, every process compiles for itself.
     """
-    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher = _njit(nogil=True, error_model="numpy")(function)
     try:
         dispatcher.enable_caching()
     except RuntimeError as error:

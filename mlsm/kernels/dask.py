@@ -7,9 +7,9 @@ Holds no formula: a block is an ordinary call across the row seam.
 
 from typing import Any
 
-import dask.array as da
+import dask.array
+import dask.array.utils
 import numpy as np
-from dask.array.utils import meta_from_array
 
 from .. import _core, _dispatch, _policy
 from .._core import Operands
@@ -18,6 +18,8 @@ from .._guard import silent
 from .._library import library
 from .._problem import Meta, Problem, device_of, layout_of, shape_of
 from ..lazy.dask import _chunked_like
+
+da: Any = dask.array  # as Any: Dask ships its types in part
 
 
 def accepts(problem: Problem) -> str | None:
@@ -62,8 +64,8 @@ def _counts(o: Operands) -> Any:
     """The number of observed classes of each row, 1 for a row that has none; the number of classes without a mask."""
     if o.m is None:
         return o.x.shape[-1]
-    count = da.sum(_core.observed(o), axis=-1, dtype=o.acc)  # type: ignore[no-untyped-call]  # typed in part
-    return da.where(count == 0, 1, count)  # type: ignore[no-untyped-call]  # typed in part
+    count = da.sum(_core.observed(o), axis=-1, dtype=o.acc)
+    return da.where(count == 0, 1, count)
 
 
 def _mean(o: Operands, parts: Any) -> Any:
@@ -77,7 +79,7 @@ def _shared(o: Operands, g: Any) -> Any:
 
 
 def _mapped(o: Operands, g: Any, want: str) -> Any:
-    """`_block` over all blocks of the logits. Rows without their class axis where they are final, else one sum a block."""
+    """`_block` over all blocks of the logits; rows have no class axis where they are final, else one sum a block."""
     axes = tuple(range(o.x.ndim))
     arrays: list[Any] = [o.x, axes]
     for other in (o.y, o.w, o.p, o.m):
@@ -101,14 +103,14 @@ def _mapped(o: Operands, g: Any, want: str) -> Any:
 
 def _blockwise(function: Any, out: tuple[int, ...], arrays: Any, o: Operands, dtype: Any, **options: Any) -> Any:
     rows_only = options.get("want") == "rows" or options.get("place") == 0
-    return da.blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
+    return da.blockwise(
         function,
         out,
         *arrays,
         adjust_chunks={out[-1]: 1} if rows_only and len(out) == o.x.ndim else None,
         align_arrays=False,
         dtype=dtype,
-        meta=meta_from_array(o.x, ndim=len(out), dtype=dtype),
+        meta=da.utils.meta_from_array(o.x, ndim=len(out), dtype=dtype),
         **options,
     )
 
@@ -134,10 +136,9 @@ def _block(
     x, y, w, p, m = map(_only, (x, y, w, p, m))
     name, xp = library(x, "input")
     o = Operands(xp, x, y, w, p, m, eps, getattr(xp, compute), getattr(xp, acc))
-    metas = [
-        None if v is None else Meta(_policy.name(v.dtype), shape_of(v, name), layout_of(v, name)) for v in (x, y, w, p, m)
-    ]
-    problem = Problem(name, device_of(x, name), *metas, eps, "none", x.ndim - 1, compute, o.dtype, "plain")
+    known: Any = (None if v is None else _meta(v, name) for v in (x, y, w, p, m))
+    options = (eps, "none", x.ndim - 1, compute, o.dtype, "plain")
+    problem = Problem._make((name, device_of(x, name), *known, *options))
     kernel = _dispatch.select(problem)
     with silent(name):
         count: Any = 1
@@ -152,6 +153,10 @@ def _block(
         if not whole:
             found = (xp.astype(found, o.acc) * count)[..., None]
         return found if want == "rows" else (found, slope)
+
+
+def _meta(values: Any, name: str) -> Meta:
+    return Meta(_policy.name(values.dtype), shape_of(values, name), layout_of(values, name))
 
 
 KERNEL = Kernel("dask", ("dask",), accepts, rows, rows_vjp, rows_and_vjp, curvature)

@@ -4,12 +4,7 @@ Serves no mask, no weight of single rows or elements, and no tensor on another d
 blocks; the arithmetic stands in `_numba_loops`. Numba itself is imported by the first call that is served.
 """
 
-import multiprocessing
-import os
-import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
@@ -17,14 +12,15 @@ from typing import Any, Final
 import numpy as np
 
 from .. import _policy
-from .._problem import Meta, Problem
 from .._core import Operands
 from .._dispatch import Kernel
+from .._problem import Meta, Problem
+from . import _threads
 
-# Tuning, measured on two cores with AVX-512.
-ALONE: Final = 2**18  # elements below which a second thread costs more than it saves (0.2 ms of work, 60 us to hand over)
-CONVERTED: Final = 2**15  # elements of a block that is converted before it is read: 128 KiB an array, in the second cache
-WIDEST: Final = 2**18  # classes of a row that is converted whole: 1 MiB an array, since a block has one row at least
+# Tuning, measured on two cores with AVX-512: TUNED.
+ALONE: Final = 2**18  # elements a thread has at least
+CONVERTED: Final = 2**15  # elements of a block that is converted before it is read: 128 KiB of float32 an array
+WIDEST: Final = 2**18  # classes of a row that is converted whole, since a block has one row at least: 1 MiB an array
 
 if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'numba'", name="numba")
@@ -96,9 +92,9 @@ def note(problem: Problem) -> str | None:
     if not missing:
         return None
     where = fused.stats.cache_path
+    kept = f"keeps the code in {where}" if where else "can write the code nowhere, so that every process compiles anew"
     return (
-        f"its first call with these dtypes and options compiles ({', '.join(missing)}; about a second each) and "
-        + (f"keeps the code in {where}" if where else "can write the code nowhere, so that every process compiles anew")
+        f"its first call with these dtypes and options compiles ({', '.join(missing)}; about a second each) and {kept}"
     )
 
 
@@ -176,7 +172,9 @@ def _scale(o: Operands, g: Any, real: Any) -> Any:
     return np.ascontiguousarray(_host(g).reshape(-1) / o.x.shape[-1], dtype=real)
 
 
-def _run(o: Operands, work: Callable[..., None], real: Any, scale: Any, want_rows: bool, want_slope: bool) -> Any:
+def _run(
+    o: Operands, work: Callable[..., None], real: Any, scale: Any, want_rows: bool, want_slope: bool
+) -> tuple[Any, Any]:
     """`work` over all rows, by blocks where they must be converted and by threads where that pays."""
     x, y = o.x, o.y
     classes, batch = x.shape[-1], x.shape[:-1]
@@ -187,20 +185,21 @@ def _run(o: Operands, work: Callable[..., None], real: Any, scale: Any, want_row
     if len(batch) != 1:
         x, y = x.reshape(-1, classes), y.reshape(-1, classes)
     count = x.shape[0]
-    rows = np.empty(count, real) if want_rows else None
-    slope = None
+    rows: Any = np.empty(count, real) if want_rows else None
+    slope: Any = None
     if want_slope:
         if tensors and not direct:
             slope = o.xp.empty((count, classes), dtype=x.dtype, device=x.device)
         else:
             slope = np.empty((count, classes), x.dtype)
 
-    threads = _threads(o, count * classes) if count * classes >= 2 * ALONE else 1
+    elements = count * classes
+    threads = min(_threads.allowed(tensors), elements // ALONE) if elements >= 2 * ALONE else 1
     if direct and threads == 1:
         work(x, y, scale, rows, slope)
     else:
         part = _plain if direct else _converted
-        _spread(threads, count, lambda i, j: part(o, work, real, x[i:j], y[i:j], *_cut(i, j, scale, rows, slope)))
+        _threads.spread(threads, count, lambda i, j: part(o, work, x[i:j], y[i:j], *_cut(i, j, scale, rows, slope)))
     if len(batch) != 1:
         rows = None if rows is None else rows.reshape(batch)
         slope = None if slope is None else slope.reshape(o.x.shape)
@@ -227,13 +226,11 @@ def _cut(i: int, j: int, *arrays: Any) -> tuple[Any, ...]:
     return tuple(a if a is None or a.ndim == 0 else a[i:j] for a in arrays)
 
 
-def _plain(o: Operands, work: Callable[..., None], real: Any, x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
+def _plain(o: Operands, work: Callable[..., None], x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
     work(x, y, scale, rows, slope)
 
 
-def _converted(
-    o: Operands, work: Callable[..., None], real: Any, x: Any, y: Any, scale: Any, rows: Any, slope: Any
-) -> None:
+def _converted(o: Operands, work: Callable[..., None], x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
     """Blocks of rows made contiguous and native, half precision as float32, by their own library; results cast back."""
     count, classes = x.shape
     step = max(1, CONVERTED // classes)
@@ -254,68 +251,6 @@ def _ready(o: Operands, values: Any) -> Any:
         to = np.float32 if name in _policy.HALVES else values.dtype.newbyteorder("=")
         return _host(np.array(values, dtype=to, order="C"))
     return _host((values.to(o.xp.float32) if name in _policy.HALVES else values).contiguous())
-
-
-# ---------------------------------------------------------------- threads
-
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-_lock = threading.Lock()
-
-
-def _threads(o: Operands, elements: int) -> int:
-    """How many threads may take part: one a core, each with enough to do.
-
-    A call from any but the main thread is part of somebody's own parallelism (Dask's threads, a server's), and so is
-    one in a child process of multiprocessing: it gets one. Tensors follow `torch.set_num_threads`.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return 1
-    if not isinstance(o.x, np.ndarray):
-        import torch
-
-        allowed = torch.get_num_threads()
-    elif multiprocessing.parent_process() is not None:
-        return 1
-    elif sys.platform == "linux":
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    return max(1, min(allowed, elements // ALONE))
-
-
-def _spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
-    """work(i, j) over 0:count in as many consecutive parts as threads, one of them here. Every row's bits are its own."""
-    threads = min(threads, count) or 1
-    ends = [count * k // threads for k in range(threads + 1)]
-    if threads == 1:
-        work(0, count)
-        return
-    others = [_executor(threads - 1).submit(work, i, j) for i, j in zip(ends[1:-1], ends[2:], strict=True)]
-    try:
-        work(ends[0], ends[1])
-    finally:
-        for future in others:
-            future.result()
-
-
-def _executor(size: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < size:
-            # One that is replaced finishes what it was given, and its threads end with it.
-            _pool, _pool_size = ThreadPoolExecutor(size, thread_name_prefix="mlsm"), size
-        return _pool
-
-
-def _forget_pool() -> None:
-    """A forked child has the pool but not its threads."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget_pool)
 
 
 KERNEL = Kernel(

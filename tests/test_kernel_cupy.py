@@ -162,8 +162,10 @@ def test_no_bit_depends_on_who_does_it(
     for blocks, threads in ((1, 32), (3, 64), (2**20, 1024)):
         monkeypatch.setattr(_cuda, "BLOCKS", blocks)
         monkeypatch.setattr(_cuda, "THREADS", threads)
+        _cuda._launches.cache_clear()
         for found, right in zip(_all(x, y), expected, strict=True):
             identical(found, right, f"{blocks} blocks of {threads}")
+    _cuda._launches.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
@@ -185,6 +187,15 @@ def test_halves_are_float32_rounded(dtype: str, rng: np.random.Generator) -> Non
     wide = _all(x.astype(np.float32), y.astype(np.float32))
     for found, right in zip(_all(x, y), wide, strict=True):
         identical(found, right.astype(half))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_infinite_logits(dtype: str) -> None:
+    """Exactly 0 and not a subnormal; exactly the line's slope; NaN in its row only."""
+    x = np.array([[np.inf], [-np.inf], [np.inf], [-np.inf], [np.nan]]).astype(numpy_dtype(dtype))
+    loss, _, slope, bend = _all(x, np.array([[1], [0], [0], [1], [0]], np.uint8))
+    for found, right in ((loss, [0, 0, np.inf, np.inf]), (slope, [0, 0, 1, -1]), (bend, [0, 0, 0, 0])):
+        check(found.ravel().astype(np.float64), [*right, np.nan], 0)
 
 
 def test_float32_losses_may_leave_its_range_together() -> None:
@@ -352,7 +363,7 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_axes_are_merged() -> None:
     one = (1, 0)
-    assert _cuda._merged((3, 4), (40, 10), None) == [(12, 10, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0)]
+    assert _cuda._merged((3, 4), (40, 10), ()) == [(12, 10, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0)]
     assert _cuda._merged((3, 4), (10, 30)) == [(4, 30), (3, 10), one, one]
     assert _cuda._merged((3, 1, 4), (40, 7, 10)) == [(12, 10), one, one, one]
     assert _cuda._merged((2, 3, 4), (60, 20, 5)) == [(24, 5) if 60 == 3 * 20 and 20 == 4 * 5 else one, one, one, one]
@@ -521,18 +532,30 @@ def test_cupy_takes_a_stream_of_another_library(recwarn: pytest.WarningsRecorder
     assert not [w for w in recwarn if "mlsm" in str(w.filename)]
 
 
-def test_rocm_declines(stub: tuple[Any, list[Any]]) -> None:
+def test_rocm_declines(stub: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     import mlsm.kernels.cupy as kernel
     from mlsm._problem import Meta, Problem
 
     cupy, _ = stub
     meta = Meta("float32", (2, 3), "unknown")
-    problem = Problem("cupy", "cuda:0", meta, meta, None, None, None, 0.0, "mean", 1, "float32", np.float32, "plain")
-    assert kernel.accepts(problem) is None
-    kernel._on_hip.cache_clear()
+
+    def reason(library: str, device: Any) -> str | None:
+        kernel._on_rocm.cache_clear()
+        options = (None, None, None, 0.0, "mean", 1, "float32", np.float32, "plain")
+        return kernel.accepts(Problem(library, device, meta, meta, *options))
+
+    cuda = torch.device("cuda", 0)
+    assert reason("cupy", "cuda:0") is None
+    assert reason("torch", cuda) is None
+    assert "the tensors are on cpu" in str(reason("torch", torch.device("cpu")))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.version, "hip", "6.0")
+        assert "ROCm" in str(reason("torch", cuda))
     cupy.cuda.runtime.is_hip = True
-    assert "ROCm" in str(kernel.accepts(problem))
-    kernel._on_hip.cache_clear()
+    assert "ROCm" in str(reason("cupy", "cuda:0"))
+    assert "ROCm" in str(reason("torch", cuda))
+    kernel._on_rocm.cache_clear()
 
 
 def test_host_tensors_load_no_cuda_library() -> None:

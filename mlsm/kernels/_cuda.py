@@ -8,6 +8,9 @@ All tuning numbers below are reasoned, not measured: no GPU was at hand when the
 is `python -m mlsm_conformance bench` on a machine with one; a figure that is found belongs beside its number.
 """
 
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -91,58 +94,65 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
     rows = device.empty(batch, o.dtype) if mode & ROWS else None
     out = device.like(o.x) if mode & (SLOPE | BEND) else None
-    count = 1
-    for n in batch:
-        count *= n
+    count = math.prod(batch)
     if not count:
         return rows, out
-    lanes = LANES
-    while lanes > 1 and 4 * lanes >= classes:  # each lane has 8 classes a turn, the last one at least one
-        lanes //= 2
     chunks = -(-classes // CHUNK)
     parts = device.empty((count, chunks), o.xp.float64) if mode & ROWS and chunks > 1 else None
-
-    x, y = device.view(o.x), device.view(o.y)
-    w, p, scale, result = (None if a is None else device.view(a) for a in (o.w, o.p, g, out))
-    axes = _merged(batch, x.strides, y.strides, result.strides if result else None, scale.strides if scale else None)
-    # Where rows and not classes lie side by side; 1 is the stride of a class axis that is read in whole pieces anyway.
-    across = axes[0][0] > 1 and classes > 1 and abs(x.strides[-1]) > max(1, abs(axes[0][1]))
+    views = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, g, rows, parts, out)]
+    addresses = [0 if v is None else v.address for v in views]
+    x, y, w, p, scale, _, _, result = (None if v is None else v[1:] for v in views)
     double = o.dtype == o.xp.float64
-    macros = (
-        *(f"-D{name}_TYPE={CODES[v.dtype] if v else 0}" for name, v in zip("XYWPG", (x, y, w, p, scale), strict=True)),
-        f"-DDOUBLE={int(double)}",
-        f"-DMODE={mode}",
-        f"-DSMOOTH={int(o.eps != 0)}",
-        f"-DTHREADS={ACROSS if across else THREADS}",
-        f"-DBLOCKS={1 if across else RESIDENT[double]}",
-    )
-    addresses = [
-        v.address if v else 0
-        for v in (x, y, w, p, scale, *(device.view(a) if a is not None else None for a in (rows, parts)), result)
-    ]
-    along = [v.strides[-1] if v and len(v.shape) and v.shape[-1] > 1 else 0 for v in (w, p)]
-    places = [x.strides[-1], y.strides[-1], *along, result.strides[-1] if result else 0]
-    strides = [axis[i] for i in range(5) for axis in axes]
-    numbers = (1 / classes, 1 - o.eps, o.eps / 2)
-    block, size = (ACROSS if across else THREADS), 16 if double else 8
-
-    def launch(name: str, tasks: int, lanes: int, rows_first: bool) -> None:
-        grid = min(-(-tasks * lanes // block), BLOCKS)
-        arguments = (*addresses, classes, tasks, chunks, lanes, int(rows_first), *places, *strides, *numbers)
-        device.launch(name, macros, grid, block, block * size if mode & ROWS else 0, arguments)
-
-    launch("mlsm_pass", count * chunks, lanes, across)
-    if parts is not None:
-        launch("mlsm_finish", count, LANES, False)
+    for name, macros, grid, block, shared, numbers in _launches(x, y, w, p, scale, result, mode, double, o.eps):
+        device.launch(name, macros, grid, block, shared, (*addresses, *numbers))
     return rows, out
 
 
-def _merged(batch: tuple[int, ...], *strides: tuple[int, ...] | None) -> list[tuple[int, ...]]:
+Launch: TypeAlias = tuple[str, Macros, int, int, int, tuple[float, ...]]
+
+
+@lru_cache(maxsize=256)
+def _launches(
+    x: Any, y: Any, w: Any, p: Any, scale: Any, result: Any, mode: int, double: bool, eps: float
+) -> tuple[Launch, ...]:
+    """What is launched for arrays of these (dtype, shape, strides): all but the addresses. Remembered, since a training
+    loop asks for the same again and again."""
+    _, (*batch, classes), (*x_strides, x_along) = x
+    count, chunks, lanes = math.prod(batch), -(-classes // CHUNK), LANES
+    while lanes > 1 and 4 * lanes >= classes:  # a lane takes 8 classes a turn, and the last one has at least one
+        lanes //= 2
+    strides = (x_strides, *(() if v is None else v[2] for v in (y, result, scale)))
+    axes = _merged(tuple(batch), *strides)
+    # Where rows and not classes lie side by side; 1 is the stride of a class axis that is read in whole pieces anyway.
+    across = axes[0][0] > 1 and classes > 1 and abs(x_along) > max(1, abs(axes[0][1]))
+    block = ACROSS if across else THREADS
+    macros = (
+        *(f"-D{name}_TYPE={CODES[v[0]] if v else 0}" for name, v in zip("XYWPG", (x, y, w, p, scale), strict=True)),
+        f"-DDOUBLE={int(double)}",
+        f"-DMODE={mode}",
+        f"-DSMOOTH={int(eps != 0)}",
+        f"-DTHREADS={block}",
+        f"-DBLOCKS={1 if across else RESIDENT[double]}",
+    )
+    along = [v[2][-1] if v and v[1] and v[1][-1] > 1 else 0 for v in (w, p)]
+    places = (x_along, y[2][-1], *along, result[2][-1] if result else 0)
+    numbers = (*places, *(axis[i] for i in range(5) for axis in axes), 1 / classes, 1 - eps, eps / 2)
+    shared = block * (16 if double else 8) if mode & ROWS else 0
+
+    def launch(name: str, tasks: int, lanes: int, rows_first: bool) -> Launch:
+        grid = min(-(-tasks * lanes // block), BLOCKS)
+        return name, macros, grid, block, shared, (classes, tasks, chunks, lanes, int(rows_first), *numbers)
+
+    passes = (launch("mlsm_pass", count * chunks, lanes, across),)
+    return (*passes, launch("mlsm_finish", count, LANES, False)) if mode & ROWS and chunks > 1 else passes
+
+
+def _merged(batch: tuple[int, ...], *strides: Sequence[int]) -> list[tuple[int, ...]]:
     """`AXES` batch axes, the innermost first, as (length, a stride for each array): axes that lie end to end are one.
 
     An array that was not given, or that is one number for all rows, has strides of 0.
     """
-    each = [s if s and len(s) >= len(batch) else (0,) * len(batch) for s in strides]
+    each = [s if len(s) >= len(batch) else (0,) * len(batch) for s in strides]
     axes: list[tuple[int, ...]] = []
     for i in reversed(range(len(batch))):
         here = (batch[i], *(s[i] for s in each))

@@ -28,15 +28,21 @@ def accepts(problem: Problem) -> str | None:
     if problem.library == "torch" and problem.device.type != "cuda":
         return f"it works on CUDA memory, and the tensors are on {problem.device}"
     reason = declined(problem)
-    if reason is None and _on_hip():
-        reason = "its source is CUDA, and this CuPy is built for ROCm"
+    if reason is None and _on_rocm(problem.library):
+        reason = "its source is CUDA, and this CuPy, or this PyTorch, is built for ROCm"
     return reason
 
 
 @cache
-def _on_hip() -> bool:
+def _on_rocm(library: str) -> bool:
+    """PyTorch's ROCm builds call their devices "cuda" too."""
     import cupy
 
+    if library == "torch":
+        import torch
+
+        if torch.version.hip is not None:
+            return True
     return bool(cupy.cuda.runtime.is_hip)
 
 

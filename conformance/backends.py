@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from .tensors import Case, Tensor
 
@@ -48,6 +48,14 @@ class UnknownBackend(Exception):
     """No backend has this name and no module of this name can be imported."""
 
 
+class Bulk(NamedTuple):
+    """A tensor too large to be examined value by value: the same fields, its values as a float64 array of NumPy."""
+
+    shape: tuple[int, ...]
+    values: Any
+    dtype: str
+
+
 class Backend:
     """Arrays of one library in one configuration.
 
@@ -63,12 +71,14 @@ class Backend:
     device: str = "cpu"
     known: ClassVar[Mapping[str, str]] = {}
     """Check id -> reason, for failures of the library itself that no code of ours can mend."""
+    known_generic: ClassVar[Mapping[str, str]] = {}
+    """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation cannot."""
     slow: ClassVar[float] = 1.0
     """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
 
     # -------------------------------------------------------- arrays in, numbers out
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         """An array of exactly these values on `self.device`, laid out in memory as one of `layouts`."""
         raise NotImplementedError
 
@@ -282,11 +292,17 @@ def _other(name: str) -> Backend:
     return Other(module)
 
 
-def installed() -> tuple[list[Backend], dict[str, str]]:
-    """Every backend that can run here, and for each other name the reason why it cannot."""
+def installed(level: str = "quick") -> tuple[list[Backend], dict[str, str]]:
+    """Every backend that can run here, and for each other name the reason why it cannot.
+
+    Level smoke asks for the first variant of each library only.
+    """
     found: list[Backend] = []
     absent: dict[str, str] = {}
+    first = {file: name for name, (file, _) in reversed(_VARIANTS.items())}
     for name in names():
+        if level == "smoke" and name in _VARIANTS and name not in first.values():
+            continue
         try:
             found.append(find(name))
         except NotInstalled as reason:

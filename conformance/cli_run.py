@@ -111,7 +111,7 @@ def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
             except NotInstalled as error:
                 raise Usage(f"not importable: {error}") from error
     else:
-        chosen, absent = installed()
+        chosen, absent = installed(args.level)
         for name, reason in absent.items():
             print(f"absent: {reason if reason.startswith(name) else f'{name}: {reason}'}")
     here = {b.name for b in chosen}

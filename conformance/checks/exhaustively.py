@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
-from ..check import Context
+from typing import Any
+
+import numpy as np
+
+from .. import exhaustive
+from ..backends import Bulk
+from ..check import Ask, Context
 from ..judging import Tally
+from ..record import Worst
 
 
 def halves(context: Context, tally: Tally, quantity: str) -> None:
-    tally.passed_by("not yet")
+    """Every half-precision input with targets 0, 1 and eight soft ones."""
+    for dtype in ("float16", "bfloat16"):
+        if dtype in context.dtypes:
+            _sweep(context, tally, dtype, quantity, 1)
 
 
 def singles(context: Context, tally: Tally, quantity: str) -> None:
-    tally.passed_by("not yet")
+    """Float32 logits with targets 0 and 1."""
+    if "float32" not in context.dtypes:
+        tally.passed_by("float32 is not among the dtypes of this run")
+        return
+    _sweep(context, tally, "float32", quantity, 1 if context.level == "exhaustive" else 16)
+
+
+def _sweep(context: Context, tally: Tally, dtype: str, quantity: str, stride: int) -> None:
+    ask = Ask(quantity, "none")
+    limits: list[str] = []
+
+    def run(a: Any, b: Any) -> Any:  # one function for the whole sweep, so that it is traced once
+        return context.one(ask, {"input": a, "target": b}, None)
+
+    def evaluate(x: exhaustive.Floats, y: exhaustive.Floats, _: str) -> exhaustive.Floats:
+        shape = (len(x), 1)
+        arrays = [context.backend.make(Bulk(shape, v, dtype)) for v in (x, y)]
+        if not limits:
+            limits.append(context.limits_of({"input": arrays[0], "target": arrays[1]}))
+        return np.asarray(context.backend.to_list(context.backend.call(run, *arrays)))
+
+    first = next(exhaustive.half_blocks(dtype) if dtype != "float32" else exhaustive.float32_blocks(stride, 1))
+    evaluate(first[0][:1], first[1][:1], quantity)
+    seen = exhaustive.sweep(evaluate, dtype, quantity, stride=stride, limits=limits[0], flush=context.flush)
+    tally.judged += seen.count
+    for x, y, got, right in seen.examples:
+        tally.fail(f"{dtype}: {quantity} of ({x!r}, {y!r}): {got!r}, exactly {right!r}")
+    if seen.violations > len(seen.examples):
+        tally.fail(f"{dtype}: {quantity}: {seen.violations} of {seen.count} elements leave their bound")
+    if tally.worst is None or seen.ulp / seen.bound > tally.worst.ulp / tally.worst.bound:
+        case = f"{dtype}: {quantity} of ({seen.where[0]!r}, {seen.where[1]!r})"
+        tally.worst = Worst(seen.ulp, seen.bound, case)

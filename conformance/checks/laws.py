@@ -51,10 +51,11 @@ def _bound(context: Context, case: Case, ask: Ask) -> tuple[float, ...]:
     return allowed(case, ask, context.limits(case), context.flush, context.accumulator)
 
 
-def _each(context: Context) -> list[tuple[str, tuple[float, ...], tuple[float, ...]]]:
+def _each(context: Context, every: bool = False) -> list[tuple[str, tuple[float, ...], tuple[float, ...]]]:
     """The dtypes and points of this backend (variants that serve only some dtypes leave the others out)."""
     out = []
-    for d in context.dtypes:
+    # Where calls are dear, one dtype: a law is a law of the formula.
+    for d in context.dtypes[-1:] if context.dear and not every else context.dtypes:
         xs, ys = points(d)
         if context.backend.serves(_kept("all", d, xs, ys, 1, None)):
             out.append((d, xs, ys))
@@ -297,7 +298,7 @@ def half(context: Context, tally: Tally) -> None:
     if "float32" not in context.dtypes:
         tally.passed_by("float32 is not among the dtypes of this run")
         return
-    for d, xs, ys in _each(context):
+    for d, xs, ys in _each(context, every=True):
         if d not in ("float16", "bfloat16"):
             continue
         narrow, wide = _kept("all", d, xs, ys, 1, None), _case("half", "float32", xs, ys)

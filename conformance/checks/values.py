@@ -15,7 +15,15 @@ BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is 
 
 def themed(context: Context, theme: str) -> list[Case]:
     """The cases of a theme: the suite's own, then the catalogue's."""
-    own = [c for d in context.dtypes for c in (packs.optioned(theme, d) if theme != "layouts" else ())]
+    own: list[Case] = []
+    for d in context.dtypes:
+        if theme == "layouts":
+            base = packs.plain(d)
+            names = sorted(context.backend.layouts - {"C", "broadcast"})
+            own += [Case(f"{d}-layout-{n}-6x4", base.input, base.target, layout=n) for n in names]
+        else:
+            # Where calls are dear, the options in full in one dtype, and one call of them in each other.
+            own += packs.optioned(theme, d)[: 1 if context.dear and d != context.dtypes[-1] else None]
     own = [c for c in own if context.backend.serves(c) and _dtypes_known(context, c)]
     if context.level == "smoke":
         return own

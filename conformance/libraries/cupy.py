@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import cupy
 import numpy as np
 
-from ..backends import Backend, NotInstalled, Unsupported
+from ..backends import Backend, Bulk, NotInstalled, Unsupported
 from ..tensors import Tensor
 from .numpy import host
 
@@ -31,7 +31,7 @@ class CuPy(Backend):
             raise NotInstalled("cupy: this machine has no CUDA device")
         self.device = str(cupy.cuda.Device())
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if tensor.dtype == "bfloat16":
             raise Unsupported("CuPy arrays have no bfloat16")
         a = cupy.asarray(host(tensor.values, tensor.shape, tensor.dtype))

@@ -12,7 +12,7 @@ import dask.array
 import numpy as np
 from dask.delayed import delayed
 
-from ..backends import Backend, Unsupported
+from ..backends import Backend, Bulk, Unsupported
 from ..tensors import Case, Tensor
 from .numpy import host
 
@@ -36,9 +36,11 @@ class Dask(Backend):
             max(1, math.ceil(n / 2)) if axis == 0 and len(shape) > 1 else max(n, 1) for axis, n in enumerate(shape)
         )
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
             raise Unsupported("a Dask array has no layout of its own")
+        if tensor.dtype == "bfloat16":
+            raise Unsupported("bfloat16 is NumPy's by ml_dtypes only: the variant numpy-bfloat16 judges it")
         return da.from_array(host(tensor.values, tensor.shape, tensor.dtype), chunks=self.chunks(tensor.shape))
 
     def to_list(self, array: Any) -> list[float]:

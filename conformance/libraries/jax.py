@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..backends import Backend, Unsupported
+from ..backends import Backend, Bulk, Unsupported
 from ..tensors import Tensor
 from .numpy import host
 
@@ -23,7 +23,7 @@ class JAX(Backend):
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"float16", "bfloat16", "watched", "autograd", "forward", "vmap", "jit", "flushes_subnormals"}
     )
-    slow: ClassVar[float] = 48.0  # every operation is compiled once for every shape
+    slow: ClassVar[float] = 64.0  # every operation is compiled once for every shape
     known: ClassVar[Mapping[str, str]] = {
         "transforms.target-at-infinity": "plain differentiation sees 0 * inf, which the guard makes 0; `grad` has the infinity"
     }
@@ -35,7 +35,7 @@ class JAX(Backend):
     def session(self) -> contextlib.AbstractContextManager[Any]:
         return jax.enable_x64(self.x64)
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
             raise Unsupported("JAX decides its layouts itself")
         if not self.x64 and tensor.dtype in ("float64", "int64", "uint64"):
@@ -104,7 +104,7 @@ class JAXJit(JAX):
     """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder what it likes."""
 
     name = "jax-jit"
-    slow: ClassVar[float] = 24.0  # one compilation for every call
+    slow: ClassVar[float] = 64.0  # one compilation for every call
 
     def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
         return jax.jit(function)(*arrays)

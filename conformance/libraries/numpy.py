@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..backends import Backend, Unsupported
+from ..backends import Backend, Bulk, Unsupported
 from ..tensors import LAYOUTS, Case, Tensor
 
 
@@ -76,7 +76,7 @@ class NumPy(Backend):
     def flags(self) -> contextlib.AbstractContextManager[Any]:
         return np.errstate(all="raise")
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if "bfloat16" not in self.capabilities and tensor.dtype == "bfloat16":
             raise Unsupported("NumPy itself has no bfloat16; the variant numpy-bfloat16 brings that of ml_dtypes")
         return laid_out(host(tensor.values, tensor.shape, tensor.dtype), layout)
@@ -98,7 +98,7 @@ class ReadOnlyNumPy(NumPy):
     name = "numpy-readonly"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities - {"writable"}
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         array = super().make(tensor, layout)
         array.flags.writeable = False
         return array

@@ -9,7 +9,7 @@ import math
 from types import ModuleType
 from typing import Any
 
-from ..backends import Backend, Unsupported
+from ..backends import Backend, Bulk, Unsupported
 from ..tensors import Tensor
 
 
@@ -19,11 +19,19 @@ class Other(Backend):
     def __init__(self, module: ModuleType) -> None:
         self._module = module
         self.name = module.__name__  # type: ignore[misc]  # a class attribute elsewhere: here each module is a backend
-        self.library = module.__name__.partition(".")[0]  # type: ignore[misc]  # likewise
+        self.library = self._root()  # type: ignore[misc]  # likewise
         self.device = "default"
         self.capabilities = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))  # type: ignore[misc]  # likewise
 
     slow = 10.0
+
+    def _root(self) -> str:
+        """The root module of its arrays, which a wrapper's own name does not tell."""
+        try:
+            kind = type(self.make(Tensor((1,), (0.0,), "float32")))
+        except Exception:
+            return self._module.__name__.partition(".")[0]  # `namespace.make` says what is wrong
+        return kind.__module__.partition(".")[0]
 
     def _makes(self, dtype: str) -> bool:
         try:
@@ -32,7 +40,7 @@ class Other(Backend):
         except Exception:
             return False
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
             raise Unsupported(f"the standard has no layouts, and {self.name} is only known by the standard")
         try:

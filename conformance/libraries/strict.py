@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import array_api_strict as xp
 import numpy as np
 
-from ..backends import Backend, Unsupported
+from ..backends import Backend, Bulk, Unsupported
 from ..tensors import Tensor
 from .numpy import host
 
@@ -27,7 +27,7 @@ class Strict(Backend):
     device: str = "CPU_DEVICE"
     slow: ClassVar[float] = 2.0
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
             raise Unsupported("array-api-strict has no layouts")
         # By name from the namespace, not from NumPy's dtype: a dtype it does not have must be missed here.
@@ -70,7 +70,7 @@ class StrictNoFloat64(Strict):
     capabilities: ClassVar[frozenset[str]] = frozenset({"writable"})
     device: str = "no_float64"
 
-    def make(self, tensor: Tensor, layout: str = "C") -> Any:
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         try:
             return super().make(tensor, layout)
         except ValueError as error:

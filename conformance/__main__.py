@@ -1,4 +1,5 @@
-"""`python -m mlsm_conformance run | list | show | report | bench | sabotage`: reads the words, hands over, returns the exit code.
+"""`python -m mlsm_conformance run | list | show | report | bench | sabotage`: reads the words, hands over, returns
+the exit code.
 
 Refuses to do any of the work: each command is a file of its own.  Exit codes: 0 conforms, 1 violations, 2 usage or not
 importable, 3 a stale expectation.

@@ -1,8 +1,8 @@
 """What a backend is: how arrays of one library (in one configuration) are made, read, watched and transformed.
 
-Refuses to judge a loss: it only carries numbers in and out, and says, as capabilities that name a meaning, what can be asked
-of it.  Every capability is tested in both directions (`namespace.capability.*`): what is declared must work, what is
-not declared must refuse cleanly, so that a stale declaration is a failure and not a gap.
+Refuses to judge a loss: it only carries numbers in and out, and says, as capabilities that name a meaning, what can
+be asked of it.  Every capability is tested in both directions (`namespace.capability.*`): what is declared must
+work, what is not declared must refuse cleanly, so that a stale declaration is a failure and not a gap.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Bulk(NamedTuple):
 class Backend:
     """Arrays of one library in one configuration.
 
-    A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has an answer that is right for
-    an eager library without special abilities.
+    A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has an answer that is
+    right for an eager library without special abilities.
     """
 
     name: ClassVar[str]
@@ -72,7 +72,8 @@ class Backend:
     known: ClassVar[Mapping[str, str]] = {}
     """Check id -> reason, for failures of the library itself that no code of ours can mend."""
     known_generic: ClassVar[Mapping[str, str]] = {}
-    """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation cannot."""
+    """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation
+    cannot."""
     slow: ClassVar[float] = 1.0
     """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
 
@@ -255,7 +256,8 @@ def names() -> tuple[str, ...]:
 
 
 def _missing(module: str) -> bool:
-    """Whether `module` is not installed; a module that is installed and broken raises when it is imported, and should."""
+    """Whether `module` is not installed; a module that is installed and broken raises when it is imported, and
+    should."""
     root = module.partition(".")[0]
     if importlib.util.find_spec(root) is None:
         return True

@@ -1,6 +1,7 @@
 """The command `run`: which backends, which checks, whose loss; prints verdicts and returns the exit code.
 
-Refuses to end in a traceback: what cannot be imported is exit 2 with a sentence, what misbehaves is a violation with a reason.
+Refuses to end in a traceback: what cannot be imported is exit 2 with a sentence, what misbehaves is a violation with
+a reason.
 """
 
 from __future__ import annotations
@@ -156,12 +157,13 @@ def judge(
         context = Context(backend, subject_for(args, backend), args.level, args.dtype or None)
         bar.title(f"{backend.name} ({', '.join(context.dtypes) or 'no dtype'}; {context.subject.name})")
 
-        def tell(result: CheckRecord) -> None:
-            marked = expected and any(e.id == result.id and e.backend in ("", backend.name) for e in expected)  # noqa: B023 - called within this turn of the loop only
+        own = {e.id for e in expected if e.backend in ("", backend.name)}
+
+        def tell(result: CheckRecord, own: set[str] = own) -> None:
             bar.step(result.id)
-            if result.status == "fail" and not marked:
+            if result.status == "fail" and result.id not in own:
                 bar.line(f"  FAIL {result.id}: {result.reason}")
-            elif result.status == "fail" or result.status == "xfail":
+            elif result.status in ("fail", "xfail"):
                 bar.line(f"  known failure {result.id}: {result.reason}")
 
         found = run_backend(context, checks, tell)

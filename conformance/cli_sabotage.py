@@ -1,4 +1,5 @@
-"""The command `sabotage`: plants every known mistake on every installed backend and prints who was caught by which check.
+"""The command `sabotage`: plants every known mistake on every installed backend and prints who was caught by which
+check.
 
 Refuses to count an exception as a catch: a mistake is caught when a check finds a wrong number.
 """
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 from .backends import Backend, NotInstalled, UnknownBackend, find, installed
 from .check import Context
-from .sabotage import SABOTAGES, Own, Sabotage
+from .own import Own
+from .sabotage import SABOTAGES, Sabotage
 from .suite import by_id, run_check, select
 
 CONFORMING = ("values", "derivatives", "special", "laws")
@@ -49,7 +51,7 @@ def conforming(backend: Backend) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Print the table; 0 when everything was caught and the conforming implementation passed, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m mlsm_conformance sabotage", description=__doc__.splitlines()[0])  # type: ignore[union-attr]  # this file has a docstring
+    parser = argparse.ArgumentParser(prog="python -m mlsm_conformance sabotage", description=__doc__.splitlines()[0])
     parser.add_argument("backend", nargs="*", help="default: the first variant of every installed library")
     args = parser.parse_args(argv)
     try:

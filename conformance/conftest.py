@@ -1,4 +1,5 @@
-"""How deep `pytest conformance` goes: `--conformance-level smoke|quick|full|exhaustive`, quick unless said otherwise."""
+"""How deep `pytest conformance` goes: `--conformance-level smoke|quick|full|exhaustive`, quick unless said
+otherwise."""
 
 from __future__ import annotations
 

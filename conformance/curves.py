@@ -1,7 +1,7 @@
 """Observed error against logit, for the report's plots: what a backend (or a peer) loses, and where.
 
-Measures and draws no conclusion: the checks judge.  Every point is one element at unit scale, so the promised bound is the
-elementwise one.
+Measures and draws no conclusion: the checks judge.  Every point is one element at unit scale, so the promised bound
+is the elementwise one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tally of one check: every judged value, the worst of them, and the first few violations in words.
 
-Judges only through `bounds.judge`; refuses to stop at the first violation (a reader wants to know how many) and to pass when
-nothing at all was judged.
+Judges only through `bounds.judge`; refuses to stop at the first violation (a reader wants to know how many) and to
+pass when nothing at all was judged.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Tally:
 
     @staticmethod
     def _suspects(observed: Sequence[float], exact: Sequence[float], allowed: Sequence[float]) -> list[int]:
-        """The places worth a look: all that are not plainly within their bound, and the one that comes nearest to it."""
+        """The places worth a look: all that are not plainly within their bound, and the one that comes nearest to
+        it."""
         seen, right, room = (np.asarray(v, dtype=np.float64) for v in (observed, exact, allowed))
         with np.errstate(all="ignore"):
             error = np.abs(seen - right)

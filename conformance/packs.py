@@ -1,7 +1,8 @@
-"""Cases of the suite's own, packed: many elements in one array, so that a library that compiles per shape compiles once.
+"""Cases of the suite's own, packed: many elements in one array, so that a library that compiles per shape compiles
+once.
 
-An elementwise pack has one class per row (shape (n, 1)), so that reduction "none" shows every element at unit scale.  The named,
-hand-picked calls are the catalogue's (`cases.py`); this file only makes dense ones.
+An elementwise pack has one class per row (shape (n, 1)), so that reduction "none" shows every element at unit scale.
+ The named, hand-picked calls are the catalogue's (`cases.py`); this file only makes dense ones.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from typing import Any
 
 from .formats import FORMATS, round_to, step
 from .tensors import Case, Tensor
@@ -21,7 +23,8 @@ THRESHOLDS = (9.704, 16.636, 17.3287, 36.737, 87.3365, 88.72, 103.9721, 708.3964
 
 @functools.cache
 def logits(dtype: str, count: int = 120, seed: int = 0) -> tuple[float, ...]:
-    """Members of `dtype`, ascending and both signs: zeros, thresholds and their neighbours, powers of two, and random ones."""
+    """Members of `dtype`, ascending and both signs: zeros, thresholds and their neighbours, powers of two, and
+    random ones."""
     form = FORMATS[dtype]
     found = {0.0}
     for t in THRESHOLDS:
@@ -50,7 +53,8 @@ def _elements(name: str, dtype: str, pairs: list[tuple[float, float]], target: s
 
 @functools.cache
 def elementwise(theme: str, dtype: str) -> Case:
-    """The pack of one theme: "hard", "soft", "tail" (|x| beyond where a digit is lost), "soft-tail", or "outside" [0, 1]."""
+    """The pack of one theme: "hard", "soft", "tail" (|x| beyond where a digit is lost), "soft-tail", or "outside"
+    [0, 1]."""
     form = FORMATS[dtype]
     every = logits(dtype)
     if theme == "hard":
@@ -100,12 +104,14 @@ def _mask(shape: tuple[int, ...], hidden: tuple[int, ...]) -> Tensor:
 
 @functools.cache
 def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
-    """One or two calls in which only the theme's option is given, each with unequal values so that a wrong place shows."""
+    """One or two calls in which only the theme's option is given, each with unequal values so that a wrong place
+    shows."""
     base = plain(dtype)
     x, y = base.input, base.target
 
     def case(name: str, **options: object) -> Case:
-        return Case(f"{dtype}-{theme}-{name}", x, y, **options)  # type: ignore[arg-type]  # options are named as the fields
+        fields: Any = options  # named as a case's fields are; mypy cannot see through **
+        return Case(f"{dtype}-{theme}-{name}", x, y, **fields)
 
     if theme == "weight":
         return (

@@ -1,11 +1,14 @@
-"""Other people's losses under one signature, `(input, target, weight=None, reduction="mean")`, for `--impl` and the report's plots.
+"""Other people's losses under one signature, `(input, target, weight=None, reduction="mean")`, for `--impl` and the
+report's plots.
 
-Each calls the other library as its documentation says and changes only what the signature forces: the order of the arguments and
-the mean over the classes.  Refuses to repair anything.  `--impl mlsm_conformance.peers:optax_sigmoid_bce` judges one of them.
+Each calls the other library as its documentation says and changes only what the signature forces: the order of the
+arguments and the mean over the classes.  Refuses to repair anything.  `--impl
+mlsm_conformance.peers:optax_sigmoid_bce` judges one of them.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +38,9 @@ def optax_sigmoid_bce(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 def keras_bce(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """keras.losses.binary_crossentropy from logits, by whichever engine Keras runs on; it averages over the classes itself."""
-    import keras
+    """keras.losses.binary_crossentropy from logits, by whichever engine Keras runs on; it averages over the classes
+    itself."""
+    keras: Any = importlib.import_module("keras")  # installed or not: mypy must not care
 
     return _reduced(keras.losses.binary_crossentropy(target, input, from_logits=True), reduction)
 

@@ -1,7 +1,7 @@
 """Whose loss is judged: mlsm's own (with a kernel or without), somebody else's function, or a planted one.
 
-A subject is called with arrays and options and returns arrays.  It refuses what it does not offer by raising `Declined`,
-with the reason, so that a check can tell "wrong" from "not claimed".
+A subject is called with arrays and options and returns arrays.  It refuses what it does not offer by raising
+`Declined`, with the reason, so that a check can tell "wrong" from "not claimed".
 """
 
 from __future__ import annotations

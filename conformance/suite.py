@@ -82,7 +82,8 @@ def run_check(c: Check, context: Context) -> CheckRecord:
     tally = Tally()
     try:
         with warnings.catch_warnings():
-            # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the same.
+            # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the
+            # same.
             warnings.simplefilter("error" if context.ours else "ignore")
             with context.backend.session(), _flags(context):
                 c.run(context, tally)
@@ -140,7 +141,8 @@ def run_backend(
 
 
 def again(backend: str, case: str, quantity: str, reduction: str = "mean", wrt: str = "input") -> None:
-    """Ask one question again and print what came, what was right, and the bound: the line that a report's worst case gives."""
+    """Ask one question again and print what came, what was right, and the bound: the line that a report's worst case
+    gives."""
     from .checks import find_case
 
     context = Context(find(backend), level="full")

@@ -1,4 +1,5 @@
-"""Tests of the tester: a planted mistake is named by its check, a vandal fails every check of his kind, the innocent pass."""
+"""Tests of the tester: a planted mistake is named by its check, a vandal fails every check of his kind, the innocent
+pass."""
 
 from __future__ import annotations
 
@@ -6,13 +7,15 @@ import itertools
 import threading
 from typing import Any
 
-import mlsm
 import pytest
+
+import mlsm
 
 from .backends import Backend, NotInstalled, find
 from .check import Check, Context
 from .cli_sabotage import conforming, plant
-from .sabotage import ROW_LEVEL, SABOTAGES, Own, Sabotage, as_kernel
+from .own import Own
+from .sabotage import ROW_LEVEL, SABOTAGES, Sabotage, as_kernel
 from .subjects import Mlsm
 from .suite import by_id, run_check, select
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import packs
 from ..check import Ask, Check, Context, check
 from ..judging import Tally
-from .values import turned, themed
+from .values import themed, turned
 
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
 OFFERS = ("gradient", "hessian")
@@ -100,7 +102,7 @@ def value_and_grad(context: Context, tally: Tally) -> None:
                 arrays = context.arrays(case)
                 names = list(arrays)
 
-                def both(*values: object) -> object:
+                def both(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
                     given = {**dict(zip(names, values, strict=True)), **fixed}
                     return (*context.subject.value_and_grad(**given), context.subject.loss(**given))
 

@@ -60,8 +60,8 @@ def threads(context: Context, tally: Tally) -> None:
         found: list[Any] = [None] * 8
         start = threading.Barrier(8)
 
-        def work(index: int, asks: list[Ask] = asks, case: Case = case, start: threading.Barrier = start) -> None:
-            start.wait()
+        def work(index: int, found: list[Any] = found, asks: list[Ask] = asks, case: Case = case) -> None:
+            start.wait()  # noqa: B023 - the threads end before the loop goes on
             try:
                 with context.backend.session():  # flags and switches are thread-local in most libraries
                     found[index] = [context.backend.to_list(a) for a in context.answers(case, asks)]

@@ -186,7 +186,7 @@ def _turned(xs: Sequence[float], ys: Sequence[float], n: int) -> tuple[tuple[flo
 def batch_permutation(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         rows = [(xs[i : i + 6], ys[i : i + 6]) for i in range(0, len(xs), 6)]
-        turned = [v for v in reversed(rows)]
+        turned = list(reversed(rows))
         there = _kept(
             "rows-turned", d, tuple(v for r in turned for v in r[0]), tuple(v for r in turned for v in r[1]), 6, None
         )

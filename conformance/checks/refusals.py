@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def _refused(context: Context, tally: Tally, calls: Calls) -> None:
         for name, function in functions.items():
             if ("grad_output" in given or "wrt" in given) and name != "grad":
                 continue
-            _one(tally, f"{name}: {what}", cls, fragments, lambda f=function, g=given: f(**g))
+            _one(tally, f"{name}: {what}", cls, fragments, functools.partial(function, **given))
 
 
 def _one(tally: Tally, what: str, cls: type[Exception], fragments: tuple[str, ...], call: Callable[[], Any]) -> None:
@@ -311,7 +312,7 @@ def kernel(context: Context, tally: Tally) -> None:
     base = _base(context)
     for name in ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag"):
         call: Any = getattr(mlsm, name)
-        _one(tally, name, ValueError, ("`kernel`", "generic"), lambda c=call: c(**base, kernel="no such kernel"))
+        _one(tally, name, ValueError, ("`kernel`", "generic"), functools.partial(call, **base, kernel="no such kernel"))
 
 
 @check(
@@ -336,4 +337,4 @@ def metadata(context: Context, tally: Tally) -> None:
             return context.subject.loss(**dict(zip(names, values, strict=True)), **fixed)
 
         arrays = [given[n] for n in names]
-        _one(tally, ", ".join(given), cls, (), lambda run=run, a=arrays: context.backend.unseen(run, *a))
+        _one(tally, ", ".join(given), cls, (), functools.partial(context.backend.unseen, run, *arrays))

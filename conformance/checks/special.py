@@ -128,7 +128,7 @@ def masked_gradient(context: Context, tally: Tally) -> None:
             cotangent = context.backend.cotangent(Tensor((2,), seeds, case.compute_dtype), case)
             names = [*arrays, "grad_output"]
 
-            def run(*values: Any) -> Any:
+            def run(*values: Any, names: list[str] = names) -> Any:
                 return context.subject.grad(**dict(zip(names, values, strict=True)), reduction="none")
 
             seen = context.backend.to_list(context.backend.call(run, *arrays.values(), cotangent))

@@ -1,8 +1,9 @@
-"""The library's own differentiation, tracing, mapping and compiling of the loss: right at 0 and at ±inf, to second order.
+"""The library's own differentiation, tracing, mapping and compiling of the loss: right at 0 and at ±inf, to second
+order.
 
-A framework that differentiates the generic code makes roundings of its own.  First derivatives keep the budget of the hand-
-derived ones.  A second derivative comes as the difference s - s*s, whose terms add up to at most (1+s)/(1-s) <= 3 times its
-size (s <= 1/2): three budgets, no more.
+A framework that differentiates the generic code makes roundings of its own.  First derivatives keep the budget of
+the hand-derived ones.  A second derivative comes as the difference s - s*s, whose terms add up to at most
+(1+s)/(1-s) <= 3 times its size (s <= 1/2): three budgets, no more.
 """
 
 from __future__ import annotations

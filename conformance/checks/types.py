@@ -8,7 +8,7 @@ from .. import packs
 from ..check import Ask, Context, check, result_dtype
 from ..formats import promote
 from ..judging import Tally
-from ..tensors import Case, Tensor, shape_of
+from ..tensors import Case, Nested, Number, Tensor, shape_of
 from .values import themed
 
 QUANTITIES = ("loss", "gradient", "hessian")
@@ -53,7 +53,8 @@ def promotion(context: Context, tally: Tally) -> None:
 def number(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
         base = packs.plain(d)
-        for weight in (2.5, [1.0, 2.0, 0.5, 3.0]):
+        numbers: tuple[Number | Nested, ...] = (2.5, [1.0, 2.0, 0.5, 3.0])
+        for weight in numbers:
             case = Case(f"{d}-number", base.input, base.target, weight=weight, pos_weight=weight)
             if context.backend.serves(case):
                 got = context.answers(case, [Ask("loss", "mean"), Ask("gradient", "mean")])

@@ -37,7 +37,8 @@ def _dtypes_known(context: Context, case: Case) -> bool:
 
 
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
-    """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to case."""
+    """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to
+    case."""
     for index, case in enumerate(cases):
         yield case, [REDUCTIONS[index % 3]] if context.dear else list(REDUCTIONS)
 
@@ -76,7 +77,8 @@ layouts = _theme("layouts", "No memory layout changes the value.")
 
 
 def _sequential(dtype: str) -> Case:
-    """Row losses of which the first is large and every other is half a spacing of it: a narrow running sum loses them all."""
+    """Row losses of which the first is large and every other is half a spacing of it: a narrow running sum loses
+    them all."""
     rows = 256
     # -x with target 1 is a loss of x (exactly, beyond x = 120): 2^24, and 1, which float32 cannot add to it.
     xs = (-(2.0**24), *([-1.0] * (rows - 1)))
@@ -91,7 +93,7 @@ def _sequential(dtype: str) -> Case:
 
 @check(
     "values.accumulation",
-    "Sums run in float64 where the device has it: small terms after a large one are not lost, and halves do not overflow.",
+    "Sums run in float64 where the device has it: small terms are not lost after a large one, halves do not overflow.",
     "elementwise + 8u (float32 and halves), + (log2(n)+8)u (float64)",
 )
 def accumulation(context: Context, tally: Tally) -> None:

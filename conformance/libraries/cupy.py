@@ -51,7 +51,8 @@ class CuPy(Backend):
 
     def to_list(self, array: Any) -> list[float]:
         with np.errstate(all="ignore"):
-            return cupy.asnumpy(array).astype(np.float64).ravel().tolist()
+            values: list[float] = cupy.asnumpy(array).astype(np.float64).ravel().tolist()
+        return values
 
     def dtype_of(self, array: Any) -> str:
         return str(array.dtype.name)
@@ -64,4 +65,5 @@ class CuPy(Backend):
         array[...] = value
 
     def session(self) -> contextlib.AbstractContextManager[Any]:
-        return cupy.cuda.Device()
+        device: contextlib.AbstractContextManager[Any] = cupy.cuda.Device()
+        return device

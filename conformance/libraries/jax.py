@@ -1,4 +1,5 @@
-"""JAX's arrays, with and without x64 and under jit, and JAX's own transforms.  Makes, reads and differentiates; judges nothing."""
+"""JAX's arrays, with and without x64 and under jit, and JAX's own transforms.  Makes, reads and differentiates;
+judges nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class JAX(Backend):
     )
     slow: ClassVar[float] = 64.0  # every operation is compiled once for every shape
     known: ClassVar[Mapping[str, str]] = {
-        "transforms.target-at-infinity": "plain differentiation sees 0 * inf, which the guard makes 0; `grad` has the infinity"
+        "transforms.target-at-infinity": "plain differentiation sees 0 * inf, which the guard makes 0; `grad` says it"
     }
     x64: ClassVar[bool] = False
 
@@ -33,7 +34,8 @@ class JAX(Backend):
         self.device = str(jax.devices()[0])
 
     def session(self) -> contextlib.AbstractContextManager[Any]:
-        return jax.enable_x64(self.x64)
+        switch: contextlib.AbstractContextManager[Any] = jax.enable_x64(self.x64)
+        return switch
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
@@ -70,8 +72,8 @@ class JAX(Backend):
             raise Unsupported(str(error)) from error
 
     def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        # An abstract value has no value: whoever looks at one gets an error, on every platform (a transfer guard sees nothing
-        # on the CPU, where host and device are one memory).
+        # An abstract value has no value: whoever looks at one gets an error, on every platform.  (A transfer guard
+        # sees nothing on the CPU, where host and device are one memory.)
         return jax.eval_shape(function, *arrays)
 
     def vjp(self, function: Callable[..., Any], arrays: Sequence[Any], index: int, cotangent: Any = None) -> Any:

@@ -115,7 +115,8 @@ class BFloat16NumPy(NumPy):
 
     name = "numpy-bfloat16"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities | {"bfloat16"}
-    # ml_dtypes' own casts raise the underflow flag of a value that is subnormal in bfloat16 (the suite reads with flags off).
+    # ml_dtypes' own casts raise the underflow flag of a value that is subnormal in bfloat16 (the suite reads with
+    # flags off).
 
     def versions(self) -> dict[str, str]:
         from ..backends import installed_versions

@@ -1,4 +1,5 @@
-"""A namespace that nobody prepared for, named on the command line: arrays are made by its `asarray`, as the standard says.
+"""A namespace that nobody prepared for, named on the command line: arrays are made by its `asarray`, as the standard
+says.
 
 Refuses to guess: whatever this library lacks is said, as a failed prerequisite, and nothing is worked around.
 """
@@ -21,7 +22,8 @@ class Other(Backend):
         self.name = module.__name__  # type: ignore[misc]  # a class attribute elsewhere: here each module is a backend
         self.library = self._root()  # type: ignore[misc]  # likewise
         self.device = "default"
-        self.capabilities = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))  # type: ignore[misc]  # likewise
+        found = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))
+        self.capabilities = found  # type: ignore[misc]  # likewise
 
     slow = 10.0
 

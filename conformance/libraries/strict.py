@@ -1,4 +1,5 @@
-"""array-api-strict, which refuses everything that the Array API standard does not promise.  Makes and reads its arrays."""
+"""array-api-strict, which refuses everything that the Array API standard does not promise.  Makes and reads its
+arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""PyTorch's tensors, on the CPU and on CUDA, and PyTorch's own transforms.  Makes, reads and differentiates; judges nothing."""
+"""PyTorch's tensors, on the CPU and on CUDA, and PyTorch's own transforms.  Makes, reads and differentiates; judges
+nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class Torch(Backend):
     )
     layouts: ClassVar[frozenset[str]] = frozenset({"C", "F", "broadcast", "offset_view"})
     known_generic: ClassVar[Mapping[str, str]] = {
-        "transforms.target-at-infinity": "plain differentiation sees 0 * inf, which the guard makes 0; `grad` has the infinity"
+        "transforms.target-at-infinity": "plain differentiation sees 0 * inf, which the guard makes 0; `grad` says it"
     }
     slow: ClassVar[float] = 1.5
 
@@ -52,7 +53,8 @@ class Torch(Backend):
         raise Unsupported(f"PyTorch has no layout {layout!r}")
 
     def to_list(self, array: Any) -> list[float]:
-        return array.detach().to("cpu").to(torch.float64).reshape(-1).tolist()
+        values: list[float] = array.detach().to("cpu").to(torch.float64).reshape(-1).tolist()
+        return values
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, torch.Tensor)

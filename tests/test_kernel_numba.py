@@ -218,7 +218,7 @@ def test_layouts_have_the_same_bits(
     for a, b in ((LAYOUTS[layout](x), y), (x, LAYOUTS[layout](y)), (LAYOUTS[layout](x), LAYOUTS[layout](y))):
         before = a.copy(), b.copy()
         for found, right in zip(mlsm.value_and_grad(a, b, kernel="numba", reduction="none"), straight, strict=True):
-            identical(found, right)
+            identical(found.astype(found.dtype.newbyteorder("=")), right)  # a gradient has the byte order of its logits
         identical(a, before[0])
         identical(b, before[1])
 
@@ -229,6 +229,31 @@ def test_targets_are_read_as_they_are(target: str, rng: np.random.Generator) -> 
     right = mlsm.value_and_grad(x, y, kernel="numba")
     for found, expected in zip(mlsm.value_and_grad(x, y.astype(target), kernel="numba"), right, strict=True):
         identical(found, expected)
+
+
+def test_every_float16_is_widened_exactly(loops: Any) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    found = np.empty(2**16, np.float32)
+    loops.widen(bits, found)
+    with np.errstate(all="ignore"):  # signalling NaN among them
+        check(found, bits.view(np.float16).astype(np.float32), 0)
+    assert np.array_equal(np.signbit(found), bits >= 2**15)
+
+
+def test_float16_is_rounded_as_numpy_rounds(loops: Any) -> None:
+    """Every 4001st float32, every tie and its neighbours, and what stands at the ends of the range."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (halves[1:] + halves[:-1]) / 2
+    ends = np.array([65519.996, 65520, 65535, 65536, np.inf, np.nan, 0, 2**-25, 2**-24, 2**-149], np.float32)
+    strided = np.arange(0, 2**32, 4001, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    values = np.concatenate([strided, ties, np.nextafter(ties, 0), np.nextafter(ties, np.float32(np.inf)), ends, -ends])
+    found = np.empty(values.size, np.uint16)
+    loops.narrow(values, found)
+    with np.errstate(all="ignore"):
+        right = values.astype(np.float16)
+    check(found.view(np.float16), right, 0)
+    number = ~np.isnan(values)
+    assert np.array_equal(np.signbit(found.view(np.float16))[number], np.signbit(right)[number])
 
 
 # ---------------------------------------------------------------- threads

@@ -6,9 +6,12 @@ Builds and calls; judges nothing. A missing compiler is a skip that names it.
 import ctypes
 import functools
 import importlib.util
+import math
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ from mlsm._problem import Problem
 FOLDER = Path(__file__).parent
 # IEEE arithmetic as it is written, as on the device: no contraction, nothing reassociated.
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC")
+
+UNWRITTEN = 77  # what an array holds before it is written, so that a result that never was is seen
+MARGIN = 1024
 
 
 @functools.cache
@@ -49,7 +55,7 @@ class HostDevice:
 
     def __init__(self, backwards: bool = False) -> None:
         self.backwards = backwards
-        self.launches: list[tuple[str, tuple[str, ...], int, int, int]] = []
+        self._made = threading.local()  # with what lies around them, to see a write that missed
 
     def view(self, array: Any) -> Any:
         from mlsm import _policy
@@ -59,14 +65,19 @@ class HostDevice:
         return View(array.ctypes.data, _policy.name(array.dtype), array.shape, strides)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return np.full(shape, 77, dtype)  # a result that is not written is seen
+        size = math.prod(shape)
+        around = np.full(size + 2 * MARGIN, UNWRITTEN, dtype)
+        self._made.__dict__.setdefault("around", deque(maxlen=3)).append(around)
+        return around[MARGIN : MARGIN + size].reshape(shape)
 
     def like(self, array: Any) -> Any:
-        return np.full_like(array, 77, subok=False)
+        return self.empty(array.shape, array.dtype) if array.flags.c_contiguous else np.full_like(array, UNWRITTEN)
 
     def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
-        self.launches.append((name, macros, grid, block, shared))
         launch(name, macros, grid, block, arguments, self.backwards)
+        for around in self._made.__dict__.get("around", ()):
+            assert (around[:MARGIN] == UNWRITTEN).all()
+            assert (around[-MARGIN:] == UNWRITTEN).all()
 
 
 def launch(

@@ -44,7 +44,9 @@ def name(dtype: DType) -> str:
     key = (type(dtype), dtype)  # the type first: dtypes of two libraries are not always comparable
     known = _names.get(key)
     if known is None:
-        known = _names[key] = str(getattr(dtype, "name", None) or dtype).rpartition(".")[2]
+        # A dtype has a name; NumPy and JAX also take their scalar types for dtypes, which have a __name__.
+        spelled = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+        known = _names[key] = str(spelled).rpartition(".")[2]
     return known
 
 

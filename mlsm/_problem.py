@@ -16,7 +16,7 @@ class Meta(NamedTuple):
 
     dtype: str
     shape: Shape  # None where a length is not known yet
-    layout: str  # "C" (contiguous, aligned, native), "strided", "foreign" (byte-swapped or unaligned), "unknown"
+    layout: str  # "C" (contiguous, aligned, native), "strided", "foreign" (not readable as it lies), "unknown"
 
 
 class Problem(NamedTuple):
@@ -63,6 +63,8 @@ def layout_of(value: Any, library: str) -> str:
             return "foreign"
         return "C" if flags.c_contiguous else "strided"
     if library == "torch":
+        if value.is_neg():
+            return "foreign"  # a view that is negated when it is read: nobody else may read its memory
         return "C" if value.is_contiguous() else "strided"
     return "unknown"
 

@@ -208,7 +208,7 @@ def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
     expected = set()
     for name, folder in SOURCES.items():
         for file in folder.rglob("*"):
-            if file.is_file() and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt"}:
+            if file.is_file() and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt", ".cu"}:
                 expected.add(f"{name}/{file.relative_to(folder).as_posix()}")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected

@@ -131,7 +131,7 @@ def _reads_host(kernel: Kernel, problem: Problem) -> bool:
     """Whether the kernel serves NumPy arrays, and NumPy can view these tensors: then the reduction is NumPy's too,
     whose calls cost a third of PyTorch's on the few row losses of a small batch."""
     return "numpy" in kernel.libraries and not any(
-        meta is not None and meta.dtype == "bfloat16"
+        meta is not None and (meta.dtype == "bfloat16" or meta.layout == "foreign")
         for meta in (problem.input, problem.target, problem.weight, problem.pos_weight)
     )
 

@@ -38,6 +38,8 @@ def accepts(problem: Problem) -> str | None:
         metas = (problem.input, problem.target, problem.weight, problem.pos_weight)
         if any(meta is not None and meta.dtype == "bfloat16" for meta in metas):
             return "NumPy cannot view a bfloat16 tensor"
+        if any(meta is not None and meta.layout == "foreign" for meta in metas):
+            return "NumPy cannot view a tensor that PyTorch negates when it is read"
     return None
 
 

@@ -132,6 +132,12 @@ def _cotangent(ask: Ask) -> Any:
     return ask.grad_output if ask.reduction == "none" else ask.grad_output[0]
 
 
+def floats_of(case: Case) -> set[str]:
+    """The floating dtypes that take part in a case."""
+    given = (case.input, case.target, case.weight, case.pos_weight)
+    return {t.dtype for t in given if isinstance(t, Tensor) and t.dtype in FORMATS}
+
+
 def result_dtype(case: Case, ask: Ask) -> str:
     """The dtype that the answer must have."""
     if ask.quantity == "loss":
@@ -168,7 +174,10 @@ class Context:
     def catalogue(self) -> Iterator[Case]:
         """The named cases of this level, in this backend's dtypes."""
         level = "full" if self.level == "exhaustive" else self.level
-        return (case for case in catalogue(level, self.dtypes) if self.backend.serves(case))
+        # All dtypes at once, and then a choice: the same objects for every backend, whose exact answers are remembered.
+        for case in catalogue(level, tuple(FORMATS)):
+            if floats_of(case) <= set(self.dtypes) and self.backend.serves(case):
+                yield case
 
     @property
     def dear(self) -> bool:

@@ -1,7 +1,7 @@
 """A conforming loss of one's own, in another formula than the package's: two softplus terms, two logistic functions.
 
-Computed with care, written with the Array API only, so that it runs on every backend.  It shows that the suite judges a
-contract and not a formula, and each sabotage is this with one thing wrong.  Refuses to be fast, or used for anything else.
+Computed with care, written with the Array API only, so that it runs on every backend.  It shows that the suite judges
+a contract and not a formula, and each sabotage is this with one thing wrong.  Refuses to be fast.
 """
 
 from __future__ import annotations

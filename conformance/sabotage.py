@@ -1,4 +1,4 @@
-"""Wrong losses on purpose: every known numeric mistake as an implementation, and as a kernel where the row seam holds it.
+"""Wrong losses on purpose: every known numeric mistake as an implementation, and as a kernel where the seam holds it.
 
 Each `Sabotage` is `Own` with one thing wrong, in the loss, the gradient and the Hessian alike.  It tests the tester:
 refuses to be used for anything else.

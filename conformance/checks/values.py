@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .. import packs
-from ..check import Ask, Check, Context, check
+from ..check import Ask, Check, Context, check, floats_of
 from ..judging import Tally
 from ..tensors import Case, Tensor
 
@@ -24,16 +24,10 @@ def themed(context: Context, theme: str) -> list[Case]:
         else:
             # Where calls are dear, the options in full in one dtype, and one call of them in each other.
             own += packs.optioned(theme, d)[: 1 if context.dear and d != context.dtypes[-1] else None]
-    own = [c for c in own if context.backend.serves(c) and _dtypes_known(context, c)]
+    own = [c for c in own if context.backend.serves(c) and floats_of(c) <= set(context.backend.dtypes)]
     if context.level == "smoke":
         return own
     return own + context.thinned([c for c in context.catalogue() if packs.theme_of(c) == theme])
-
-
-def _dtypes_known(context: Context, case: Case) -> bool:
-    given = (case.input, case.target, case.weight, case.pos_weight)
-    floats = {t.dtype for t in given if isinstance(t, Tensor) and t.dtype.startswith(("float", "bfloat"))}
-    return floats <= set(context.backend.dtypes)
 
 
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:

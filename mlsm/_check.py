@@ -49,8 +49,9 @@ def reduction(value: Any) -> str:
 
 
 def label_smoothing(value: Any) -> float:
-    if isinstance(value, float | Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
-        return float(value)
+    number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
+    if isinstance(value, float | Real) and not isinstance(value, bool) and 0 <= number <= 1:
+        return float(number)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {value!r}.")
 
 

@@ -194,10 +194,10 @@ def select(problem: Problem, name: str | None = None, *, derivative: bool = Fals
 
 
 def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
-    if name == GENERIC.name:
-        return GENERIC
     if not isinstance(name, str):
         raise TypeError(f"`kernel` must be the name of a kernel or None; got {name!r}.")
+    if name == GENERIC.name:
+        return GENERIC
     found = _find(name)
     if found is None:
         raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {name!r}.")

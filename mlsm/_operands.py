@@ -48,8 +48,7 @@ def _float(value: Any, argument: str, dtype: DType) -> float:
     try:
         number = float(value)
     except OverflowError:
-        digits = len(str(abs(value)))
-        raise ValueError(f"`{argument}` must fit into a float; got an integer of {digits} digits.") from None
+        raise ValueError(f"`{argument}` must fit into a float; got a larger {type(value).__qualname__}.") from None
     if abs(number) > _LARGEST.get(_policy.name(dtype), math.inf):
         return math.copysign(math.inf, number)
     return number

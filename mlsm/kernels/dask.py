@@ -17,7 +17,7 @@ from .._dispatch import Kernel
 from .._guard import silent
 from .._library import library
 from .._problem import Meta, Problem, device_of, layout_of, shape_of
-from ..lazy.dask import _chunked_like
+from ..lazy.dask import chunked_like
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -84,10 +84,10 @@ def _mapped(o: Operands, g: Any, want: str) -> Any:
     arrays: list[Any] = [o.x, axes]
     for other in (o.y, o.w, o.p, o.m):
         if other is not None:
-            other = _chunked_like(other, o.x, "target")
+            other = chunked_like(other, o.x, "target")
         arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
     if g is not None and g.ndim:  # shaped like the rows, and chunked by whoever made it
-        g = _chunked_like(g[..., None], o.x, "grad_output")[..., 0]
+        g = chunked_like(g[..., None], o.x, "grad_output")[..., 0]
     arrays += [g, None if g is None else axes[: g.ndim]]
     options = {
         "want": want,

@@ -279,4 +279,5 @@ KERNEL = Kernel(
     rows_vjp=rows_vjp,
     rows_and_vjp=rows_and_vjp,
     curvature=curvature,
+    note=note,
 )

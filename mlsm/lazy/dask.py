@@ -21,7 +21,7 @@ def prepared(o: Operands) -> Operands:
     for field, argument in (("y", "target"), ("w", "weight"), ("p", "pos_weight"), ("m", "where")):
         other = getattr(o, field)
         if other is not None and any(n != n for n in other.shape):
-            others[field] = _chunked_like(other, x, argument)
+            others[field] = chunked_like(other, x, argument)
     arguments = [part for other in others.values() for part in (other, axes[x.ndim - other.ndim :])]
     tied = da.blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
         _agreeing, axes, x, axes, *arguments, dtype=x.dtype, meta=x._meta, align_arrays=False, names=tuple(others)
@@ -29,7 +29,7 @@ def prepared(o: Operands) -> Operands:
     return o._replace(x=tied, flat=False, **others)
 
 
-def _chunked_like(other: Any, x: Any, argument: str) -> Any:
+def chunked_like(other: Any, x: Any, argument: str) -> Any:
     """`other` with the blocks of `x`: rechunked along known axes, refused where an unknown one has another count."""
     chunks = {}
     for axis in range(-other.ndim, 0):

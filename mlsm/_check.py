@@ -99,11 +99,11 @@ def problem(
     # Inside a trace lengths may be symbols; and JAX's float64 is a switch, on which a verdict depends.
     judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
     described, compute, acc = judge(
-        Form(name, input.dtype, shape_of(input, name), device, layout_of(input, name)),
-        _form(target, "target"),
-        None if weight is None else _weight_form(weight, "weight"),
-        None if pos_weight is None else _weight_form(pos_weight, "pos_weight"),
-        None if where is None else _form(where, "where"),
+        Form(name, input.dtype, shape_of(input, name), device, _layout(input, name, now)),
+        _form(target, "target", now),
+        None if weight is None else _weight_form(weight, "weight", now),
+        None if pos_weight is None else _weight_form(pos_weight, "pos_weight", now),
+        None if where is None else _form(where, "where", now),
         how,
         eps,
         classes,
@@ -154,17 +154,22 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
 # ---------------------------------------------------------------- forms
 
 
-def _form(value: Any, argument: str) -> Form:
+def _form(value: Any, argument: str, now: str = "traced") -> Form:
     name = library(value, argument).name
-    return Form(name, value.dtype, shape_of(value, name), device_of(value, name), layout_of(value, name))
+    return Form(name, value.dtype, shape_of(value, name), device_of(value, name), _layout(value, name, now))
 
 
-def _weight_form(value: Any, argument: str) -> Form | None:
+def _layout(value: Any, name: str, now: str) -> str:
+    """Of interest to kernels only, none of which serves inside a trace, where not every question can be asked."""
+    return "unknown" if now == "traced" else layout_of(value, name)
+
+
+def _weight_form(value: Any, argument: str, now: str = "traced") -> Form | None:
     if value is None:
         return None
     if isinstance(value, Real | list | tuple):
         return Form("", None, _nested_shape(value, argument), None, "C")
-    return _form(value, argument)
+    return _form(value, argument, now)
 
 
 def _nested_shape(value: Any, argument: str) -> tuple[int, ...]:

@@ -56,26 +56,33 @@ class Element(NamedTuple):
     smooth: float  # q·L
 
 
-def softplus(z: Decimal) -> Decimal:
-    """log(1 + exp z) to 35 digits and more, for finite or infinite `z`; run it inside a decimal context."""
-    if z > 120:
-        return z + (-z).exp()  # the next term of the series is exp(-2z), below 1e-104
-    e = z.exp()
-    if z < -20:
-        return e - e * e / 2 + e * e * e / 3 - e * e * e * e / 4  # 1 + e would drop digits of e
-    return (1 + e).ln()
+class _Smooth(NamedTuple):
+    """What the formula is made of at one logit, from a single exp and a single ln: they are most of the cost."""
+
+    up: Decimal  # softplus(x)
+    down: Decimal  # softplus(-x)
+    on: Decimal  # σ(x)
+    off: Decimal  # σ(-x)
+    e: Decimal  # exp(-|x|)
 
 
-def sigmoid(z: Decimal) -> Decimal:
-    """1/(1 + exp(-z)) to 40 digits; run it inside a decimal context."""
-    return z.exp() if z < -120 else 1 / (1 + (-z).exp())
+def _smooth(x: Decimal) -> _Smooth:
+    """To 35 digits and more, for a finite, infinite or NaN logit; run it inside a decimal context."""
+    if x.is_nan():
+        return _Smooth(_NAN, _NAN, _NAN, _NAN, _NAN)
+    a = abs(x)
+    e = (-a).exp()
+    # 1 + e would drop digits of a small e; the series is good to 1e-43 from 20 on.
+    low = e - e * e / 2 + e * e * e / 3 - e * e * e * e / 4 if a > 20 else (1 + e).ln()
+    rare, usual = e / (1 + e), 1 / (1 + e)
+    return _Smooth(a + low, low, usual, rare, e) if x >= 0 else _Smooth(low, a + low, rare, usual, e)
 
 
-def _slope(x: Decimal, on: Decimal, off: Decimal) -> Decimal:
+def _slope(x: Decimal, on: Decimal, off: Decimal, smooth: _Smooth) -> Decimal:
     """off·σ(x) - on·σ(-x), through σ(x) - 1/2 next to 0, where both may cancel without end (a target of 1/2)."""
     if abs(x) < Decimal("1e-8"):
         return (off - on) / 2 + (off + on) * (x / 4 - x**3 / 48 + x**5 / 480)
-    return off * sigmoid(x) - on * sigmoid(-x)
+    return off * smooth.on - on * smooth.off
 
 
 def _times(coefficient: Decimal, value: Decimal) -> Decimal:
@@ -89,10 +96,8 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
     with localcontext(_CONTEXT):
         X, Y, W, P, eps = Decimal(x), Decimal(y), Decimal(w), Decimal(1.0 if p is None else p), Decimal(smoothing)
         on_coefficient, off_coefficient = P * (Y * (1 - eps) + eps / 2), (1 - Y) * (1 - eps) + eps / 2
-        if math.isnan(x):
-            down = up = on = off = _NAN
-        else:
-            down, up, on, off = softplus(-X), softplus(X), sigmoid(X), sigmoid(-X)
+        smooth = _smooth(X)
+        up, down, on, off, _ = smooth
         small, s = (_NAN, _NAN) if math.isnan(x) else (min(down, up), min(on, off))
         bracket = _times(on_coefficient, down) + _times(off_coefficient, up)
         coefficient = _ONE if p is None else off_coefficient + on_coefficient
@@ -104,7 +109,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
         return Element(
             observed=True,
             loss=W * bracket,
-            slope=_NAN if math.isnan(x) else W * _slope(X, on_coefficient, off_coefficient),
+            slope=_NAN if math.isnan(x) else W * _slope(X, on_coefficient, off_coefficient, smooth),
             curvature=W * coefficient * on * off,
             d_target=(1 - eps) * W * by_target,
             d_weight=bracket,
@@ -114,7 +119,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
             p=p,
             y=y,
             a=a,
-            e=float((-abs(X)).exp()),
+            e=float(smooth.e),
             s=float(s),
             L=float(small),
             t=t,

@@ -13,7 +13,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from ..backends import Backend, Bulk, Unsupported
-from ..tensors import Case, Tensor
+from ..tensors import Case, Tensor, shape_of
 from .numpy import host
 
 da: Any = dask.array  # untyped
@@ -96,9 +96,12 @@ class DaskUnknown(Dask):
     name = "dask-unknown"
 
     def serves(self, case: Case) -> bool:
-        # The class axis must be known (contract), and a single row has nothing to hide.
+        # The class axis must be known (contract), a single row has nothing to hide, and a list of rows has a length
+        # that nobody can compare with an unknown one: it is refused.
         rank = len(case.input.shape)
-        return super().serves(case) and rank > 1 and case.axis % rank != 0 and case.input.shape[0] > 1
+        lists = (shape_of(w) for w in (case.weight, case.pos_weight) if isinstance(w, list))
+        rows = any(len(shape) == rank and shape[0] > 1 for shape in lists)
+        return super().serves(case) and rank > 1 and case.axis % rank != 0 and case.input.shape[0] > 1 and not rows
 
     def arguments(self, case: Case) -> dict[str, Any]:
         out = {"input": self.unknown(case.input), "target": self.unknown(case.target)}

@@ -101,6 +101,11 @@ class JAXX64(JAX):
     capabilities: ClassVar[frozenset[str]] = JAX.capabilities | {"float64"}
     x64: ClassVar[bool] = True
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        # The switch changes what sums run in and what float64 is; the halves are judged without it.
+        return ("float32", "float64")
+
 
 class JAXJit(JAX):
     """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder what it likes."""

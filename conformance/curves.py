@@ -76,8 +76,9 @@ def _curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: st
         dtype=dtype,
         target=case.target.values[0],
         logit=tuple(case.input.values),
-        ulp=tuple(ulps),
-        bound=tuple(allowances),
+        # Six digits are more than a plot shows; rounding keeps the order of an error and its bound.
+        ulp=tuple(float(f"{u:.6g}") for u in ulps),
+        bound=tuple(float(f"{a:.6g}") for a in allowances),
     )
 
 

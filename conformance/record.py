@@ -1,7 +1,7 @@
 """The record of a run: what a suite run found, as frozen dataclasses, and their JSON form.
 
-Refuses to judge and to draw: checks fill it, `report.py` shows it.  The JSON is strict (no bare NaN or Infinity): a number
-that is not finite is written as the string "nan", "inf" or "-inf" and comes back as a float.
+Refuses to judge and to draw: checks fill it, `report.py` shows it.  The JSON is strict (no bare NaN or Infinity): a
+number that is not finite is written as the string "nan", "inf" or "-inf" and comes back as a float.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 SCHEMA = 1
-"""Version of the JSON form.  It grows by one when a field changes meaning or goes; a new field with a default does not count."""
+"""Version of the JSON form.  It grows by one when a field changes meaning or goes; a new field with a default does not
+count."""
 
 Status = Literal["pass", "fail", "skip", "xfail"]
 Quantity = Literal["loss", "gradient", "hessian"]
 
 STATUSES: tuple[Status, ...] = ("pass", "fail", "skip", "xfail")
 QUANTITIES: tuple[Quantity, ...] = ("loss", "gradient", "hessian")
+
+
+_NUMBERS = re.compile(r"\[\s+[-+0-9.eE]+(?:,\s+(?:[-+0-9.eE]+|\"-?inf\"|\"nan\"))*\s+\]")
 
 
 class RecordError(ValueError):
@@ -119,7 +124,9 @@ def to_json(run: Run) -> str:
     """The run as strict JSON, keys in a fixed order, one trailing newline."""
     fields = dataclasses.asdict(run)
     ordered = {"schema": fields.pop("schema"), **fields}
-    return json.dumps(_plain(ordered), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(_plain(ordered), indent=1, allow_nan=False, ensure_ascii=False)
+    # A list of numbers on one line: a curve has hundreds, and a record is read by people, too.
+    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
 
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:

@@ -255,7 +255,7 @@ def names() -> tuple[str, ...]:
     return (*NAMES, *_extra)
 
 
-def _missing(module: str) -> bool:
+def missing(module: str) -> bool:
     """Whether `module` is not installed; a module that is installed and broken raises when it is imported, and
     should."""
     root = module.partition(".")[0]
@@ -275,7 +275,7 @@ def find(name: str) -> Backend:
         return _other(name)
     file, cls = _VARIANTS[name]
     for module in (*_NEEDS[file], *_ALSO_NEEDS.get(name, ())):
-        if _missing(module):
+        if missing(module):
             raise NotInstalled(f"{name}: the module `{module}` is not installed")
     made = getattr(importlib.import_module(f".libraries.{file}", __package__), cls)()
     assert isinstance(made, Backend)

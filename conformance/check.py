@@ -277,6 +277,9 @@ class Context:
         except (Declined, Unsupported) as reason:
             tally.passed_by(str(reason))
             return
+        except Exception as error:  # this call's verdict, and no reason to leave the others unjudged
+            tally.fail(f"{case.name}: raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return
         limits = self.limits(case)
         for ask, array in zip(asks, found, strict=True):
             right = exact(case, ask)

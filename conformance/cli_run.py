@@ -134,7 +134,7 @@ def _library_of(impl: str) -> str:
     for peer in PEERS:
         if peer.call.__name__ == called and impl.startswith(f"{__package__}.peers:"):
             return next(iter(peer.backend.values()))
-    return {"optax": "jax"}.get(impl.partition(".")[0], "numpy")
+    return {"optax": "jax", "flax": "jax"}.get(impl.partition(":")[0].partition(".")[0], "numpy")
 
 
 def subject_for(args: argparse.Namespace, backend: Backend) -> Subject:

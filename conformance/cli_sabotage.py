@@ -7,6 +7,7 @@ Refuses to count an exception as a catch: a mistake is caught when a check finds
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from .own import Own
 from .sabotage import SABOTAGES, Sabotage
 from .suite import by_id, run_check, select
 
+CRASH = re.compile(r"(\S+: )?raised ")
+"""How a reason begins that tells of an exception and not of a number."""
 CONFORMING = ("values", "derivatives", "special", "laws")
 
 
@@ -36,8 +39,8 @@ def plant(sabotage: Sabotage, backend: Backend) -> Verdict:
         result = run_check(by_id(id), context)
         if result.status != "fail":
             return Verdict("missed", f"{id}: {result.status} {result.reason}")
-        if result.reason.startswith("raised "):
-            return Verdict("missed", f"{id}: it {result.reason} instead of giving a wrong number")
+        if CRASH.match(result.reason):
+            return Verdict("missed", f"{id}: it crashed instead of giving a wrong number: {result.reason}")
     return Verdict("caught", ", ".join(sabotage.caught_by))
 
 

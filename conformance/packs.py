@@ -160,6 +160,11 @@ def theme_of(case: Case) -> str:
     arguments = (case.input, case.target)
     if 0 in case.input.shape or any(v - v != 0 for t in arguments for v in t.values):
         return "special"
+    floats = {
+        t.dtype for t in (*arguments, case.weight, case.pos_weight) if isinstance(t, Tensor) and t.dtype in FORMATS
+    }
+    if len(floats) > 1:
+        return "dtypes"
     if case.where is not None:
         return "where"
     if case.label_smoothing:

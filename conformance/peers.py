@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .backends import _missing
+from .backends import missing
 
 
 def torch_mlsm(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
@@ -84,4 +84,4 @@ PEERS = (
 
 def installed_peers() -> list[Peer]:
     """The peers that can be called here."""
-    return [p for p in PEERS if not any(_missing(m) for m in p.modules)]
+    return [p for p in PEERS if not any(missing(m) for m in p.modules)]

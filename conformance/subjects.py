@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .backends import Backend
+from .backends import Backend, missing
+from .peers import PEERS
 
 OPTIONS = ("weight", "reduction", "pos_weight", "where", "label_smoothing", "axis")
 
@@ -112,6 +113,11 @@ class Foreign(Subject):
         self.options = taken
         self.offers = frozenset({"loss"} | ({"gradient", "hessian"} if "autograd" in backend.capabilities else set()))
 
+    def claims(self, given: Mapping[str, Any]) -> None:
+        super().claims(given)
+        if isinstance(given.get("weight"), (bool, int, float, list, tuple)):
+            raise Declined(f"{self.name} is judged with arrays as weights: numbers and lists are mlsm's own extension")
+
     def loss(self, **given: Any) -> Any:
         self.claims(given)
         keywords = {
@@ -149,6 +155,10 @@ def load(path: str) -> tuple[Callable[..., Any], str]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise NotImportable(f"`--impl` {path!r}: {error}") from error
+    for peer in PEERS:
+        absent = [m for m in peer.modules if found is peer.call and missing(m)]
+        if absent:
+            raise NotImportable(f"`--impl` {path!r}: the module `{absent[0]}` is not installed")
     if not callable(found):
         raise NotImportable(f"`--impl` {path!r} is a {type(found).__name__}, not a callable")
     return found, module_name.partition(".")[0]

@@ -108,15 +108,36 @@ def test_pytorchs_own_loss_fails_where_it_is_known_to(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="it judges PyTorch's own loss")
     out = tmp_path / "torch.json"
     words = ["run", "--impl", "torch.nn.functional:multilabel_soft_margin_loss", "--json", str(out), "--no-curves"]
-    assert main(words) == 1
+    assert main([*words, "--dtype", "float32", "--dtype", "float64"]) == 1
     (found,) = record.read(out).backends
     verdict = {c.id: c for c in found.checks}
     assert found.name == "torch"
     for id in ("values.hard", "values.tail", "values.plain", "values.weight", "special.zero", "laws.difference"):
-        floats = [c for c in (verdict[id],) if "float16" not in c.reason]
-        assert all(c.status == "pass" for c in floats), verdict[id].reason
+        assert verdict[id].status == "pass", verdict[id].reason
     assert verdict["special.infinite"].status == "fail"
     assert "nan, exactly 0.0" in verdict["special.infinite"].reason
+    # Bool targets raise, and a float64 target meets a float32 log-sigmoid.
+    assert verdict["values.dtypes"].status == "fail"
+    assert "target-bool: raised RuntimeError" in verdict["values.dtypes"].reason
+
+
+def test_a_lost_tail_is_seen(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="it judges PyTorch's BCE-with-logits")
+    out = tmp_path / "bce.json"
+    assert main(["run", "torch", "--impl", PEER, "--dtype", "float64", "--json", str(out), "--level", "smoke"]) == 1
+    (found,) = record.read(out).backends
+    assert next(c for c in found.checks if c.id == "values.tail").status == "fail"
+    lost = next(c for c in found.curves if c.quantity == "loss" and c.target == 0.0)
+    kept = next(c for c in found.curves if c.quantity == "loss" and c.target == 1.0)
+    assert max(lost.ulp) > 1e15  # every one of the 53 bits
+    assert max(kept.ulp) < 3
+
+
+def test_a_peer_that_is_not_installed_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    if not backends.missing("keras"):
+        pytest.skip("Keras is installed here")
+    assert main(["run", "--impl", f"{__package__}.peers:keras_bce"]) == 2
+    assert "keras" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["math", "json"])

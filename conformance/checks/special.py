@@ -176,6 +176,9 @@ def hazard_table(context: Context, tally: Tally) -> None:
         except (Declined, Unsupported) as reason:
             tally.passed_by(str(reason))
             continue
+        except Exception as error:
+            tally.fail(f"{case.name}: raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
         limits = context.limits(case)
         for ask, array in zip(asks, found, strict=True):
             seen, room = context.backend.to_list(array), context.allowed(case, ask, limits)

@@ -48,7 +48,9 @@ def _float(value: Any, argument: str, dtype: DType) -> float:
     try:
         number = float(value)
     except OverflowError:
-        raise ValueError(f"`{argument}` must fit into a float; got a larger {type(value).__qualname__}.") from None
+        # Not by str, which refuses integers of more than 4300 digits.
+        digits = int(int(abs(value)).bit_length() * math.log10(2)) + 1
+        raise ValueError(f"`{argument}` must fit into a float; got a number of about {digits} digits.") from None
     if abs(number) > _LARGEST.get(_policy.name(dtype), math.inf):
         return math.copysign(math.inf, number)
     return number

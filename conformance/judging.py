@@ -17,7 +17,7 @@ from .record import Worst
 MANY = 64
 """From how many values on the plainly right ones are sorted out by NumPy, with the same comparison."""
 SHOWN = 3
-"""How many violations are told in full."""
+"""How many violations are told in full, each of another case."""
 
 
 class Tally:
@@ -29,6 +29,7 @@ class Tally:
         self.violated = 0
         self.worst: Worst | None = None
         self._ratio = -1.0
+        self._told: set[str] = set()
         self.passed_over: dict[str, int] = {}
 
     def values(
@@ -106,8 +107,11 @@ class Tally:
         self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
 
     def _violated(self, message: str) -> None:
+        """Count it, and tell the first of each case: three elements of one case would hide the next case's trouble."""
         self.violated += 1
-        if len(self.violations) < SHOWN:
+        source = message.partition(":")[0].partition("[")[0]
+        if len(self.violations) < SHOWN and source not in self._told:
+            self._told.add(source)
             self.violations.append(message)
 
     @property

@@ -68,9 +68,9 @@ endif
 judge = $(BIN)/python -m mlsm_conformance run $(1) --level quick $(addprefix --require=,$(1))
 
 # A file named after CuPy imports it at its top, and CuPy cannot be imported without CUDA: no doctests are collected there.
-unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/ (PYTEST="-k name -x" is passed on)
+unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)
 	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --ignore=mlsm/kernels/cupy.py --ignore=conformance/libraries/cupy.py \
-		mlsm tests conformance $(PYTEST)
+		--conformance-level smoke mlsm tests conformance $(PYTEST)
 
 # ---------------------------------------------------------------- showing
 

@@ -125,8 +125,9 @@ def register_kernel(kernel: Kernel) -> None:
 def unregister_kernel(name: str) -> None:
     """Take back what `register_kernel` did. ValueError for a name that was not registered by it."""
     global _registered
+    given: Any = name  # Any: an array would compare elementwise
     with _lock:
-        kept = tuple(k for k in _registered if k.name != name)
+        kept = tuple(k for k in _registered if not (isinstance(given, str) and k.name == given))
         if len(kept) == len(_registered):
             known = ", ".join(k.name for k in _registered) or "none"
             raise ValueError(

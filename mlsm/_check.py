@@ -17,6 +17,7 @@ from ._library import library
 from ._operands import last, number, operand
 from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
 from ._typing import Array, DType, Namespace
+from ._words import spelled
 
 
 class Form(NamedTuple):
@@ -42,9 +43,9 @@ class Verdict(NamedTuple):
 
 def reduction(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"`reduction` must be a string, one of {_quoted(_policy.REDUCTIONS)}; got {value!r}.")
+        raise TypeError(f"`reduction` must be a string, one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     if value not in _policy.REDUCTIONS:
-        raise ValueError(f"`reduction` must be one of {_quoted(_policy.REDUCTIONS)}; got {value!r}.")
+        raise ValueError(f"`reduction` must be one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     return value
 
 
@@ -52,23 +53,23 @@ def label_smoothing(value: Any) -> float:
     number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
     if isinstance(value, float | Real) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
-    raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {value!r}.")
+    raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.")
 
 
 def axis(value: Any) -> int:
     if isinstance(value, bool):
-        raise TypeError(f"`axis` must be an integer, the class axis; got {value!r}.")
+        raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.")
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"`axis` must be an integer, the class axis; got {value!r}.") from None
+        raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.") from None
 
 
 def wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
-        raise ValueError(f"`wrt` must be one of {_quoted(_policy.WRT)}; got {value!r}.")
+        raise ValueError(f"`wrt` must be one of {_quoted(_policy.WRT)}; got {spelled(value)}.")
     if given.get(value, value) is None:
-        raise ValueError(f"`wrt` is {value!r}, but `{value}` was not given.")
+        raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
 
 
 def weight_option(value: Any, argument: str) -> None:
@@ -139,7 +140,7 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
     )
     if isinstance(value, Real):
         if expected:
-            raise ValueError(f"{wanted} the number {value!r}.")
+            raise ValueError(f"{wanted} the number {spelled(value)}.")
         return problem, number(o.xp, value, "grad_output", o.acc, problem.device)
     form = _form(value, "grad_output")
     _same_library(form, "grad_output", problem.library)
@@ -287,7 +288,7 @@ def _class_axis(shape: Shape, classes: int) -> int:
     ndim = len(shape)
     if not -ndim <= classes < ndim:
         raise ValueError(
-            f"`axis` must be in [{-ndim}, {ndim - 1}] for an `input` of shape {_plain(shape)}; got {classes}."
+            f"`axis` must be in [{-ndim}, {ndim - 1}] for an `input` of shape {_plain(shape)}; got {spelled(classes)}."
         )
     classes %= ndim
     if shape[classes] is None:

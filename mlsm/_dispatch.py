@@ -15,6 +15,7 @@ from typing import Any, Final
 from . import _core
 from ._core import Operands
 from ._problem import Problem
+from ._words import spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def register_kernel(kernel: Kernel) -> None:
     name: Any = kernel.name  # Any: what stands in a field is not what its annotation says until it was looked at
     libraries: Any = kernel.libraries
     if not (isinstance(name, str) and name):
-        raise TypeError(f"`kernel.name` must be a non-empty string; got {name!r}.")
+        raise TypeError(f"`kernel.name` must be a non-empty string; got {spelled(name)}.")
     if not (isinstance(libraries, tuple) and libraries and all(isinstance(n, str) for n in libraries)):
         raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {libraries!r}.')
     for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp", "note"):
@@ -131,7 +132,7 @@ def unregister_kernel(name: str) -> None:
         if len(kept) == len(_registered):
             known = ", ".join(k.name for k in _registered) or "none"
             raise ValueError(
-                f"`name` must be that of a kernel registered by `register_kernel` ({known}); got {name!r}."
+                f"`name` must be that of a kernel registered by `register_kernel` ({known}); got {spelled(name)}."
             )
         _registered = kept
         _tables.clear()
@@ -196,12 +197,12 @@ def select(problem: Problem, name: str | None = None, *, derivative: bool = Fals
 
 def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
     if not isinstance(name, str):
-        raise TypeError(f"`kernel` must be the name of a kernel or None; got {name!r}.")
+        raise TypeError(f"`kernel` must be the name of a kernel or None; got {spelled(name)}.")
     if name == GENERIC.name:
         return GENERIC
     found = _find(name)
     if found is None:
-        raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {name!r}.")
+        raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {spelled(name)}.")
     reason = _reason(found, problem)
     if reason is None and derivative and problem.state == "tracked":
         reason = "its arguments require a gradient, and a kernel's derivative could not be differentiated again"

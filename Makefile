@@ -56,16 +56,10 @@ lint: $(VENV)/.stamp-test  ## ruff: the linter and the formatter, changing nothi
 types: $(VENV)/.stamp-test  ## mypy --strict over the package, the suite and the user code in tests/typing
 	$(BIN)/mypy mlsm conformance tests/typing
 
-# --require: a backend that is missing is a failure here, not a skip. Two runs side by side, since one keeps one core busy.
+# --require: a backend that is missing is a failure here, not a skip.
 conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, on every CPU backend (BACKENDS="numpy ..." for some)
-ifeq ($(BACKENDS),)
-	$(call judge,$(filter jax%,$(CPU_BACKENDS))) & \
-	$(call judge,$(filter-out jax%,$(CPU_BACKENDS))) || failed=$$?; \
-	wait $$!; exit $${failed:-0}
-else
-	$(call judge,$(BACKENDS))
-endif
-judge = $(BIN)/python -m mlsm_conformance run $(1) --level quick $(addprefix --require=,$(1))
+	$(BIN)/python -m mlsm_conformance run $(or $(BACKENDS),$(CPU_BACKENDS)) --level quick \
+		$(addprefix --require=,$(or $(BACKENDS),$(CPU_BACKENDS)))
 
 # A file named after CuPy imports it at its top, and CuPy cannot be imported without CUDA: no doctests are collected there.
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)

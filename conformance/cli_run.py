@@ -7,21 +7,22 @@ a reason.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from . import record
-from .backends import Backend, NotInstalled, UnknownBackend, find, installed, installed_versions, names
-from .check import GROUPS, LEVELS, Check, Context
-from .curves import measure, peers
+from .backends import NAMES, Backend, NotInstalled, UnknownBackend, find, installed, installed_versions, names
+from .check import GROUPS, LEVELS
+from .curves import peers
 from .formats import FORMATS
+from .plan import Expected, Plan, judge
 from .progress import Progress
-from .record import BackendRecord, CheckRecord, Run
-from .subjects import Foreign, Mlsm, NotImportable, Subject, load
-from .suite import UnknownCheck, by_id, run_backend, select
+from .record import BackendRecord, Run
+from .subjects import NotImportable, load
+from .suite import UnknownCheck, by_id, select
+from .workers import MOST, side_by_side
 
 CONFORMS, VIOLATIONS, USAGE, STALE = 0, 1, 2, 3
 
@@ -48,18 +49,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--impl", metavar="pkg.module:callable", help="judge this loss instead of mlsm's")
     p.add_argument("--require", action="append", default=[], metavar="BACKEND", help="repeatable; absent is a failure")
     p.add_argument("--expected-failures", type=Path, metavar="FILE", help="lines of `[backend:]id reason`")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes that share the backends; default: one a core")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--html", type=Path, metavar="FILE")
     p.add_argument("--no-curves", action="store_true", help="do not measure the curves of the report's plots")
     return p
-
-
-class Expected(NamedTuple):
-    """A failure that is known, and why; `backend` is empty for every backend."""
-
-    backend: str
-    id: str
-    reason: str
 
 
 def read_expected(path: Path) -> list[Expected]:
@@ -80,19 +74,6 @@ def read_expected(path: Path) -> list[Expected]:
         by_id(id)  # UnknownCheck names it
         out.append(Expected(backend, id, reason.strip()))
     return out
-
-
-def apply_expected(found: BackendRecord, expected: list[Expected]) -> tuple[BackendRecord, list[str]]:
-    """The record with known failures marked, and what is stale: expected to fail, but did not."""
-    stale, checks = [], []
-    for c in found.checks:
-        reasons = [e for e in expected if e.id == c.id and e.backend in ("", found.name)]
-        if reasons and c.status == "fail":
-            c = dataclasses.replace(c, status="xfail", reason=reasons[0].reason)
-        elif reasons and c.status in ("pass", "xfail"):
-            stale.append(f"{found.name}:{c.id} was expected to fail ({reasons[0].reason}), but it did not")
-        checks.append(c)
-    return dataclasses.replace(found, checks=tuple(checks)), stale
 
 
 def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
@@ -137,58 +118,26 @@ def _library_of(impl: str) -> str:
     return {"optax": "jax", "flax": "jax"}.get(impl.partition(":")[0].partition(".")[0], "numpy")
 
 
-def subject_for(args: argparse.Namespace, backend: Backend) -> Subject:
-    """Whose loss is judged."""
-    if args.impl:
-        function, _ = load(args.impl)
-        return Foreign(function, args.impl, backend)
-    return Mlsm(args.kernel)
-
-
-def judge(
-    args: argparse.Namespace, backends: list[Backend], checks: list[Check], expected: list[Expected]
-) -> tuple[list[BackendRecord], list[str]]:
-    """Run everything, telling each verdict as it comes."""
-    records, stale = [], []
-    bar = Progress(len(backends) * len(checks))
-    for backend in backends:
-        if args.device:
-            backend.device = args.device
-        context = Context(backend, subject_for(args, backend), args.level, args.dtype or None)
-        bar.title(f"{backend.name} ({', '.join(context.dtypes) or 'no dtype'}; {context.subject.name})")
-
-        own = {e.id for e in expected if e.backend in ("", backend.name)}
-
-        def tell(result: CheckRecord, own: set[str] = own) -> None:
-            bar.step(result.id)
-            if result.status == "fail" and result.id not in own:
-                bar.line(f"  FAIL {result.id}: {result.reason}")
-            elif result.status in ("fail", "xfail"):
-                bar.line(f"  known failure {result.id}: {result.reason}")
-
-        found = run_backend(context, checks, tell)
-        found, late = apply_expected(found, expected)
-        stale += late
-        if not args.no_curves and (args.json or args.html):
-            bar.step("curves", 0)
-            found = dataclasses.replace(found, curves=measure(context))
-        records.append(found)
-        bar.line(summary(found))
-    bar.close()
-    return records, stale
-
-
-def summary(found: BackendRecord) -> str:
-    """One line for a backend."""
-    counts = {s: sum(c.status == s for c in found.checks) for s in record.STATUSES}
-    seconds = sum(c.seconds for c in found.checks)
-    told = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    if counts["fail"]:
-        verdict = "VIOLATES"
+def judge_all(plan: Plan, backends: list[Backend], jobs: int) -> tuple[list[BackendRecord], list[str]]:
+    """Every backend's record, and every expectation that is stale."""
+    if jobs > 1:
+        judged = side_by_side(plan, backends, jobs)
     else:
-        verdict = "conforms" if counts["pass"] else "SAYS NOTHING: no check applied"
-    judged = sum(c.cases for c in found.checks)
-    return f"{found.name}: {verdict} ({told}; {judged:,} values judged; {seconds:.1f} s)"
+        bar = Progress(len(backends) * len(plan.checks))
+        judged = [judge(plan, backend, bar) for backend in backends]
+        bar.close()
+    return [found for found, _ in judged], [line for _, stale in judged for line in stale]
+
+
+def jobs_for(args: argparse.Namespace, backends: list[Backend]) -> int:
+    """How many processes: as asked, or one a core; one at smoke, where starting costs more than judging."""
+    if args.jobs is not None and args.jobs < 1:
+        raise Usage(f"--jobs must be at least 1; got {args.jobs}")
+    # A backend that this process has registered is unknown to any other.
+    if any(b.name not in NAMES and b.name in names() for b in backends):
+        return 1
+    usual = 1 if args.level == "smoke" else min(os.cpu_count() or 1, MOST)
+    return min(args.jobs or usual, max(1, len(backends)))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -212,7 +161,17 @@ def _main(args: argparse.Namespace) -> int:
     checks = select(args.check, args.level, bool(args.impl))
     expected = read_expected(args.expected_failures) if args.expected_failures else []
     backends, missing = choose(args)
-    records, stale = judge(args, backends, checks, expected)
+    plan = Plan(
+        checks=tuple(c.id for c in checks),
+        level=args.level,
+        dtypes=tuple(args.dtype) or None,
+        device=args.device,
+        kernel=args.kernel,
+        impl=args.impl,
+        expected=tuple(expected),
+        curves=bool(args.json or args.html) and not args.no_curves,
+    )
+    records, stale = judge_all(plan, backends, jobs_for(args, backends))
     for line in (*missing, *stale):
         print(line)
     if args.json or args.html:

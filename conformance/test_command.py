@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from . import backends, record
 from .__main__ import COMMANDS, main
-from .cli_run import apply_expected, read_expected
+from .cli_run import read_expected
+from .plan import apply_expected
 from .progress import Progress
 from .record import BackendRecord, CheckRecord
 
@@ -33,6 +35,7 @@ def test_conforming_is_0(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "numpy", "--impl", "math:pi"], "float"),
         (["run", "numpy", "--impl", "math:no_such_name"], "no_such_name"),
         (["run", "numpy", "--kernel", "warp"], "generic"),
+        (["run", "numpy", "--jobs", "0"], "--jobs"),
         (["run", "numpy", "--kernel", "generic", "--impl", "math:sqrt"], "exclude"),
         (["run", "numpy", "--expected-failures", "no such file"], "no such file"),
         (["show", "values.no-such"], "values.no-such"),
@@ -101,7 +104,7 @@ def test_a_skipped_check_is_not_stale(tmp_path: Path) -> None:
     known.write_text("lazy.result eager\n", encoding="utf-8")
     skipped = CheckRecord("lazy.result", "lazy", "skip", "not lazy")
     found = BackendRecord("b", "b", "cpu", "auto", (), (), (skipped,))
-    assert apply_expected(found, read_expected(known)) == (found, [])
+    assert apply_expected(found, tuple(read_expected(known))) == (found, [])
 
 
 def test_pytorchs_own_loss_fails_where_it_is_known_to(tmp_path: Path) -> None:
@@ -147,6 +150,42 @@ def test_a_module_that_is_no_namespace_gets_a_verdict(word: str, capsys: pytest.
     assert "namespace.make" in told
     assert "is not an Array API namespace" in told
     assert "VIOLATES" in told
+
+
+def test_backends_side_by_side_are_judged_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("array_api_strict", reason="two libraries are judged")
+    known = tmp_path / "known.txt"
+    known.write_text("array-api-strict:values.hard it does not\n", encoding="utf-8")
+    found = {}
+    for jobs in ("1", "2"):
+        out = tmp_path / f"{jobs}.json"
+        words = ["run", "numpy", "array-api-strict", *FAST, "--jobs", jobs, "--json", str(out)]
+        assert main([*words, "--expected-failures", str(known)]) == 3
+        told = capsys.readouterr().out
+        assert "numpy: conforms" in told
+        assert "array-api-strict:values.hard was expected to fail" in told
+        run = record.read(out)
+        found[jobs] = [
+            dataclasses.replace(b, checks=tuple(dataclasses.replace(c, seconds=0.0) for c in b.checks))
+            for b in run.backends
+        ]
+    assert found["1"] == found["2"]
+
+
+def test_a_process_that_dies_is_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fatal_loss.py").write_text(
+        "import os\n\ndef loss(input, target, **options):\n    os._exit(7)\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["run", "numpy", "numpy-readonly", "--impl", "fatal_loss:loss", "--jobs", "2"]
+    assert main([*words, "--check", "values.hard", "--check", "special.zero"]) == 1
+    told = capsys.readouterr().out
+    for name in ("numpy", "numpy-readonly"):
+        assert f"{name}: VIOLATES (1 fail, 1 skip;" in told
+    assert told.count("FAIL values.hard: the process that judged it ended, with code 7") == 2
 
 
 def test_a_namespace_nobody_prepared_for_is_judged(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,18 @@ class Peer(NamedTuple):
     modules: tuple[str, ...]
     call: Callable[..., Any]
 
+    def absent(self) -> str | None:
+        """Why it cannot be called here, or None. Its modules are imported: Keras is installed without the engine that
+        it is told to run on as often as with it, and only its import shows that."""
+        for module in self.modules:
+            if missing(module):
+                return f"the module `{module}` is not installed"
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                return f"the module `{module}` cannot be imported: {error}"
+        return None
+
 
 _TORCH = {"float32": "torch", "float64": "torch"}
 _JAX = {"float32": "jax-x64", "float64": "jax-x64"}
@@ -84,4 +96,4 @@ PEERS = (
 
 def installed_peers() -> list[Peer]:
     """The peers that can be called here."""
-    return [p for p in PEERS if not any(missing(m) for m in p.modules)]
+    return [p for p in PEERS if p.absent() is None]

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .backends import Backend, missing
+from .backends import Backend
 from .peers import PEERS
 
 OPTIONS = ("weight", "reduction", "pos_weight", "where", "label_smoothing", "axis")
@@ -156,9 +156,9 @@ def load(path: str) -> tuple[Callable[..., Any], str]:
     except (ImportError, AttributeError) as error:
         raise NotImportable(f"`--impl` {path!r}: {error}") from error
     for peer in PEERS:
-        absent = [m for m in peer.modules if found is peer.call and missing(m)]
-        if absent:
-            raise NotImportable(f"`--impl` {path!r}: the module `{absent[0]}` is not installed")
+        absent = peer.absent() if found is peer.call else None
+        if absent is not None:
+            raise NotImportable(f"`--impl` {path!r}: {absent}")
     if not callable(found):
         raise NotImportable(f"`--impl` {path!r} is a {type(found).__name__}, not a callable")
     return found, module_name.partition(".")[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from . import backends, record
+from . import backends, peers, record, subjects
 from .__main__ import COMMANDS, main
 from .cli_run import read_expected
 from .plan import apply_expected
@@ -141,6 +141,20 @@ def test_a_peer_that_is_not_installed_is_2(capsys: pytest.CaptureFixture[str]) -
         pytest.skip("Keras is installed here")
     assert main(["run", "--impl", f"{__package__}.peers:keras_bce"]) == 2
     assert "keras" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_installed_without_its_engine_is_2(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keras without TensorFlow: it is found, and its import fails."""
+    (tmp_path / "engineless.py").write_text("import no_such_engine\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = [p._replace(modules=("engineless",)) if p.call is peers.keras_bce else p for p in peers.PEERS]
+    for module in (peers, subjects):
+        monkeypatch.setattr(module, "PEERS", tuple(broken))
+    assert main(["run", "--impl", f"{__package__}.peers:keras_bce"]) == 2
+    assert "no_such_engine" in capsys.readouterr().err
+    assert "Keras BCE" not in [p.name for p in peers.installed_peers()]
 
 
 @pytest.mark.parametrize("word", ["math", "json"])

@@ -37,9 +37,10 @@ myst_dmath_double_inline = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of each docstring say more than the annotations
 napoleon_numpy_docstring, napoleon_google_docstring = True, False
-napoleon_use_rtype = False
-default_role = "code"  # a name between single backticks is code, in docstrings as in Markdown
+napoleon_use_rtype = napoleon_use_param = False  # arguments that share a description stay on one line
+default_role = "py:obj"  # in docstrings a name between single backticks is code, and a link where it is public
 nitpicky = False
+highlight_language = "none"  # a block without a language is a formula
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 
@@ -62,6 +63,14 @@ def _bars(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: li
     lines[:] = [line if line.startswith(" ") else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+def _names(app: Sphinx, doctree: nodes.document) -> None:
+    """Marks what is one short name, so that the style sheet can keep it on one line in a narrow column."""
+    for literal in doctree.findall(nodes.literal):
+        if re.fullmatch(r"[\w\".]{1,16}", literal.astext()):
+            literal["classes"].append("name")
+
+
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _bars)
+    app.connect("doctree-read", _names)
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))

@@ -39,13 +39,25 @@ class Kernel:
         Both in one pass; the rows have the bits of `rows`.
     curvature
         ``curvature(operands, g)``, the diagonal of the second derivative scaled by g, like the logits.
-
     note
         ``note(problem)``, what `explain` should say of a call that the kernel serves (that it has to compile first,
         say), or None.
 
+    Notes
+    -----
     All after `rows` are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
-    `rows_and_vjp`.
+    `rows_and_vjp`. Nothing is checked here; `register_kernel` does it.
+
+    References
+    ----------
+    docs/write-a-kernel writes one, to the verdict of the conformance suite.
+
+    Examples
+    --------
+    >>> import mlsm
+    >>> kernel = mlsm.Kernel("mine", ("numpy",), lambda problem: "it is only an example", lambda operands: None)
+    >>> kernel.name, kernel.libraries
+    ('mine', ('numpy',))
     """
 
     name: str
@@ -94,7 +106,12 @@ _tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preferen
 def register_kernel(kernel: Kernel) -> None:
     """Let a kernel serve the calls that it accepts, before our own kernels and those registered earlier.
 
-    Importing a package registers nothing; the application does, by this call.
+    Importing a package registers nothing; the application does, by this call. It may come from any thread.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Under a name that is not taken yet.
 
     Raises
     ------
@@ -102,6 +119,16 @@ def register_kernel(kernel: Kernel) -> None:
         If `kernel` is no `Kernel`, or one of its fields has the wrong type.
     ValueError
         If its name is taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> kernel = mlsm.Kernel("mine", ("numpy",), lambda problem: "it is only an example", lambda operands: None)
+    >>> mlsm.register_kernel(kernel)
+    >>> dict(mlsm.explain(np.zeros((2, 3)), np.ones((2, 3))).reasons)["mine"]
+    'it is only an example'
+    >>> mlsm.unregister_kernel("mine")
     """
     global _registered
     if not isinstance(kernel, Kernel):
@@ -124,7 +151,26 @@ def register_kernel(kernel: Kernel) -> None:
 
 
 def unregister_kernel(name: str) -> None:
-    """Take back what `register_kernel` did. ValueError for a name that was not registered by it."""
+    """Take back what `register_kernel` did. Our own kernels stay: they are forced or avoided by `kernel=`.
+
+    Parameters
+    ----------
+    name : str
+        That of a kernel which was registered by `register_kernel`.
+
+    Raises
+    ------
+    ValueError
+        For any other name; the message lists those that were.
+
+    Examples
+    --------
+    >>> import mlsm
+    >>> mlsm.unregister_kernel("nobody")
+    Traceback (most recent call last):
+        ...
+    ValueError: `name` must be that of a kernel registered by `register_kernel` (none); got 'nobody'.
+    """
     global _registered
     given: Any = name  # Any: an array would compare elementwise
     with _lock:

@@ -30,9 +30,10 @@ def multilabel_soft_margin_loss(
 
     For logits x and targets y, with y' = y*(1-eps) + eps/2 and 1-y likewise::
 
-        l    = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))    elementwise
+        l    = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
         row  = mean of l over the classes (those with `where` true)
-        loss = row | mean of row | sum of row                                reduction "none" | "mean" | "sum"
+        loss = row, mean of the rows, sum of the rows
+               for the reductions "none", "mean", "sum"
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def multilabel_soft_margin_loss(
     >>> y = np.asarray([[1, 0, 1], [0, 1, 1]])
     >>> print(f"{mlsm.multilabel_soft_margin_loss(x, y):.15f}")
     0.630488204319660
-    >>> print(mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0, 0.5], reduction="none").round(6))
+    >>> rows = mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0, 0.5], reduction="none")
+    >>> print(rows.round(6))
     [0.388021 0.617929]
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
@@ -122,11 +124,12 @@ def grad(
     With sigma the logistic function and the names of `multilabel_soft_margin_loss`::
 
         dl/d input      = weight * ((1-y)'*sigma(x) - pos_weight*y'*sigma(-x))
-        dl/d target     = (1-eps) * weight * ((pos_weight-1)*log1p(exp(-|x|)) - (x if x >= 0 else pos_weight*x))
-        dl/d weight     = pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)      summed to the weight's shape
-        dl/d pos_weight = weight*y'*softplus(-x)                               likewise
+        dl/d target     = (1-eps) * weight * ((pos_weight-1)*log1p(exp(-|x|)) - r)
+                          with r = x where x >= 0, else pos_weight*x
+        dl/d weight     = pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)
+        dl/d pos_weight = weight*y'*softplus(-x)
 
-    each times the reduction's divisors and `grad_output`.
+    each times the reduction's divisors and `grad_output`; those for the weights are summed to the weight's shape.
 
     Parameters
     ----------

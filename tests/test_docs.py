@@ -213,9 +213,9 @@ SECTIONS = {  # what a public docstring has, besides its first line
     "hessian_diag": ("Parameters", "Returns", "Raises", "Notes", "References", "Examples"),
     "MultiLabelSoftMarginLoss": ("Parameters", "Raises", "References", "Examples"),
     "explain": ("Parameters", "Returns", "Raises", "Examples"),
-    "register_kernel": ("Raises",),
-    "unregister_kernel": (),
-    "Kernel": ("Parameters",),
+    "register_kernel": ("Parameters", "Raises", "Examples"),
+    "unregister_kernel": ("Parameters", "Raises", "Examples"),
+    "Kernel": ("Parameters", "Notes", "References", "Examples"),
 }
 
 

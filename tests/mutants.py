@@ -1,110 +1,346 @@
 """Mutation testing: change one operator of the code that matters at a time and see whether a test notices.
 
-    python tests/mutants.py [--module NAME ...] [--limit N]
+    python tests/mutants.py [--module NAME ...] [--jobs N] [--limit N] [--quick] [--resume]
 
-Works on a copy of the checkout in build/mutants, because Cosmic Ray rewrites the files it mutates. Prints the share
-that was killed and every survivor as a diff; exits 1 under 95 %. A survivor is either turned into a test or, with
-the reason why no test can tell it from the original, added to EQUIVALENT. Slow: it runs the named tests once for each
-mutant.
+Cosmic Ray makes the mutants and its session in build/mutants keeps the results. 1600 cold starts of pytest would take
+hours, so the tests are collected once in a process that forks for each mutant and exchanges the code there, in memory:
+no file is rewritten. Prints the score and every survivor. Exits 1 under 95 %, and for a survivor without a proof, or a
+proof without a survivor, in tests/equivalents.toml: a survivor is turned into a test or proved harmless.
 """
 
 import argparse
+import ast
+import difflib
+import gc
+import importlib.util
+import inspect
 import json
+import multiprocessing
+import os
 import shutil
-import subprocess
+import signal
 import sys
+import tomllib
+import warnings
+import zlib
+from collections.abc import Iterator
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from itertools import groupby
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from cosmic_ray.commands.init import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).parents[1]
-COPY = ROOT / "build" / "mutants"
+BUILD = ROOT / "build" / "mutants"
+COPY = BUILD / "copy"  # of the checkout as it is now, so that it may be edited while this runs
 ENOUGH = 0.95
+SECONDS = 120  # a mutant that takes longer than this does not come back
 
-# What each module is tested by, the quickest first: the first failure ends a mutant. One library that is permissive and
-# one that is strict are enough to tell a mutant, and others would cost a hundred times as long.
-FAST = ["-k", "not torch and not jax and not dask and not cupy"]
-TESTS = {
-    "_core": ["tests/test_core.py", "tests/test_hazards.py"],
-    "_reduce": ["tests/test_reduce.py", "tests/test_core.py", "tests/test_sums.py"],
-    "_check": ["tests/test_check_refusals.py", "tests/test_layouts.py", "tests/test_module.py"],
-    "_dispatch": ["tests/test_dispatch.py"],
-    "_policy": ["tests/test_check_refusals.py", "tests/test_core.py"],
+# What each module is tested by: first what is quick, on a library that is permissive and one that is strict; and only
+# for mutants that survive it, what takes other libraries. Nothing random: a score that cannot be repeated is none.
+LIGHT = ("-k", "not torch and not jax and not dask and not cupy and not slow_axis and not threads")
+QUICK: dict[str, tuple[str, ...]] = {
+    "_core": ("tests/test_core.py", "tests/test_hazards.py", *LIGHT),
+    "_reduce": ("tests/test_reduce.py", "tests/test_core.py", *LIGHT),
+    "_check": ("tests/test_check_refusals.py", "tests/test_module.py", "tests/test_core.py", *LIGHT),
+    "_dispatch": ("tests/test_dispatch.py",),
+    "_policy": ("tests/test_policy.py", "tests/test_check_refusals.py", "tests/test_core.py", *LIGHT),
 }
-
-# (module, operator, occurrence) -> why it changes nothing that could be observed.
-EQUIVALENT: dict[tuple[str, str, int], str] = {}
-
-
-def copy() -> None:
-    """The checkout as it is, uncommitted changes included."""
-    shutil.rmtree(COPY, ignore_errors=True)
-    made = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
-    shutil.copytree(ROOT, COPY, ignore=made)
-
-
-def cosmic_ray(*words: str) -> str:
-    """Run one of its commands in the copy, with the copy's own package first on the path."""
-    command = [sys.executable, "-m", "cosmic_ray.cli", *words]
-    done = subprocess.run(command, cwd=COPY, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
+OTHERS = ("tests/test_torch.py", "tests/test_dask.py", "-k", "not cluster and not processes and not jax")
+THOROUGH: dict[str, tuple[str, ...]] = {
+    "_core": ("tests/test_layouts.py", *OTHERS),
+    "_reduce": OTHERS,
+    "_check": ("tests/test_dispatch.py", "tests/test_layouts.py", *OTHERS),
+    "_dispatch": OTHERS,
+    "_policy": ("tests/test_dispatch.py", *OTHERS),
+}
+# Imported once instead of once for each mutant; none of them imports mlsm.
+SLOW_IMPORTS = ("numpy", "ml_dtypes", "mpmath", "hypothesis", "array_api_strict", "numba", "torch", "dask.array",
+                "array_api_compat.torch", "jax.numpy")  # fmt: skip
 
 
-def mutate(module: str, limit: int | None) -> list[tuple[tuple[str, str, int], bool, str]]:
-    """Every mutant of a module: its identity, whether it was killed, and its diff."""
-    # An absolute PYTHONPATH, because an editable installation would otherwise win with the original.
-    pytest = ["env", f"PYTHONPATH={COPY}", sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command = " ".join([*pytest, *TESTS[module], FAST[0], f"'{FAST[1]}'"])
-    config = COPY / f"{module}.toml"
-    config.write_text(
-        "[cosmic-ray]\n"
-        f'module-path = "mlsm/{module}.py"\n'
-        "timeout = 120.0\n"
-        "excluded-modules = []\n"
-        f"test-command = {json.dumps(command)}\n"
-        '[cosmic-ray.distributor]\nname = "local"\n'
+class Place(NamedTuple):
+    """A mutant by what it changed, so that an edit elsewhere in the file leaves it its name."""
+
+    where: str  # the function, "" for the module
+    before: str
+    after: str
+
+
+class Mutant(NamedTuple):
+    module: str
+    job: str  # by which the session knows it
+    place: Place
+    code: str
+    inside: bool  # a function's body alone: it can be exchanged after the module was imported
+
+
+# ---------------------------------------------------------------- the mutants
+
+
+def mutants(module: str, session: WorkDB) -> Iterator[Mutant]:
+    """Those of one module whose meaning differs from the original's."""
+    original = (COPY / "mlsm" / f"{module}.py").read_text(encoding="utf-8")
+    meaning, frame = _meaning(original), _meaning(original, bodies=False)
+    for item in session.work_items:
+        mutation = item.mutations[0]
+        code = mutate_code(original, get_operator(mutation.operator_name)(), mutation.occurrence)
+        assert code is not None, mutation
+        if _meaning(code) != meaning:
+            place = _place(mutation.definition_name or "", original, code)
+            yield Mutant(module, item.job_id, place, code, _meaning(code, bodies=False) == frame)
+
+
+def _meaning(code: str, *, bodies: bool = True) -> str:
+    """The syntax tree without the annotations of a function's own variables, which Python never evaluates."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return "none"
+    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+        if not bodies:
+            function.body = []
+        for node in ast.walk(function):
+            if isinstance(node, ast.AnnAssign):
+                node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def _place(where: str, original: str, code: str) -> Place:
+    changed = [d for d in difflib.ndiff(original.splitlines(), code.splitlines()) if d[:2] in ("- ", "+ ")]
+    before, after = (" ".join(d[2:].strip() for d in changed if d[0] == sign) for sign in "-+")
+    return Place(where, before, after)
+
+
+# ---------------------------------------------------------------- a mutant in the place of the original
+
+
+class Imported(Loader):
+    """Finds the mutant where the module is looked for."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name, self.code = f"mlsm.{mutant.module}", mutant.code
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name == self.name else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None  # the usual one
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.code, f"{self.name}, mutated", "exec"), vars(module))
+
+
+def exchange(mutant: Mutant) -> None:
+    """Give each function of the imported module the mutant's code; whoever holds the function sees it."""
+    name = f"mlsm.{mutant.module}"
+    codes = {c.co_qualname: c for c in _codes(compile(mutant.code, f"{name}, mutated", "exec"))}
+    for function in _functions(sys.modules[name], name):
+        function.__code__ = codes.get(function.__qualname__, function.__code__)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes(constant)
+
+
+def _functions(holder: Any, module: str) -> Iterator[FunctionType]:
+    for value in vars(holder).values():
+        if isinstance(value, type) and value.__module__ == module:
+            yield from _functions(value, module)
+        elif callable(value):
+            function = inspect.unwrap(value)
+            if isinstance(function, FunctionType) and function.__module__ == module:
+                yield function
+
+
+# ---------------------------------------------------------------- running tests
+
+
+def work(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...]) -> None:
+    """A worker: each of its mutants in a process of its own, and what came of it into the session."""
+    os.chdir(COPY)
+    sys.path.insert(0, str(COPY))  # before the finder of an editable installation
+    for library in SLOW_IMPORTS:
+        if importlib.util.find_spec(library.partition(".")[0]) is not None:
+            importlib.import_module(library)
+    warnings.filterwarnings("ignore", message=r"os.fork\(\)")  # JAX's, which has no threads before it has a backend
+    gc.freeze()
+    arguments = ["-x", "-q", "--tb=line", "--capture=sys", "-p", "no:cacheprovider", *tests]
+    with use_db(file) as session:
+        for mutant in (m for m in share if not m.inside):
+            if (child := os.fork()) == 0:
+                _alone()
+                sys.meta_path.insert(0, Imported(mutant))
+                _leave(pytest.main(arguments))
+            _record(session, mutant, name, child)
+        if any(m.inside for m in share):
+            forks = Forks(session, [m for m in share if m.inside], name)
+            code = pytest.main(arguments, plugins=[forks])
+            if forks.mutated:
+                _leave(code)
+            assert code == 0, f"pytest ended with {code}"
+
+
+class Forks:
+    """A plugin of pytest that runs the tests that were collected once for each mutant, the original first."""
+
+    def __init__(self, session: WorkDB, share: list[Mutant], name: str) -> None:
+        self.session, self.share, self.name = session, share, name
+        self.mutated = False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if session.testsfailed:
+            return None  # pytest's own loop says that collecting went wrong
+        gc.freeze()
+        for mutant in (None, *self.share):
+            if (child := os.fork()) == 0:
+                _alone()
+                self.mutated = True
+                if mutant is not None:
+                    exchange(mutant)
+                return None  # pytest's own loop, which runs the tests
+            if mutant is not None:
+                _record(self.session, mutant, self.name, child)
+            elif os.waitpid(child, 0)[1]:
+                raise RuntimeError(f"the tests fail without any mutation:\n{_output(child)}")
+        return True
+
+
+def _alone() -> None:
+    """In the child: a file for what it prints, and an end to what does not come back."""
+    file = os.open(str(BUILD / "output" / str(os.getpid())), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    signal.alarm(SECONDS)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    os._exit(int(code))
+
+
+def _output(child: int) -> str:
+    file = BUILD / "output" / str(child)
+    text = file.read_text(encoding="utf-8", errors="replace")
+    file.unlink()
+    return text
+
+
+def _record(session: WorkDB, mutant: Mutant, name: str, child: int) -> None:
+    _, status = os.waitpid(child, 0)
+    outcome = TestOutcome.KILLED if status else TestOutcome.SURVIVED
+    session.set_result(mutant.job, WorkResult(WorkerOutcome.NORMAL, f"{name}\n{_output(child)}", outcome))
+    print("." if status else "S", end="", file=sys.__stderr__, flush=True)
+
+
+# ---------------------------------------------------------------- a run
+
+
+class Tally(NamedTuple):
+    killed: int
+    equivalent: int
+    survivors: list[Place]
+    stale: list[Place]
+
+
+def run(module: str, options: argparse.Namespace) -> Tally:
+    source = COPY / "mlsm" / f"{module}.py"
+    file = BUILD / f"{module}-{zlib.crc32(source.read_bytes()):08x}.sqlite"
+    proved = harmless(module)
+    with use_db(file) as session:
+        if not (options.resume and session.num_work_items):
+            init([source], session, {})
+        chosen = list(mutants(module, session))
+    if options.limit:
+        chosen = chosen[:: max(1, len(chosen) // options.limit)][: options.limit]
+    survivors = _survivors(file, chosen) if options.resume else chosen
+    survivors = _put_to(file, survivors, "quick", QUICK[module], options.jobs)
+    unproved = [m for m in survivors if m.place not in proved]
+    if unproved and not options.quick:
+        unproved = _put_to(file, unproved, "thorough", THOROUGH[module], options.jobs)
+    seen = {m.place for m in survivors}
+    equivalent = sum(m.place in proved for m in survivors)
+    return Tally(
+        len(chosen) - equivalent - len(unproved),
+        equivalent,
+        [m.place for m in unproved],
+        [] if options.limit else sorted(proved - seen),
     )
-    session = f"{module}.sqlite"
-    cosmic_ray("baseline", config.name)  # the tests pass before anything is changed, or nothing below means a thing
-    cosmic_ray("init", config.name, session)
-    if limit is not None:
-        keep(COPY / session, limit)
-    cosmic_ray("exec", config.name, session)
-    found = []
-    for line in cosmic_ray("dump", session).splitlines():
-        item, result = json.loads(line)
-        mutation = item["mutations"][0]
-        identity = (module, mutation["operator_name"], mutation["occurrence"])
-        killed = result is not None and result["test_outcome"] != "survived"
-        found.append((identity, killed, "" if result is None else result.get("diff") or ""))
-    return found
 
 
-def keep(session: Path, limit: int) -> None:
-    """Forget all but `limit` mutants, evenly spread: a sample for a first look."""
-    import sqlite3
+def harmless(module: str) -> set[Place]:
+    """The mutants of a module that no test can tell from the original, each with its proof."""
+    entries = tomllib.loads((ROOT / "tests" / "equivalents.toml").read_text(encoding="utf-8")).get(module, [])
+    assert all(entry["why"] for entry in entries), module
+    return {Place(entry["where"], entry["before"], after) for entry in entries for after in entry["after"]}
 
-    with sqlite3.connect(session) as database:
-        jobs = [row[0] for row in database.execute("SELECT job_id FROM work_items ORDER BY job_id")]
-        kept = set(jobs[:: max(1, len(jobs) // limit)][:limit])
-        gone = [(job,) for job in jobs if job not in kept]
-        database.executemany("DELETE FROM mutation_specs WHERE job_id = ?", gone)
-        database.executemany("DELETE FROM work_items WHERE job_id = ?", gone)
+
+def _survivors(file: Path, share: list[Mutant]) -> list[Mutant]:
+    with use_db(file) as session:
+        killed = {job for job, result in session.results if result.is_killed}
+    return [m for m in share if m.job not in killed]
+
+
+def _put_to(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...], jobs: int) -> list[Mutant]:
+    """Those that survive these tests."""
+    context = multiprocessing.get_context("fork")
+    parts = [part for i in range(jobs) if (part := share[i::jobs])]
+    workers = [context.Process(target=work, args=(file, part, name, tests)) for part in parts]
+    print(f"\n{file.stem}, {name}, {len(share)}: ", end="", file=sys.stderr, flush=True)
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        sys.exit(f"{file.stem}: a worker failed")
+    return _survivors(file, share)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--module", action="append", choices=list(TESTS), help="repeatable (default: all of them)")
+    parser.add_argument("--module", action="append", choices=list(QUICK), help="repeatable (default: all of them)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one a core)")
     parser.add_argument("--limit", type=int, help="at most so many mutants a module, evenly spread")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests that only survivors are put to")
+    parser.add_argument("--resume", action="store_true", help="try only what an earlier run has not killed")
     options = parser.parse_args()
-    copy()
-    found = [mutant for module in options.module or TESTS for mutant in mutate(module, options.limit)]
-    survivors = [m for m in found if not m[1] and m[0] not in EQUIVALENT]
-    for (module, operator, occurrence), _, diff in survivors:
-        print(f"\nsurvivor: ({module!r}, {operator!r}, {occurrence})\n{diff}")
-    for identity, reason in EQUIVALENT.items():
-        print(f"equivalent: {identity}: {reason}")
-    score = 1 - len(survivors) / max(1, len(found))
-    print(f"\n{len(found)} mutants, {len(survivors)} survived, {score:.1%} killed or equivalent")
-    return int(score < ENOUGH)
+    for folder in (COPY, BUILD / "output"):
+        shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, COPY, ignore=ignored)
+    (BUILD / "output").mkdir()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(COPY)}
+    return report({module: run(module, options) for module in options.module or QUICK})
+
+
+def report(tallies: dict[str, Tally]) -> int:
+    for module, tally in tallies.items():
+        for place in tally.stale:
+            print(f"\n{module}: proved harmless, but no such mutant survives: {place}")
+        for (where, before), group in groupby(sorted(tally.survivors), lambda place: place[:2]):
+            # As equivalents.toml takes it; JSON's strings are TOML's.
+            print(f"\n[[{module}]]\nwhere = {json.dumps(where)}\nbefore = {json.dumps(before)}\nafter = [")
+            print("".join(f"    {json.dumps(place.after)},\n" for place in group) + ']\nwhy = ""')
+    print("\nmodule     mutants  killed  equivalent  survivors")
+    for module, (killed, equivalent, survivors, _) in tallies.items():
+        mutants = killed + equivalent + len(survivors)
+        print(f"{module:<10} {mutants:>7}  {killed:>6}  {equivalent:>10}  {len(survivors):>9}")
+    killed = sum(t.killed for t in tallies.values())
+    every = killed + sum(t.equivalent + len(t.survivors) for t in tallies.values())
+    print(f"{killed / max(1, every):.1%} of {every} mutants killed")
+    return int(killed < ENOUGH * every or any(t.survivors or t.stale for t in tallies.values()))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,31 @@ def test_reductions_follow_from_the_rows(shape: tuple[int, ...], kind: str, rng:
     check(mlsm.multilabel_soft_margin_loss(x, y, where=where), mean, allowed / max(count, 1), "mean")
 
 
+class Lazy:
+    """An array that knows only some of its lengths."""
+
+    def __init__(self, values: Any, shape: tuple[Any, ...]) -> None:
+        self.values, self.shape = values, shape
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.values[key]
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan")], ids=str)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_mean_over_a_length_that_is_not_known_counts_it(unknown: Any, classes: int) -> None:
+    _, o = _operands((4, 2, classes), None, "mean")
+    lazy = o._replace(x=Lazy(o.x, (unknown, 2, classes)))
+    assert _reduce.REDUCE["mean"].apply(lazy, np.full((4, 2), 3.0)) == 3.0
+
+
+def test_a_mean_over_a_known_length_does_not_touch_the_array() -> None:
+    """The divisor is a number: no array of ones is summed for it."""
+    _, o = _operands((4, 2, 3), None, "mean")
+    blind = o._replace(x=Lazy(None, (4, 2, 3)))
+    assert _reduce.REDUCE["mean"].adjoint(blind, 16.0) == 2.0
+
+
 def test_sum_is_the_sum_of_class_means(rng: np.random.Generator) -> None:
     x = np.zeros((4, 8))
     assert mlsm.multilabel_soft_margin_loss(x, np.ones((4, 8)), reduction="sum") == 4 * np.log(2)

@@ -133,6 +133,22 @@ def test_memory_of_a_gradient_is_its_result_and_little_more(kernel: str) -> None
         assert peak < x.nbytes + 16 * MIB, function.__name__
 
 
+@needs_kernels
+def test_memory_of_row_losses_is_theirs_once() -> None:
+    """With one class they are as large as the logits, so that a copy of them would show."""
+    import tracemalloc
+
+    x = np.zeros((8 * MIB, 1), dtype=np.float32)
+    y = np.zeros(x.shape, dtype=np.bool_)
+    options: dict[str, Any] = {"reduction": "none", "kernel": "numpy"}
+    mlsm.multilabel_soft_margin_loss(x[:64], y[:64], **options)
+    tracemalloc.start()
+    rows = mlsm.multilabel_soft_margin_loss(x, y, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < rows.nbytes + 16 * MIB
+
+
 def _served_by(kernel: str) -> None:
     """Skip where this kernel cannot be had here, with its own reason."""
     from mlsm import _dispatch

@@ -1,0 +1,98 @@
+"""The rules that are data, one by one: what a dtype is called, which ones are taken, what they become together."""
+
+import itertools
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mlsm import _policy
+
+from ._support import numpy_dtype
+
+REAL = ("bool", "int", "uint", "intc", "uintc", "longlong", "ulonglong", "int2", "int8", "int16", "int32", "int64",
+        "uint4", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32", "float64")  # fmt: skip
+# Before and after each of the accepted ones in the alphabet, and containing or beginning like one.
+NOT_REAL = ("", "bits8", "bcomplex32", "boolean", "complex64", "complex128", "clongdouble", "object", "str", "str128",
+            "void", "datetime64[s]", "timedelta64[ns]", "float", "float8_e4m3fn", "float128", "longdouble", "double",
+            "ints", "int8x", "xint8", "point8", "hint", "qint8", "quint8", "uuint8", "uint64_t")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_accepted_dtype(name: str) -> None:
+    assert _policy.is_real(name)
+
+
+@pytest.mark.parametrize("name", NOT_REAL)
+def test_refused_dtype(name: str) -> None:
+    assert not _policy.is_real(name)
+
+
+class Dtype:
+    """Of a library whose name comes after PyTorch's in the alphabet, and which only `str` tells the name."""
+
+    def __str__(self) -> str:
+        return "zarray.dtypes.float32"
+
+
+Dtype.__module__ = "zarray.dtypes"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        pytest.param(np.dtype("float32"), "float32", id="NumPy"),
+        pytest.param(np.dtype(">f4").newbyteorder("S"), "float32", id="NumPy, one byte order"),
+        pytest.param(np.dtype("<f4").newbyteorder("S"), "float32", id="NumPy, the other"),
+        pytest.param(np.float16, "float16", id="a scalar type"),
+        pytest.param(np.dtype(ml_dtypes.bfloat16), "bfloat16", id="ml_dtypes"),
+        pytest.param(Dtype(), "float32", id="a library nobody has heard of"),
+    ],
+)
+def test_name(dtype: Any, name: str) -> None:
+    assert _policy.name(dtype) == name
+    assert _policy.name(dtype) == name  # and from the memo
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax-x64", "array-api-strict"], indirect=True)
+def test_names_are_the_same_in_every_library(library: Any) -> None:
+    for name in library.dtypes:
+        assert _policy.name(library.make(np.zeros(1, dtype=numpy_dtype(name))).dtype) == name
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax-x64", "array-api-strict"], indirect=True)
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_promotion_is_the_librarys_and_never_narrower_than_float32(library: Any, many: int) -> None:
+    from mlsm import _library
+
+    arrays = {name: library.make(np.zeros(1, dtype=numpy_dtype(name))) for name in library.dtypes}
+    xp = _library.library(arrays["float32"], "input").xp
+    for names in itertools.product(arrays, repeat=many):
+        dtypes = [arrays[name].dtype for name in names]
+        try:
+            expected = xp.result_type(*dtypes)
+        except TypeError:
+            with pytest.raises(TypeError):
+                _policy.promoted(xp, dtypes)
+            continue
+        loss, compute = _policy.promoted(xp, dtypes)
+        assert loss == expected, names
+        assert compute == xp.result_type(expected, xp.float32), names
+
+
+def test_accumulator_is_float64_where_the_device_has_it() -> None:
+    xp = pytest.importorskip("array_api_strict", reason="one of its devices has no float64")
+    try:
+        small = xp.Device("no_float64")
+    except ValueError as error:
+        pytest.skip(f"this array_api_strict has no such device: {error}")
+    everywhere = xp.zeros(1).device
+    assert _policy.accumulator(xp, everywhere, xp.float64) == xp.float64
+    assert _policy.accumulator(xp, everywhere, xp.float32) == xp.float64
+    assert _policy.accumulator(xp, small, xp.float32) == xp.float32
+
+
+def test_accepted_dtypes_are_real() -> None:
+    assert _policy.HALVES < _policy.FLOATS
+    assert all(_policy.is_real(name) for name in _policy.FLOATS)

@@ -74,6 +74,9 @@ class Backend:
     known_generic: ClassVar[Mapping[str, str]] = {}
     """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation
     cannot."""
+    silent: ClassVar[bool] = True
+    """Whether the library itself never warns in the calls that the package makes. Where it may, one check says so, and
+    the numbers are judged all the same."""
     slow: ClassVar[float] = 1.0
     """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
 

@@ -84,7 +84,7 @@ def run_check(c: Check, context: Context) -> CheckRecord:
         with warnings.catch_warnings():
             # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the
             # same.
-            warnings.simplefilter("error" if context.ours else "ignore")
+            warnings.simplefilter("error" if context.ours and context.backend.silent else "ignore")
             with context.backend.session(), _flags(context):
                 c.run(context, tally)
     except (Declined, Unsupported) as reason:

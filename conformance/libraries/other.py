@@ -25,6 +25,7 @@ class Other(Backend):
         found = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))
         self.capabilities = found  # type: ignore[misc]  # likewise
 
+    silent = False
     slow = 10.0
 
     def _root(self) -> str:

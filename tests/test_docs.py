@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import mlsm
+from mlsm_conformance.suite import BackendSuite, UnknownCheck, select
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -93,6 +94,7 @@ def _session(page: Path, found: list[Block]) -> None:
                 shown = found[i + 1].body if i + 1 < len(found) and found[i + 1].language == "text" else ""
                 same = doctest.OutputChecker().check_output(shown, printed.getvalue(), flags)
                 assert same, f"{where} prints\n{printed.getvalue()}\nand the page shows\n{shown}"
+                _suites(globs, where)
             elif block.language == "pycon":
                 test = parser.get_doctest(block.body, globs, where, str(page), block.line)
                 assert test.examples, f"{where}: a pycon block without a prompt"
@@ -102,6 +104,20 @@ def _session(page: Path, found: list[Block]) -> None:
                 assert not runner.failures, told.getvalue()
     finally:
         del sys.modules[module.__name__]
+
+
+def _suites(globs: dict[str, Any], where: str) -> None:
+    """A test class that a page shows is run as pytest would run it, at the smoke level: once, when it is defined."""
+    for name, value in list(globs.items()):
+        if not (isinstance(value, type) and issubclass(value, BackendSuite) and value.__module__ == globs["__name__"]):
+            continue
+        passed = 0
+        for check in select(value.checks, "smoke"):
+            with contextlib.suppress(pytest.skip.Exception):  # what a kernel declines, or a backend does not declare
+                value().test_conforms(check)
+                passed += 1
+        assert passed, f"{where}: {name} judges nothing"
+        del globs[name]
 
 
 # PyTorch's own: its forward mode scripts a few decompositions when it is first used.
@@ -252,6 +268,9 @@ def test_readme_fits_a_screen_and_stands_alone() -> None:
 # ---------------------------------------------------------------- the tester is tested
 
 
+SUITE = "from mlsm_conformance.suite import BackendSuite\nclass TestIt(BackendSuite):\n    backend = 'numpy'\n"
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -260,11 +279,13 @@ def test_readme_fits_a_screen_and_stands_alone() -> None:
         "```pycon\nno prompt\n```\n",
         "```python\nprint('shown nowhere')\n```\n",
         "```text\n```\n\n```perl\nprint 1\n```\n",
+        f"```python\n{SUITE}    checks = ('values.no-such-check',)\n```\n",
+        f"```python\n{SUITE}    kernel, checks = 'nobody', ('values',)\n```\n",  # skipped throughout
     ],
 )
 def test_wrong_pages_fail(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(body, encoding="utf-8")
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, UnknownCheck)):
         test_blocks_run(page)

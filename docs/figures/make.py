@@ -112,7 +112,8 @@ def loss_figure() -> Any:
         axes[0].plot(x, mlsm.multilabel_soft_margin_loss(x, t, reduction="none"), color=colour, label=f"y = {y:g}")
         axes[1].plot(x, mlsm.grad(x, t, reduction="sum"), color=colour)
         axes[2].plot(x, mlsm.hessian_diag(x, t, reduction="sum"), color=colour)
-    for ax, title in zip(axes, ("the loss of one class", "its slope", "its curvature"), strict=True):
+    titles = ("the loss of one class", "its slope", "its curvature, whatever y")
+    for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="logit x")
     axes[0].legend()
     return figure
@@ -125,7 +126,7 @@ def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]],
     for label, form, colour in forms:
         errors = ulps(kind, form, x, y)
         kept = np.isfinite(errors)
-        ax.plot(x[kept], errors[kept], ".", ms=3, color=colour, label=label)
+        ax.plot(x[kept], errors[kept], ".", ms=3, color=colour, label=label)  # what is not finite has no place
     ax.axhline(promised, color=INK, lw=0.8, ls="--")
     ax.text(63, promised, "promised", va="center", fontsize=8)
     ax.set(
@@ -136,7 +137,7 @@ def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]],
         ylim=(0.005, 1e11),
         xlim=(-62, 62),
     )
-    ax.legend(loc="upper left", ncols=2)
+    ax.legend(loc="upper left", ncols=len(forms), markerscale=3, handletextpad=0.1)
     return figure
 
 
@@ -157,14 +158,14 @@ FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
             "loss, y = 0",
             4,
         ),
-        "The error of the loss against the logit.",
+        "The error of the loss against the logit; 0.01 stands for less. log(1-σ) is infinite beyond 17: no dot.",
     ),
     "ulp-soft": (
         lambda: _error_figure(
             "loss",
             float(F32(1) - F32(2) ** -20),
             [("max(x,0) - x·y + log1p(e)", maximum_form, ONE), ("mlsm", ours, OURS)],
-            "loss, soft target y = 1 - 2^-20",
+            "loss, soft target y = 1 − 2⁻²⁰",
             5,
         ),
         "The error of the loss for a soft target near 1.",

@@ -87,30 +87,35 @@ class Mutant(NamedTuple):
 
 
 def mutants(module: str, session: WorkDB) -> Iterator[Mutant]:
-    """Those of one module whose meaning differs from the original's."""
+    """Those of one module that mean something else than the original.
+
+    Left out are those that are no Python and those of annotations: they die when they are imported or are
+    never evaluated, and would flatter the score.
+    """
     original = (COPY / "mlsm" / f"{module}.py").read_text(encoding="utf-8")
     meaning, frame = _meaning(original), _meaning(original, bodies=False)
     for item in session.work_items:
         mutation = item.mutations[0]
         code = mutate_code(original, get_operator(mutation.operator_name)(), mutation.occurrence)
         assert code is not None, mutation
-        if _meaning(code) != meaning:
+        try:
+            changed = _meaning(code) != meaning
+        except SyntaxError:
+            continue
+        if changed:
             place = _place(mutation.definition_name or "", original, code)
             yield Mutant(module, item.job_id, place, code, _meaning(code, bodies=False) == frame)
 
 
 def _meaning(code: str, *, bodies: bool = True) -> str:
-    """The syntax tree without the annotations of a function's own variables, which Python never evaluates."""
-    try:
-        tree = ast.parse(code)
-    except SyntaxError:
-        return "none"
-    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
-        if not bodies:
-            function.body = []
-        for node in ast.walk(function):
-            if isinstance(node, ast.AnnAssign):
-                node.annotation = ast.Constant(None)
+    """The syntax tree without annotations."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign | ast.arg):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+            node.body = node.body if bodies else []
     return ast.dump(tree)
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import threading
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import numpy as np
 import pytest
 
 import mlsm
-from mlsm import Kernel, _core, _dispatch
+from mlsm import Kernel, _check, _core, _dispatch
 
 from ._support import check, identical, needs_kernels
 
@@ -43,6 +44,15 @@ def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
     value, gradient = mlsm.value_and_grad(X, Y, kernel="ours")
     identical(value, loss(X, Y, kernel="generic"))
     identical(gradient, x)
+
+
+def test_records_take_no_other_field() -> None:
+    """They hold no more than they say: a misspelt field is an error, and nothing can be changed after the checks."""
+    for record in (_kernel(), mlsm.explain(X, Y)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            record.note = "changed"  # type: ignore[misc]  # the point of the test
+        with pytest.raises(AttributeError):
+            object.__setattr__(record, "notes", "changed")
 
 
 # ---------------------------------------------------------------- registration
@@ -89,6 +99,7 @@ def test_a_kernel_that_declines_is_passed_over_with_its_reason() -> None:
         pytest.param(_kernel(rows_vjp=None), TypeError, "`kernel.rows_vjp`", id="rows_vjp"),
         pytest.param(_kernel(curvature="no"), TypeError, "`kernel.curvature`", id="curvature"),
         pytest.param(_kernel(rows_and_vjp=3), TypeError, "`kernel.rows_and_vjp`", id="rows_and_vjp"),
+        pytest.param(_kernel(note="slow"), TypeError, "`kernel.note`", id="note"),
         pytest.param(_kernel(name="generic"), ValueError, "`kernel.name`.*generic", id="the reference's name"),
     ],
 )
@@ -116,6 +127,24 @@ def test_a_name_twice() -> None:
 def test_only_what_was_registered_can_be_taken_back(name: Any) -> None:
     with pytest.raises(ValueError, match="`name`"):
         mlsm.unregister_kernel(name)
+
+
+def test_taking_back_takes_that_one_alone() -> None:
+    for name in "bdac":
+        mlsm.register_kernel(_kernel(name))
+    mlsm.unregister_kernel("".join(["", "b"]))
+    assert _dispatch.names()[:3] == ("c", "a", "d")
+    with pytest.raises(ValueError, match=r"\(c, a, d\); got 'b'"):
+        mlsm.unregister_kernel("b")
+
+
+def test_a_name_is_refused_however_many_kernels_are_registered() -> None:
+    with pytest.raises(ValueError, match=r"\(none\); got 'nonesuch'"):
+        mlsm.unregister_kernel("nonesuch")
+    for i in range(300):
+        mlsm.register_kernel(_kernel(f"kernel {i}"))
+    with pytest.raises(ValueError, match="'nonesuch'"):
+        mlsm.unregister_kernel("nonesuch")
 
 
 def test_registration_is_atomic() -> None:
@@ -166,6 +195,47 @@ def test_an_unknown_name_lists_those_registered() -> None:
     mlsm.register_kernel(_kernel())
     with pytest.raises(ValueError, match=r"`kernel`.*ours.*generic.*nonesuch"):
         loss(X, Y, kernel="nonesuch")
+
+
+def test_a_name_is_what_it_spells_and_not_the_object() -> None:
+    mlsm.register_kernel(_kernel("ab"))
+    assert mlsm.explain(X, Y, kernel="".join("ab")).chosen == "ab"
+    assert mlsm.explain(X, Y, kernel="".join("generic")).chosen == "generic"
+    for near in ("a", "b", "aa", "ac", "abc", "zz", "generi", "generics"):
+        with pytest.raises(ValueError, match=f"'{near}'"):
+            mlsm.explain(X, Y, kernel=near)
+
+
+def test_whether_a_derivative_is_wanted_goes_by_name() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        _dispatch.select(_problem(), None, True)  # type: ignore[misc]  # refused: a bare True says nothing
+
+
+def _problem(state: str = "plain") -> Any:
+    return _check.problem(X, Y, None, None, None, "mean", 0.0, -1)[0]._replace(state=state)
+
+
+@pytest.mark.parametrize("state", ["plain", "tracked", "traced"])
+@pytest.mark.parametrize("derivative", [False, True], ids=["value", "derivative"])
+def test_who_looks_through_the_arithmetic_gets_the_reference(state: str, derivative: bool) -> None:
+    """A derivative of tracked arrays must be differentiable itself, and inside a trace nothing else is seen."""
+    mlsm.register_kernel(_kernel(rows=_doubled))
+    problem = _problem(state)
+    served = state == "plain" or (state == "tracked" and not derivative)
+    assert _dispatch.select(problem, derivative=derivative).name == ("ours" if served else "generic")
+    if served:
+        assert _dispatch.select(problem, "ours", derivative=derivative).name == "ours"
+    else:
+        words = "compiler" if state == "traced" else "require a gradient"
+        with pytest.raises(ValueError, match=f"'ours' cannot serve this call: .*{words}"):
+            _dispatch.select(problem, "ours", derivative=derivative)
+    assert _dispatch.select(problem, "generic", derivative=derivative).name == "generic"
+
+
+def test_a_kernels_own_reason_comes_before_that_of_a_gradient() -> None:
+    mlsm.register_kernel(_kernel(accepts=lambda problem: "it is closed"))
+    with pytest.raises(ValueError, match="'ours' cannot serve this call: it is closed"):
+        _dispatch.select(_problem("tracked"), "ours", derivative=True)
 
 
 def test_a_forced_kernel_that_cannot_serve_says_why() -> None:
@@ -327,12 +397,29 @@ def test_explain_names_every_kernel_and_prints_as_a_table() -> None:
     assert any("it is closed" in line for line in lines)
 
 
+def test_explain_says_what_the_chosen_kernel_has_to_do() -> None:
+    mlsm.register_kernel(_kernel(note=lambda problem: f"it warms up for {problem.library} first"))
+    assert str(mlsm.explain(X, Y)).splitlines()[0].endswith("  serves this call; it warms up for numpy first")
+    assert str(mlsm.explain(X, Y, kernel="generic")).splitlines()[0].endswith("  serves this call")
+    mlsm.register_kernel(_kernel("silent", note=lambda problem: None))
+    assert str(mlsm.explain(X, Y)).splitlines()[0].endswith("  serves this call")
+
+
 def test_explain_computes_nothing() -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("computed")
 
     mlsm.register_kernel(_kernel(rows=never, rows_vjp=never, curvature=never))
     assert mlsm.explain(X, Y).chosen == "ours"
+
+
+@needs_kernels
+def test_explain_knows_the_chosen_kernel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the string object: a file may build its name."""
+    built = dataclasses.replace(_dispatch._load("numpy"), name="".join("numpy"))
+    monkeypatch.setattr(_dispatch, "_loaded", _dispatch._loaded | {"numpy": built})
+    monkeypatch.setattr(_dispatch, "_tables", {})
+    assert "numpy" not in dict(mlsm.explain(X, Y, kernel="numpy").reasons)
 
 
 def test_explain_of_a_forced_kernel() -> None:
@@ -355,6 +442,51 @@ def test_compilers_and_transforms_get_the_reference_and_explain_says_so() -> Non
     check(gradient.numpy(), mlsm.grad(X, Y, kernel="generic"), 1e-16)
     assert seen[0][0] == "generic"
     assert "transform" in seen[0][1]
+
+
+# ---------------------------------------------------------------- our own files
+
+
+@pytest.mark.parametrize("engine", ["aaa_engine", "aaa_engine.sub", "zzz_engine", "mlsmx"])
+def test_an_engine_that_is_missing_is_a_reason(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _loading(ModuleNotFoundError(f"No module named {engine!r}", name=engine), monkeypatch)
+    assert found == f"its engine is not installed: no module named {engine!r}"
+    assert _dispatch._load("some") is found  # and is not looked for again
+
+
+@pytest.mark.parametrize("name", [None, "mlsm", "mlsm.kernels.some", "mlsm.kernels._gone"])
+def test_a_file_of_ours_that_is_broken_is_an_error(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModuleNotFoundError, match="broken"):
+        _loading(ModuleNotFoundError("broken", name=name), monkeypatch)
+
+
+def _loading(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What comes of a kernel file whose import raises this."""
+
+    def broken(name: str) -> Any:
+        assert name == "mlsm.kernels.some"
+        raise error
+
+    monkeypatch.setattr(_dispatch, "_loaded", {})
+    monkeypatch.setattr(_dispatch.importlib, "import_module", broken)
+    return _dispatch._load("some")
+
+
+@pytest.mark.parametrize("spec", [None, ModuleSpec("mlsm.kernels", None)], ids=["no folder", "an empty folder"])
+def test_the_folder_may_be_deleted(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch.importlib.util, "find_spec", lambda name: spec)
+    assert _dispatch._ours.__wrapped__() == {}
+
+
+def test_the_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call does not go to the disk to see whether a file has come or gone."""
+    before = mlsm.explain(X, Y)
+
+    def never(name: str) -> Any:
+        raise AssertionError(f"looked for {name}")
+
+    monkeypatch.setattr(_dispatch.importlib.util, "find_spec", never)
+    assert mlsm.explain(X, Y) == before
 
 
 @pytest.fixture

@@ -117,6 +117,15 @@ def test_elementary_specials(elementary: Any, dtype: Any) -> None:
         check(found[: len(right)], np.array(right, dtype), 0)
 
 
+@pytest.mark.parametrize(("bits", "dtype"), [(np.uint32, np.float32), (np.uint64, np.float64)])
+def test_every_nan_stays_one(elementary: Any, bits: Any, dtype: Any, rng: np.random.Generator) -> None:
+    """Whatever stands in its last bits, which exp moves into an exponent."""
+    quiet = np.full(1, np.nan, dtype).view(bits)
+    payloads = rng.integers(0, 2 ** np.finfo(dtype).nmant // 2, 500, bits)
+    for found in elementary((quiet | payloads).view(dtype)):
+        assert np.all(np.isnan(found))
+
+
 def test_finite_losses_that_leave_float32_together(rng: np.random.Generator) -> None:
     for c in CLASSES:
         x = np.full((2, c), np.float32(3e38))
@@ -175,6 +184,7 @@ def test_compiler_takes_several_elements_at_a_time(loops: Any) -> None:
         code = fresh.inspect_llvm(fresh.signatures[0])
         assert re.search(r"<\d+ x float> @llvm\.fmuladd", code), "the loop over a block is not vectorised"
         assert not re.search(r"<\d+ x double> @llvm\.fmuladd", code), "float32 is computed in float64"
+        assert '"prefer-vector-width"="512"' in code, "the compiler stops at half of what the machine has"
 
 
 # ---------------------------------------------------------------- arrays

@@ -22,18 +22,25 @@ _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
 _overload: Callable[..., Callable[[Any], Any]] = numba.extending.overload
 _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 
-# Tuning, measured on one core with AVX-512 in quiet moments, float32, in ns an element or us a call:
-# losses of 8192x1000 with AHEAD 0 1.6, 1024 0.80, 2048 0.78, 4096 0.73 to 1.4; with BLOCK 128 1.47, 256 0.88, 512 1.58
-# (beside a busy neighbour); loss and gradient of 32x20 with NARROW 1 6.2, 64 2.2.
-BLOCK: Final = 256  # elements whose losses wait in the first cache for their sum
+# Tuning, measured on one core with AVX-512, float32, ns an element of loss and gradient of 8192x1000, medians beside
+# busy neighbours: PIECE 64 0.86, 128 0.79, 256 0.86, and 1.20 with a whole block asked for at once, since the processor
+# has few requests under way; AHEAD 0 0.97, 1024 0.84, 2048 0.84, 4096 0.85 (with PIECE 256), and 0.90 where the memory
+# of the gradient is not asked for. In the second cache (64x1000) BLOCK 256 0.67, 1024 0.62, and registers of 256 bits
+# 1.03 where those of 512 take 0.84. Loss and gradient of 32x20 with NARROW 1 6.2 us, 64 2.2.
+BLOCK: Final = 1024  # elements whose losses wait in the first cache for their sum
+PIECE: Final = 128  # elements between two requests for what comes next
+AHEAD: Final = 2048  # elements by which that is asked for early
 NARROW: Final = 64  # classes up to which a block holds several rows, since a row's tail is taken one at a time
-AHEAD: Final = 2048  # elements by which the next reads are asked for
 
-# BLOCK / 8: float32 losses are summed in runs of 8, an error of at most 3 u, before they meet a float64.
+# float32 losses are summed eight at a time, an error of at most 3 u, before they meet a float64.
 LANES: Final = 32
+RUN: Final = 8 * LANES
 
 _F32 = np.float32
-_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23), np.float64(1.5 * 2**52)  # adding it moves n into the last bits of the sum
+_LIFT32, _LIFT64 = 64, 512  # 2^n of the smallest result is lifted into the normal range by so much
+# Adding it moves n into the last bits of the sum, beside what `_times_power` adds to it.
+_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23 + _LIFT32 + 127), np.float64(1.5 * 2**52 + _LIFT64 + 1023)
+_WIDE: Final = '"prefer-vector-width"="512"'
 
 
 # ---------------------------------------------------------------- instructions that Numba has no word for
@@ -75,26 +82,65 @@ def _polynomial(*coefficients: float) -> Any:
 def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
     """value * 2^n, for the n that stands in the last bits of `shift`, the sum of n and the dtype's `_SHIFTER`.
 
-    2^n is multiplied on in two halves, so that neither leaves the range and a subnormal result is rounded once.
+    The shifter holds `_LIFT` and the exponent's bias besides, so that those bits, moved up, are the number 2^(n+_LIFT)
+    already. Every such product is a normal number; what undoes the lift rounds a subnormal result, once.
     (As one instruction, because Numba widens every integer to 64 bits and so halves the elements at a time.)
     """
-    integer, bias, fraction, shifter = {
-        types.float32: (types.int32, 127, 23, _SHIFTER32),
-        types.float64: (types.int64, 1023, 52, _SHIFTER64),
-    }[value]
+    integer, fraction, lift = {types.float32: (types.int32, 23, _LIFT32), types.float64: (types.int64, 52, _LIFT64)}[
+        value
+    ]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bits = context.get_value_type(integer)
-
-        def power(n: Any) -> Any:
-            biased = builder.add(n, bits(bias))
-            return builder.bitcast(builder.shl(biased, bits(fraction)), args[0].type)
-
-        n = builder.sub(builder.bitcast(args[1], bits), builder.bitcast(context.get_constant(shift, shifter), bits))
-        half = builder.ashr(n, bits(1))
-        return builder.fmul(builder.fmul(args[0], power(half)), power(builder.sub(n, half)))
+        power = builder.bitcast(builder.shl(builder.bitcast(args[1], bits), bits(fraction)), args[0].type)
+        return builder.fmul(builder.fmul(args[0], power), context.get_constant(value, 2.0**-lift))
 
     return value(value, shift), codegen
+
+
+@_intrinsic
+def _item(typingctx: Any, array: Any, i: Any) -> Any:
+    """The element i of the array as it lies in memory.
+
+    Not array[i], whose negative i would count from the end: with that choice in its way, the compiler does not see
+    consecutive addresses, and a slice of the array, which would help, is counted by an atomic instruction.
+    """
+    if array.layout != "C":
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, array, *args))
+
+    return array.dtype(array, i), codegen
+
+
+@_intrinsic
+def _put(typingctx: Any, array: Any, i: Any, value: Any) -> Any:
+    """Write the element i of the array as it lies in memory, in the array's dtype."""
+    if array.layout != "C":
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rounded = context.cast(builder, args[2], value, array.dtype)
+        builder.store(rounded, _address(context, builder, array, *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, i, value), codegen
+
+
+def _address(context: Any, builder: Any, array: Any, value: Any, i: Any) -> Any:
+    return builder.gep(context.make_array(array)(context, builder, value).data, [i], inbounds=True)
+
+
+@_intrinsic
+def _wide(typingctx: Any) -> Any:
+    """Let the compiler use registers as wide as the machine has them: it stops at half of AVX-512 by itself."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        set.add(builder.function.attributes, _WIDE)  # the set's own `add`: that of llvmlite knows a few names only
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @_intrinsic
@@ -231,7 +277,7 @@ def _at(values: Any, i: Any) -> Any:
 @_overload(_at)
 def _compile_at(values: Any, i: Any) -> Any:
     def item(values: Any, i: Any) -> Any:
-        return values[i]
+        return _item(values, i)
 
     def number(values: Any, i: Any) -> Any:
         return values
@@ -295,33 +341,17 @@ def _compile_repeated(values: Any, times: Any) -> Any:
     return repeated if isinstance(values, types.Array) else same
 
 
-def _piece(values: Any, start: Any, stop: Any) -> Any:
-    """values[start:stop] of an array; a number or None as it is."""
-    raise NotImplementedError  # compiled only
-
-
-@_overload(_piece)
-def _compile_piece(values: Any, start: Any, stop: Any) -> Any:
-    def piece(values: Any, start: Any, stop: Any) -> Any:
-        return values[start:stop]
-
-    def same(values: Any, start: Any, stop: Any) -> Any:
-        return values
-
-    return piece if isinstance(values, types.Array) else same
-
-
 def _factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
     """The scale of each element of `many` rows from `first` on, `width` of each, in `room`; a number as it is."""
     raise NotImplementedError  # compiled only
 
 
-@_overload(_factors)
+@_overload(_factors, inline="always")
 def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
     def factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
         for r in range(many):
             for j in range(width):
-                room[r * width + j] = scale[first + r]
+                _put(room, r * width + j, _item(scale, first + r))
         return room
 
     def same(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
@@ -330,9 +360,9 @@ def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -
     return factors if isinstance(scale, types.Array) else same
 
 
-@_njit()
+@_njit(inline="always")
 def _ask(array: Any, start: int, stop: int) -> None:
-    """Ask early for what will be read after array[start:stop]."""
+    """Ask early for what will be wanted after array[start:stop]."""
     for i in range(start + AHEAD, stop + AHEAD, 64 // array.itemsize):
         _prefetch(array, i)
 
@@ -340,29 +370,39 @@ def _ask(array: Any, start: int, stop: int) -> None:
 # ---------------------------------------------------------------- sums in a fixed order
 
 
-@_njit(error_model="numpy")
+@_njit(error_model="numpy", inline="always")
 def _tree(lanes: Any) -> Any:
     for j in range(LANES // 2):
-        lanes[j] += lanes[j + LANES // 2]
+        _put(lanes, j, _item(lanes, j) + _item(lanes, j + LANES // 2))
     for j in range(LANES // 4):
-        lanes[j] += lanes[j + LANES // 4]
+        _put(lanes, j, _item(lanes, j) + _item(lanes, j + LANES // 4))
     return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
 
 
-@_njit(error_model="numpy")
-def _total(v: Any, lanes: Any) -> Any:
-    """The sum of a block of losses in float64, always by the same tree; `lanes` is scratch."""
+@_njit(error_model="numpy", inline="always")
+def _total(v: Any, stop: int, lanes: Any) -> Any:
+    """The sum of v[:stop], some runs of losses, in float64, always by the same tree; `lanes` is scratch."""
     for j in range(LANES):
-        a = (v[j] + v[j + LANES]) + (v[j + 2 * LANES] + v[j + 3 * LANES])
-        lanes[j] = a + ((v[j + 4 * LANES] + v[j + 5 * LANES]) + (v[j + 6 * LANES] + v[j + 7 * LANES]))
+        _put(lanes, j, 0.0)
+    for start in range(0, stop, RUN):
+        for j in range(LANES):
+            k = start + j
+            a = (_item(v, k) + _item(v, k + LANES)) + (_item(v, k + 2 * LANES) + _item(v, k + 3 * LANES))
+            k += 4 * LANES
+            b = (_item(v, k) + _item(v, k + LANES)) + (_item(v, k + 2 * LANES) + _item(v, k + 3 * LANES))
+            _put(lanes, j, _item(lanes, j) + np.float64(a + b))
     total = _tree(lanes)
     if not np.isfinite(total):
-        # Finite losses may have left the range of float32 together.
-        for j in range(LANES):
-            lanes[j] = 0.0
-            for k in range(j, BLOCK, LANES):
-                lanes[j] += v[k]
-        total = _tree(lanes)
+        total = _wider_total(v, stop)
+    return total
+
+
+@_njit(error_model="numpy")
+def _wider_total(v: Any, stop: int) -> Any:
+    """The same in float64 from the first: finite losses may have left the range of float32 together."""
+    total = 0.0
+    for k in range(stop):
+        total += v[k]
     return total
 
 
@@ -396,64 +436,63 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, sl
     arithmetic even where no slope is wanted. w and p are None, a number, or an array of shape (C,) of that dtype;
     smooth is None or (1-eps, eps/2).
     """
+    _wide()
     count, classes = x.shape
     zero, one = _real(0, scale), _real(1, scale)
     losses, room, lanes = _block(scale), _block(scale), np.empty(LANES, np.float64)
     # Elements are taken as they lie, a piece of one row or several whole rows at a time.
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     group = BLOCK // classes if classes <= NARROW else 1
     all_w, all_p = _repeated(w, group), _repeated(p, group)
-    if slope is not None:
-        flat_slope = slope.reshape(-1)
     for i in range(0, count, group):
         many = min(group, count - i)
         sum_, rest = 0.0, 0.0
         for start in range(0, many * classes, BLOCK):
-            stop = min(start + BLOCK, many * classes)
-            width, first, last = stop - start, i * classes + start, i * classes + stop
-            _ask(flat_x, first, last)
-            _ask(flat_y, first, last)
-            # Named pieces, and not flat_x[first + j]: only through them the compiler sees consecutive addresses.
-            xs, ys = flat_x[first:last], flat_y[first:last]
-            ws, ps = _piece(all_w, start, stop), _piece(all_p, start, stop)
-            if slope is not None:
-                out, factors = flat_slope[first:last], _factors(scale, room, i, many, width // many)
-            for j in range(width):
-                logit, on = _real(xs[j], scale), _real(ys[j], scale)
-                off = one - on
-                if smooth is not None:
-                    keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
-                    on, off = _fma(on, keep, add), _fma(off, keep, add)
-                if p is not None:
-                    on = _real(_at(ps, j), scale) * on
-                right = logit >= zero
-                a = abs(logit)
-                e = _decay(a)
-                t = off if right else on
-                if rows is not None:
-                    loss = _log1p(e)
-                    if p is not None:
-                        loss = (off + on) * loss
-                    loss = _fma(t, zero if t == zero else a, loss)
-                    if w is not None:
-                        loss = _real(_at(ws, j), scale) * loss
-                    losses[j] = loss
+            width = min(BLOCK, many * classes - start)
+            first = i * classes + start
+            factors = _factors(scale, room, i, many, width // many)
+            for piece in range(0, width, PIECE):
+                stop = min(piece + PIECE, width)
+                _ask(x, first + piece, first + stop)
+                _ask(y, first + piece, first + stop)
                 if slope is not None:
-                    s = e / (one + e)
-                    d = t - s if p is None else _fma(-(off + on), s, t)
-                    d = d if right else -d
-                    if w is not None:
-                        d = _real(_at(ws, j), scale) * d
-                    out[j] = d * _at(factors, j)
+                    _ask(slope, first + piece, first + stop)
+                for j in range(piece, stop):
+                    logit, on = _real(_item(x, first + j), scale), _real(_item(y, first + j), scale)
+                    off = one - on
+                    if smooth is not None:
+                        keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
+                        on, off = _fma(on, keep, add), _fma(off, keep, add)
+                    if p is not None:
+                        on = _real(_at(all_p, start + j), scale) * on
+                    right = logit >= zero
+                    a = abs(logit)
+                    e = _decay(a)
+                    t = off if right else on
+                    if rows is not None:
+                        loss = _log1p(e)
+                        if p is not None:
+                            loss = (off + on) * loss
+                        loss = _fma(t, zero if t == zero else a, loss)
+                        if w is not None:
+                            loss = _real(_at(all_w, start + j), scale) * loss
+                        _put(losses, j, loss)
+                    if slope is not None:
+                        s = e / (one + e)
+                        d = t - s if p is None else _fma(-(off + on), s, t)
+                        d = d if right else -d
+                        if w is not None:
+                            d = _real(_at(all_w, start + j), scale) * d
+                        _put(slope, first + j, d * _at(factors, j))
             if rows is not None:
                 if classes <= NARROW:
                     for r in range(many):
                         rows[i + r] = _short_total(losses, r * classes, classes) / classes
                 else:
-                    for j in range(width, BLOCK):
-                        losses[j] = zero
+                    whole = (width + RUN - 1) // RUN * RUN
+                    for j in range(width, whole):
+                        _put(losses, j, zero)
                     # What each addition of a block rounds away is summed beside it: no error grows with C.
-                    part = _total(losses, lanes)
+                    part = _total(losses, whole, lanes)
                     new = sum_ + part
                     back = new - sum_
                     rest += (sum_ - (new - back)) + (part - back)
@@ -464,34 +503,35 @@ def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, sl
 
 def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> None:
     """The diagonal of the second derivative, times `scale`; the arguments are those of `fused`."""
+    _wide()
     count, classes = x.shape
-    one = _real(1, scale)
-    flat_x, flat_y, flat_out, room = x.reshape(-1), y.reshape(-1), out.reshape(-1), _block(scale)
+    one, room = _real(1, scale), _block(scale)
     group = BLOCK // classes if classes <= NARROW else 1
     all_w, all_p = _repeated(w, group), _repeated(p, group)
     for i in range(0, count, group):
         many = min(group, count - i)
         for start in range(0, many * classes, BLOCK):
-            stop = min(start + BLOCK, many * classes)
-            width, first, last = stop - start, i * classes + start, i * classes + stop
-            _ask(flat_x, first, last)
-            xs, ys = flat_x[first:last], flat_y[first:last]
-            ws, ps = _piece(all_w, start, stop), _piece(all_p, start, stop)
-            outs, factors = flat_out[first:last], _factors(scale, room, i, many, width // many)
-            for j in range(width):
-                e = _decay(abs(_real(xs[j], scale)))
-                s = e / (one + e)
-                h = s * (one - s)
-                if p is not None:
-                    on = _real(ys[j], scale)
-                    off = one - on
-                    if smooth is not None:
-                        keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
-                        on, off = _fma(on, keep, add), _fma(off, keep, add)
-                    h = (off + _real(_at(ps, j), scale) * on) * h
-                if w is not None:
-                    h = _real(_at(ws, j), scale) * h
-                outs[j] = h * _at(factors, j)
+            width = min(BLOCK, many * classes - start)
+            first = i * classes + start
+            factors = _factors(scale, room, i, many, width // many)
+            for piece in range(0, width, PIECE):
+                stop = min(piece + PIECE, width)
+                _ask(x, first + piece, first + stop)
+                _ask(out, first + piece, first + stop)
+                for j in range(piece, stop):
+                    e = _decay(abs(_real(_item(x, first + j), scale)))
+                    s = e / (one + e)
+                    h = s * (one - s)
+                    if p is not None:
+                        on = _real(_item(y, first + j), scale)
+                        off = one - on
+                        if smooth is not None:
+                            keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
+                            on, off = _fma(on, keep, add), _fma(off, keep, add)
+                        h = (off + _real(_at(all_p, start + j), scale) * on) * h
+                    if w is not None:
+                        h = _real(_at(all_w, start + j), scale) * h
+                    _put(out, first + j, h * _at(factors, j))
 
 
 # ---------------------------------------------------------------- half precision

@@ -17,6 +17,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -42,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutants"
 COPY = BUILD / "copy"  # of the checkout as it is now, so that it may be edited while this runs
 ENOUGH = 0.95
-SECONDS = 120  # a mutant that takes longer than this does not come back
+SECONDS = 120  # of processor time, for tests that take half a minute: a mutant that needs more does not come back
 
 # What each module is tested by: first what is quick, on a library that is permissive and one that is strict; and only
 # for mutants that survive it, what takes other libraries. Nothing random: a score that cannot be repeated is none.
@@ -89,8 +90,8 @@ class Mutant(NamedTuple):
 def mutants(module: str, session: WorkDB) -> Iterator[Mutant]:
     """Those of one module that mean something else than the original.
 
-    Left out are those that are no Python and those of annotations: they die when they are imported or are
-    never evaluated, and would flatter the score.
+    Left out are those that Python's compiler refuses or warns of (`is "word"`) and those of annotations: they die when
+    they are imported or are never evaluated, and would flatter the score.
     """
     original = (COPY / "mlsm" / f"{module}.py").read_text(encoding="utf-8")
     meaning, frame = _meaning(original), _meaning(original, bodies=False)
@@ -98,11 +99,13 @@ def mutants(module: str, session: WorkDB) -> Iterator[Mutant]:
         mutation = item.mutations[0]
         code = mutate_code(original, get_operator(mutation.operator_name)(), mutation.occurrence)
         assert code is not None, mutation
-        try:
-            changed = _meaning(code) != meaning
-        except SyntaxError:
-            continue
-        if changed:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                compile(code, module, "exec")
+            except SyntaxError:
+                continue
+        if _meaning(code) != meaning:
             place = _place(mutation.definition_name or "", original, code)
             yield Mutant(module, item.job_id, place, code, _meaning(code, bodies=False) == frame)
 
@@ -228,7 +231,8 @@ def _alone() -> None:
     file = os.open(str(BUILD / "output" / str(os.getpid())), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(10 * SECONDS)  # for one that waits for ever
 
 
 def _leave(code: int) -> None:
@@ -246,7 +250,8 @@ def _output(child: int) -> str:
 def _record(session: WorkDB, mutant: Mutant, name: str, child: int) -> None:
     _, status = os.waitpid(child, 0)
     outcome = TestOutcome.KILLED if status else TestOutcome.SURVIVED
-    session.set_result(mutant.job, WorkResult(WorkerOutcome.NORMAL, f"{name}\n{_output(child)}", outcome))
+    ended = WorkerOutcome.ABNORMAL if os.WIFSIGNALED(status) else WorkerOutcome.NORMAL
+    session.set_result(mutant.job, WorkResult(ended, f"{name}\n{_output(child)}", outcome))
     print("." if status else "S", end="", file=sys.__stderr__, flush=True)
 
 
@@ -255,6 +260,7 @@ def _record(session: WorkDB, mutant: Mutant, name: str, child: int) -> None:
 
 class Tally(NamedTuple):
     killed: int
+    by_signal: int  # of the killed: they crashed, or did not come back
     equivalent: int
     survivors: list[Place]
     stale: list[Place]
@@ -275,10 +281,13 @@ def run(module: str, options: argparse.Namespace) -> Tally:
     unproved = [m for m in survivors if m.place not in proved]
     if unproved and not options.quick:
         unproved = _put_to(file, unproved, "thorough", THOROUGH[module], options.jobs)
+    with use_db(file) as session:
+        ended = {job for job, result in session.results if result.worker_outcome == WorkerOutcome.ABNORMAL}
     seen = {m.place for m in survivors}
     equivalent = sum(m.place in proved for m in survivors)
     return Tally(
         len(chosen) - equivalent - len(unproved),
+        sum(m.job in ended for m in chosen),
         equivalent,
         [m.place for m in unproved],
         [] if options.limit else sorted(proved - seen),
@@ -338,10 +347,10 @@ def report(tallies: dict[str, Tally]) -> int:
             # As equivalents.toml takes it; JSON's strings are TOML's.
             print(f"\n[[{module}]]\nwhere = {json.dumps(where)}\nbefore = {json.dumps(before)}\nafter = [")
             print("".join(f"    {json.dumps(place.after)},\n" for place in group) + ']\nwhy = ""')
-    print("\nmodule     mutants  killed  equivalent  survivors")
-    for module, (killed, equivalent, survivors, _) in tallies.items():
+    print("\nmodule     mutants  killed  (by signal)  equivalent  survivors")
+    for module, (killed, by_signal, equivalent, survivors, _) in tallies.items():
         mutants = killed + equivalent + len(survivors)
-        print(f"{module:<10} {mutants:>7}  {killed:>6}  {equivalent:>10}  {len(survivors):>9}")
+        print(f"{module:<10} {mutants:>7}  {killed:>6}  {by_signal:>11}  {equivalent:>10}  {len(survivors):>9}")
     killed = sum(t.killed for t in tallies.values())
     every = killed + sum(t.equivalent + len(t.survivors) for t in tallies.values())
     print(f"{killed / max(1, every):.1%} of {every} mutants killed")

@@ -374,6 +374,22 @@ def test_weight_gradients_have_the_weights_shape(library: Library, shape: tuple[
         check(result, exact, 2.0**-20 * np.abs(exact), f"{wrt} {shape}")
 
 
+@pytest.mark.parametrize("library", ["numpy", "array-api-strict"], indirect=True)
+@pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (4,), (3, 1), (1, 4), (1, 1), (3, 4), (2, 1, 1), (1, 3, 1), (1, 1, 4), (2, 1, 4), (1, 3, 4)]
+)
+def test_weight_gradients_over_two_batch_axes(library: Library, shape: tuple[int, ...], wrt: Any) -> None:
+    """Axes that the weight lacks and axes where it has one entry, in every order: each is summed over once."""
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((2, 3, 4)), rng.random((2, 3, 4))
+    v = rng.random(shape)
+    c = case(x, y, v if wrt == "weight" else None, v if wrt == "pos_weight" else None)
+    exact = answer(oracle.grad(c, "sum", wrt))
+    result = mlsm.grad(library.make(x), library.make(y), wrt=wrt, reduction="sum", **{wrt: library.make(v)})
+    check(library.read(result), exact, 2.0**-48 * np.abs(exact), f"{wrt} {shape}")
+
+
 def test_grad_output(library: Library, rng: np.random.Generator) -> None:
     x, y = rng.standard_normal((3, 4)).astype(np.float32), rng.random((3, 4)).astype(np.float32)
     a, b = library.make(x), library.make(y)
@@ -383,6 +399,16 @@ def test_grad_output(library: Library, rng: np.random.Generator) -> None:
     mean = library.read(mlsm.grad(a, b))
     for scalar in (2, 2.0, library.make(np.asarray(2, dtype=np.float32)), library.make(np.asarray(2, dtype=np.int32))):
         identical(library.read(mlsm.grad(a, b, grad_output=scalar)), 2 * mean)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 29, 62, 2**31 - 1, 2**31, 2**32, 2**33], ids=str)
+def test_a_length_as_a_divisor(n: int) -> None:
+    """An integer as long as every library has one for it, a float beyond; what is no integer is left alone."""
+    divisor = _core.count(n)
+    assert divisor == n
+    assert type(divisor) is (float if n >= 2**31 else int)
+    symbol = object()
+    assert _core.count(symbol) is symbol
 
 
 def test_numpy_scalar_as_grad_output() -> None:

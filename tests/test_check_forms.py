@@ -1,0 +1,205 @@
+"""The verdict on forms alone: no array, so that lengths may be unknown and devices may be anything.
+
+What kernels are told of a call, where the class axis may be, and what each refusal says of lengths that are not known.
+"""
+
+import itertools
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+
+from mlsm import _check
+from mlsm._check import Form
+
+X = (2, 3, 4)
+CALL = "Call `compute_chunk_sizes()` on the arrays whose lengths are unknown."
+
+
+def form(shape: tuple[Any, ...], dtype: Any = "float64", library: str = "numpy", layout: str = "C") -> Form:
+    return Form(library, np.dtype(dtype), shape, "cpu", layout)
+
+
+def number() -> Form:
+    """What stands for a Python number or a list."""
+    return Form("", None, (), None, "C")
+
+
+def verdict(x: Form, y: Form | None = None, *, axis: int = -1, now: str = "plain", **others: Form) -> Any:
+    """Of `target` like `input`, where none is given."""
+    forms = [others.get(name) for name in ("weight", "pos_weight", "where")]
+    judge = _check._judge.__wrapped__
+    return judge(x, x if y is None else y, *forms, "mean", 0.0, axis, now, xp)
+
+
+# ---------------------------------------------------------------- what a kernel is told
+
+
+@pytest.mark.parametrize("axis", [-3, -2, -1, 0, 1, 2])
+@pytest.mark.parametrize("own", [(), (1,), (4,), (1, 1), (3, 1), (3, 4), (2, 1, 1), (2, 3, 4), (1, 3, 1)], ids=str)
+def test_shapes_have_the_class_axis_last(own: tuple[int, ...], axis: int) -> None:
+    problem = verdict(form(X), axis=axis, weight=form(own), where=form(own, "bool")).problem
+    assert problem.axis == axis % 3
+    assert problem.input.shape == problem.target.shape == np.moveaxis(np.zeros(X), axis, -1).shape
+    if not own or axis % 3 == 2:
+        assert problem.weight.shape == own
+    else:
+        full = (1,) * (3 - len(own)) + own
+        assert problem.weight.shape == np.moveaxis(np.zeros(full), axis, -1).shape
+    assert problem.where.shape == problem.weight.shape
+    assert problem.pos_weight is None
+
+
+@pytest.mark.parametrize("layout", ["C", "strided", "foreign", "unknown"])
+def test_a_layout_changes_only_where_an_axis_moves(layout: str) -> None:
+    x = form(X, layout=layout)
+    for axis in (-1, 2):
+        assert verdict(x, axis=axis).problem.input.layout == layout
+    for axis in (0, 1, -2):
+        assert verdict(x, axis=axis).problem.input.layout == ("strided" if layout == "C" else layout)
+        problem = verdict(x, axis=axis, weight=form((), layout=layout), pos_weight=number()).problem
+        assert (problem.weight.layout, problem.pos_weight.layout) == (layout, "C")
+
+
+@pytest.mark.parametrize(
+    ("given", "loss", "compute"),
+    [
+        ({}, "float16", "float32"),
+        ({"y": form(X, "int64")}, "float16", "float32"),
+        ({"y": form(X, "bool")}, "float16", "float32"),
+        ({"y": form(X, "float32")}, "float32", "float32"),
+        ({"weight": form((4,), "float64")}, "float64", "float64"),
+        ({"pos_weight": form((4,), "float32")}, "float32", "float32"),
+        ({"weight": form((), "int64"), "pos_weight": number()}, "float16", "float32"),
+        ({"where": form((4,), "bool")}, "float16", "float32"),
+    ],
+)
+def test_the_dtypes_of_a_call(given: dict[str, Any], loss: str, compute: str) -> None:
+    y = given.get("y", form(X, "float16"))
+    found = verdict(form(X, "float16"), y, **{k: v for k, v in given.items() if k != "y"})
+    assert found.problem.loss_dtype == loss
+    assert found.compute == found.problem.dtype == compute
+    assert found.acc == np.float64
+    assert found.problem.target.dtype == y.dtype.name
+    if "pos_weight" in given:
+        assert found.problem.pos_weight.dtype == (given["pos_weight"].dtype or np.dtype(compute)).name
+
+
+@pytest.mark.parametrize("now", ["plain", "tracked", "traced"])
+def test_the_options_are_passed_on(now: str) -> None:
+    x = form(X)
+    found = _check._judge.__wrapped__(x, x, None, None, None, "sum", 0.25, 1, now, xp).problem
+    assert (found.reduction, found.label_smoothing, found.axis, found.state) == ("sum", 0.25, 1, now)
+    assert (found.library, found.device) == ("numpy", "cpu")
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("axis", [-4, -5, 3, 4, 100])
+def test_an_axis_out_of_range(axis: int) -> None:
+    with pytest.raises(ValueError, match=rf"`axis` must be in \[-3, 2\] for an `input` of shape .*; got {axis}\."):
+        verdict(form(X), axis=axis)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_no_class(axis: int) -> None:
+    shape = (*X[:axis], 0, *X[axis + 1 :])
+    for given in (axis, axis - 3):
+        with pytest.raises(ValueError, match=f"`input` must have at least one class; axis {axis} of"):
+            verdict(form(shape), axis=given)
+    others = [verdict(form(shape), axis=other).problem for other in range(3) if other != axis]
+    assert all(0 in problem.input.shape for problem in others)  # an empty batch is none of these
+
+
+def test_one_class_and_one_dimension_are_enough() -> None:
+    assert verdict(form((1,))).problem.input.shape == (1,)
+    assert verdict(form((3,)), weight=form((3,))).problem.axis == 0
+    with pytest.raises(ValueError, match="0-d"):
+        verdict(form(()))
+
+
+@pytest.mark.parametrize("own", list(itertools.product((1, 2, 3), repeat=2)), ids=str)
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("argument", ["weight", "pos_weight", "where"])
+def test_what_broadcasts_without_enlarging(own: tuple[int, int], shape: tuple[int, int], argument: str) -> None:
+    given = {argument: form(own, "bool" if argument == "where" else "float64")}
+    if all(a in (1, b) for a, b in zip(own, shape, strict=True)):
+        assert getattr(verdict(form(shape), **given).problem, argument).shape == own
+    else:
+        with pytest.raises(ValueError, match=f"`{argument}` must broadcast to the shape of `input`") as raised:
+            verdict(form(shape), **given)
+        assert str(raised.value).endswith(f"got {own}.")
+
+
+# ---------------------------------------------------------------- lengths that are not known
+
+
+def test_an_unknown_batch_is_fine() -> None:
+    unknown = form((None, 3))
+    problem = verdict(unknown, weight=form((3,)), where=form((None, 3), "bool"), pos_weight=form((1, 1))).problem
+    assert problem.input.shape == problem.where.shape == (None, 3)
+    assert verdict(form((3, None)), axis=0).problem.input.shape == (None, 3)
+
+
+def test_an_unknown_class_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"number of classes; axis 1 of shape \(3, unknown\).*compute_chunk_sizes"):
+        verdict(form((3, None)))
+
+
+@pytest.mark.parametrize(
+    ("x", "other", "remedy"),
+    [((None, 3), (4, 3), True), ((4, 3), (None, 3), True), ((None, 3), (None, 2), True), ((4, 3), (4, 2), False)],
+)
+def test_lengths_that_cannot_be_compared(x: tuple[Any, ...], other: tuple[Any, ...], remedy: bool) -> None:
+    """The message says how to make them known, if that is what is missing."""
+    for argument in ("target", "weight"):
+        given = {"y": form(other)} if argument == "target" else {"weight": form(other)}
+        with pytest.raises(ValueError, match=f"`{argument}` must") as raised:
+            verdict(form(x), **given)
+        assert str(raised.value).endswith(CALL) == remedy
+        assert ("unknown" in str(raised.value)) == remedy
+
+
+def test_shapes_are_spelled_as_python_spells_them() -> None:
+    shapes: list[tuple[Any, ...]] = [(), (3,), (2, 3), (2, 3, 4)]
+    assert [_check._plain(s) for s in shapes] == [str(s) for s in shapes]
+    assert [_check._plain(s) for s in ((None,), (None, 3))] == ["(unknown,)", "(unknown, 3)"]
+
+
+# ---------------------------------------------------------------- places
+
+
+class Sharding:
+    """Stands for where an array of many devices lies; only its library can compare two."""
+
+
+class Place:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        ("cpu", "gpu", True),
+        ("gpu", "cpu", True),
+        ("cpu", "".join("cpu"), False),
+        ("cpu", Place(), False),
+        (Place(), Place(), True),
+        (Sharding(), Sharding(), False),
+    ],
+    ids=["cpu, gpu", "gpu, cpu", "the same", "not comparable", "objects", "shardings"],
+)
+def test_devices(one: Any, other: Any, refused: bool) -> None:
+    x = form(X)._replace(device=one)
+    for argument in ("target", "weight", "pos_weight", "where"):
+        given = {argument: form(X, "bool")._replace(device=other)}
+        given |= {"target": x} if argument != "target" else {}
+        y = given.pop("target")
+        if refused:
+            with pytest.raises(ValueError, match=f"`{argument}` must be on the device of `input`"):
+                verdict(x, y, **given)
+        else:
+            verdict(x, y, **given)
+    verdict(x, weight=number())  # a number lies nowhere

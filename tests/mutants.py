@@ -51,16 +51,16 @@ LIGHT = ("-k", "not torch and not jax and not dask and not cupy and not slow_axi
 QUICK: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_core.py", "tests/test_hazards.py", *LIGHT),
     "_reduce": ("tests/test_reduce.py", "tests/test_core.py", *LIGHT),
-    "_check": ("tests/test_check_refusals.py", "tests/test_module.py", "tests/test_core.py", *LIGHT),
-    "_dispatch": ("tests/test_dispatch.py",),
+    "_check": ("tests/test_check_forms.py", "tests/test_check_refusals.py", "tests/test_module.py", *LIGHT),
+    "_dispatch": ("tests/test_dispatch.py", "-k", "not atomic"),
     "_policy": ("tests/test_policy.py", "tests/test_check_refusals.py", "tests/test_core.py", *LIGHT),
 }
 OTHERS = ("tests/test_torch.py", "tests/test_dask.py", "-k", "not cluster and not processes and not jax")
 THOROUGH: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_layouts.py", *OTHERS),
     "_reduce": OTHERS,
-    "_check": ("tests/test_dispatch.py", "tests/test_layouts.py", *OTHERS),
-    "_dispatch": OTHERS,
+    "_check": ("tests/test_core.py", "tests/test_dispatch.py", "tests/test_layouts.py", *OTHERS),
+    "_dispatch": ("tests/test_dispatch.py", *OTHERS),
     "_policy": ("tests/test_dispatch.py", *OTHERS),
 }
 # Imported once instead of once for each mutant; none of them imports mlsm.

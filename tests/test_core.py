@@ -278,6 +278,16 @@ def test_empty_batch(route: Route, shape: tuple[int, ...]) -> None:
         assert library.read(gradient).shape == shape
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "array-api-strict"], indirect=True)
+@pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (0, 1), (0, 3)])
+def test_weight_gradients_of_an_empty_batch(library: Library, shape: tuple[int, ...], wrt: Any) -> None:
+    """Sums of nothing, in the weight's own shape, which may be empty itself."""
+    x, v = (library.make(np.zeros(s, dtype=np.float32)) for s in ((0, 3), shape))
+    gradient = library.read(mlsm.grad(x, x, wrt=wrt, reduction="sum", **{wrt: v}))
+    identical(gradient, np.zeros(shape, dtype=np.float32))
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "uint8", "float32"])
 def test_targets_of_every_kind_have_the_same_bits(route: Route, dtype: str, rng: np.random.Generator) -> None:
     library, kernel = route

@@ -20,7 +20,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help test lint types conformance unit demo docs mutants bench dist format clean
+.PHONY: help test lint types conformance unit parallel demo docs mutants bench dist format clean
 # One step after the other: the checks print what they do, and two of them measure time.
 .NOTPARALLEL:
 
@@ -65,6 +65,11 @@ conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, o
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)
 	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --ignore=mlsm/kernels/cupy.py --ignore=conformance/libraries/cupy.py \
 		--conformance-level smoke mlsm tests conformance $(PYTEST)
+
+# Not part of `make test`, which has tests/test_threads.py: each of these runs eight times.
+parallel: $(VENV)/.stamp-test  ## The tests of the public functions, each by four threads at once, and twice (PYTEST="-k name" is passed on)
+	$(BIN)/python -m pytest --parallel-threads 4 --iterations 2 $(addprefix tests/test_,public_api.py core.py module.py half.py \
+		sums.py torch_parity.py threads.py) $(PYTEST)
 
 # ---------------------------------------------------------------- showing
 

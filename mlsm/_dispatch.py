@@ -97,7 +97,7 @@ class Explanation:
 _lock = threading.Lock()
 _registered: tuple[Kernel, ...] = ()  # third parties' kernels, the latest first
 _loaded: dict[str, Kernel | str] = {}  # our own by file name: the kernel, or why it is absent
-_tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; dropped on every registration
+_tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; another dict on each registration
 
 
 # ---------------------------------------------------------------- the table
@@ -130,7 +130,7 @@ def register_kernel(kernel: Kernel) -> None:
     'it is only an example'
     >>> mlsm.unregister_kernel("mine")
     """
-    global _registered
+    global _registered, _tables
     if not isinstance(kernel, Kernel):
         raise TypeError(f"`kernel` must be a Kernel; got a {type(kernel).__qualname__}.")
     name: Any = kernel.name  # Any: what stands in a field is not what its annotation says until it was looked at
@@ -147,7 +147,7 @@ def register_kernel(kernel: Kernel) -> None:
         if kernel.name in names():
             raise ValueError(f"`kernel.name` must be new; {kernel.name!r} is registered already.")
         _registered = (kernel, *_registered)
-        _tables.clear()
+        _tables = {}
 
 
 def unregister_kernel(name: str) -> None:
@@ -171,7 +171,7 @@ def unregister_kernel(name: str) -> None:
         ...
     ValueError: `name` must be that of a kernel registered by `register_kernel` (none); got 'nobody'.
     """
-    global _registered
+    global _registered, _tables
     given: Any = name  # Any: an array would compare elementwise
     with _lock:
         kept = tuple(k for k in _registered if not (isinstance(given, str) and k.name == given))
@@ -181,7 +181,7 @@ def unregister_kernel(name: str) -> None:
                 f"`name` must be that of a kernel registered by `register_kernel` ({known}); got {spelled(name)}."
             )
         _registered = kept
-        _tables.clear()
+        _tables = {}
 
 
 def names() -> tuple[str, ...]:
@@ -213,14 +213,15 @@ def _load(name: str) -> Kernel | str:
 
 
 def _table(library: str) -> tuple[Kernel, ...]:
-    table = _tables.get(library)
+    tables = _tables  # kept: a table that is built while another thread registers must not land in the dict of after
+    table = tables.get(library)
     if table is None:
         ours = (_load(name) for name, libraries in _ours().items() if library in libraries)
         table = (
             *(k for k in _registered if library in k.libraries),
             *(k for k in ours if isinstance(k, Kernel)),
         )
-        _tables[library] = table
+        tables[library] = table
     return table
 
 

@@ -115,6 +115,7 @@ def test_memory_of_the_loss_of_a_gibibyte(kernel: str, what: str) -> None:
     assert seen["traced"] < 16 * MIB, seen
 
 
+@pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
 @needs_kernels
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
 def test_memory_of_a_gradient_is_its_result_and_little_more(kernel: str) -> None:
@@ -133,6 +134,7 @@ def test_memory_of_a_gradient_is_its_result_and_little_more(kernel: str) -> None
         assert peak < x.nbytes + 16 * MIB, function.__name__
 
 
+@pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
 @needs_kernels
 def test_memory_of_row_losses_is_theirs_once() -> None:
     """With one class they are as large as the logits, so that a copy of them would show."""

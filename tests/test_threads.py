@@ -1,0 +1,140 @@
+"""Many threads at once: the same bits as one, and a kernel table that nobody sees half changed.
+
+`make parallel` runs the tests of the public functions themselves by several threads; what stands here is made for it.
+Where a race can be forced, it is forced and not waited for.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm import _core, _dispatch
+
+from . import _support
+
+THREADS = 4
+pytestmark = pytest.mark.thread_unsafe(reason="it starts threads of its own")
+
+
+def together(*works: Callable[[], None]) -> None:
+    """Run all of them at once, each in a thread of its own, and raise what the first of them raised."""
+    barrier = threading.Barrier(len(works))
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        barrier.wait()
+        try:
+            work()
+        except BaseException as error:  # an AssertionError in a thread would be printed and lost
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def never(name: str) -> mlsm.Kernel:
+    return mlsm.Kernel(name, ("numpy",), lambda problem: "it never serves", _core.rows)
+
+
+# ---------------------------------------------------------------- the kernel table
+
+
+@_support.needs_kernels
+@pytest.mark.usefixtures("table")
+def test_a_registration_is_not_lost_to_a_table_that_was_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first NumPy call loads kernels for a while. Whoever registers meanwhile comes first from then on."""
+    always = mlsm.Kernel("meanwhile", ("numpy",), lambda problem: None, _core.rows)
+    x = np.zeros((2, 3))
+    load = _dispatch._load
+    pending = [always]
+
+    def slow(name: str) -> Any:
+        if pending:
+            together(lambda: mlsm.register_kernel(pending.pop()))
+        return load(name)
+
+    monkeypatch.setattr(_dispatch, "_load", slow)
+    mlsm.register_kernel(never("first"))  # drops the table, so that the next call builds it
+    mlsm.multilabel_soft_margin_loss(x, x)
+    assert not pending
+    assert mlsm.explain(x, x).chosen == "meanwhile"
+
+
+@pytest.mark.usefixtures("table")
+def test_registering_from_many_threads_loses_nobody() -> None:
+    mine = [[f"thread{i}-{k}" for k in range(20)] for i in range(THREADS)]
+    x = np.zeros((2, 3))
+
+    def work(names: list[str]) -> None:
+        for name in names:
+            mlsm.register_kernel(never(name))
+            assert dict(mlsm.explain(x, x).reasons)[name] == "it never serves"
+
+    together(*(lambda names=names: work(names) for names in mine))  # type: ignore[misc]  # no type for the default
+    assert {name for names in mine for name in names} <= set(_dispatch.names())
+
+    def undo(names: list[str]) -> None:
+        for name in names:
+            mlsm.unregister_kernel(name)
+
+    together(*(lambda names=names: undo(names) for names in mine))  # type: ignore[misc]  # (the same)
+    assert not [name for name in _dispatch.names() if name.startswith("thread")]
+
+
+# ---------------------------------------------------------------- the same bits
+
+
+def _results(make: Callable[[Any], Any], x: Any, y: Any, w: Any, kernel: str | None) -> list[Any]:
+    a, b, c = make(x), make(y), make(w)
+    return [
+        mlsm.multilabel_soft_margin_loss(a, b, c, kernel=kernel),
+        mlsm.multilabel_soft_margin_loss(a, b, reduction="none", where=b, kernel=kernel),
+        mlsm.grad(a, b, pos_weight=c, reduction="sum", kernel=kernel),
+        *mlsm.value_and_grad(a, b, label_smoothing=0.1, kernel=kernel),
+        mlsm.hessian_diag(a, b, c, kernel=kernel),
+    ]
+
+
+@pytest.mark.usefixtures("table")
+def test_the_same_bits_while_kernels_come_and_go(
+    route: tuple[_support.Library, str | None], rng: np.random.Generator
+) -> None:
+    """Each thread has data of its own, so that a buffer which two of them shared would show; one more registers."""
+    library, kernel = route
+    data = [
+        (rng.normal(0, 5, (60, 40)).astype(np.float32), rng.random((60, 40)) < 0.3, rng.random(40, dtype=np.float32))
+        for _ in range(THREADS)
+    ]
+    alone = [[library.read(v) for v in _results(library.make, *each, kernel)] for each in data]
+
+    def work(each: tuple[Any, Any, Any], expected: list[Any]) -> None:
+        with library.session():  # some libraries' states are a thread's own
+            for _ in range(5):
+                for seen, right in zip(_results(library.make, *each, kernel), expected, strict=True):
+                    np.testing.assert_array_equal(library.read(seen), right, strict=True)
+
+    def disturb() -> None:
+        for k in range(50):
+            mlsm.register_kernel(never(f"passing-{k}"))
+            mlsm.unregister_kernel(f"passing-{k}")
+
+    together(disturb, *(lambda i=i: work(data[i], alone[i]) for i in range(THREADS)))  # type: ignore[misc]  # (the same)
+
+
+def test_somebody_else_s_error_is_seen() -> None:
+    """The helper above must not swallow what a thread raises."""
+
+    def wrong() -> None:
+        raise AssertionError("seen")
+
+    with pytest.raises(AssertionError, match="seen"):
+        together(wrong, lambda: None)

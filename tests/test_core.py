@@ -316,6 +316,19 @@ def test_targets_outside_of_0_and_1_get_the_formula(library: Library, y: int) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "value", "gradient"), [(INF, 2.0, -INF, -1.0), (-INF, -1.0, -INF, 1.0), (INF, -1.0, INF, 2.0)]
+)
+def test_an_infinite_logit_and_a_target_outside_of_0_and_1(
+    route: Route, x: float, y: float, value: float, gradient: float
+) -> None:
+    """A coefficient that is negative is not one that is zero."""
+    library, kernel = route
+    a, b = (library.make(np.asarray([v], dtype=np.float32)) for v in (x, y))
+    assert library.read(mlsm.multilabel_soft_margin_loss(a, b, kernel=kernel)) == value
+    assert library.read(mlsm.grad(a, b, kernel=kernel)).tolist() == [gradient]
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax", "dask", "array-api-strict"], indirect=True)
 def test_symmetries_hold_bit_by_bit(library: Library, rng: np.random.Generator) -> None:
     x = (8 * rng.standard_normal((64, 3))).astype(np.float32)

@@ -100,6 +100,16 @@ def test_the_reference_has_the_same_bits_in_every_layout(layout: str) -> None:
         identical(np.ascontiguousarray(a), np.ascontiguousarray(b), name)
 
 
+@pytest.mark.parametrize("layout", ["F-ordered", "reversed classes", "strided"])
+@pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
+def test_the_gradient_for_a_number_has_the_same_bits_in_every_layout(layout: str, wrt: Any) -> None:
+    """It is one sum over everything, which NumPy would take in the order of the memory."""
+    data = _data(np.float64, (400, 30))[:2]
+    other = [LAYOUTS[layout](v) for v in data]
+    one, two = (mlsm.grad(*v, wrt=wrt, reduction="sum", **{wrt: 1.5}) for v in (data, other))
+    identical(one, two, wrt)
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_broadcast_input(kernel: str | None) -> None:
     row = np.asarray([[0.5, -1.0, 40.0]])

@@ -8,11 +8,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import array_api_compat.numpy
 import numpy as np
 import pytest
 
 import mlsm
-from mlsm import _check, _core
+from mlsm import _check, _core, _reduce
 from mlsm_conformance import oracle
 
 from ._support import ROUTES, Library, Route, answer, case, check, find, identical, numpy_dtype, spacing
@@ -441,6 +442,34 @@ def test_a_length_as_a_divisor(n: int) -> None:
     assert type(divisor) is (float if n >= 2**31 else int)
     symbol = object()
     assert _core.count(symbol) is symbol
+
+
+class Thrifty:
+    """A namespace in which nothing is cast to the dtype that it has, unless that costs nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(array_api_compat.numpy, name)
+
+    def astype(self, values: Any, dtype: Any, *, copy: bool = True) -> Any:
+        assert not (copy and values.dtype == dtype), "copied for nothing"
+        return array_api_compat.numpy.astype(values, dtype, copy=copy)
+
+
+def test_the_reference_copies_nothing_that_has_its_dtype_already() -> None:
+    x, w = np.ones((4, 3)), np.ones((4, 3))
+    _, o = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
+    o = o._replace(xp=Thrifty())
+    g = np.ones(4)
+    rows, _ = _core.rows_and_vjp(o, g)
+    for function in (_core.rows_vjp, _core.curvature):
+        function(o, g)
+    for pullback in (_core.target_vjp, _core.weight_vjp, _core.pos_weight_vjp):
+        pullback(o, g, np.dtype("float64"))
+    for reduction in ("none", "mean", "sum"):
+        _reduce.reduced(reduction, o, rows, np.dtype("float64"))
+        _reduce.reduced(reduction, o._replace(dtype=np.float64), rows, np.dtype("float64"))  # equal, not the same
+    with pytest.raises(AssertionError, match="copied for nothing"):
+        o.xp.astype(rows, rows.dtype)
 
 
 def test_numpy_scalar_as_grad_output() -> None:

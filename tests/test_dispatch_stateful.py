@@ -4,6 +4,7 @@ Each kernel multiplies the loss by a number of its own, so that who served a cal
 faults that are planted in the table are found.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class Table(RuleBasedStateMachine):
     def teardown(self) -> None:
         with _dispatch._lock:  # not by the functions that are tested
             _dispatch._registered = ()
-            dict.clear(_dispatch._tables)
+            _dispatch._tables = {}
 
     # ---------------------------------------------------------------- what may be done
 
@@ -121,13 +122,6 @@ def test_the_table_does_as_a_list() -> None:
 # ---------------------------------------------------------------- the machine finds what is planted
 
 
-class Forgetful(dict[str, Any]):
-    """A memo that is not dropped when the table changes."""
-
-    def clear(self) -> None:
-        pass
-
-
 def _last(kernel: Any) -> None:
     """Registers, but behind the others."""
     _register(kernel)
@@ -142,7 +136,7 @@ def _by_beginning(name: str) -> None:
 
 _register, _unregister = mlsm.register_kernel, mlsm.unregister_kernel
 PLANTED: dict[str, tuple[Any, str, Any]] = {
-    "a memo that is kept": (_dispatch, "_tables", Forgetful()),
+    "a memo that is kept": (_dispatch, "_table", functools.cache(_dispatch._table)),
     "the latest comes last": (mlsm, "register_kernel", _last),
     "more than one is taken back": (mlsm, "unregister_kernel", _by_beginning),
 }

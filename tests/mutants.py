@@ -51,7 +51,13 @@ LIGHT = ("-k", "not torch and not jax and not dask and not cupy and not slow_axi
 QUICK: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_core.py", "tests/test_hazards.py", *LIGHT),
     "_reduce": ("tests/test_reduce.py", "tests/test_core.py", *LIGHT),
-    "_check": ("tests/test_check_forms.py", "tests/test_check_refusals.py", "tests/test_module.py", *LIGHT),
+    "_check": (
+        "tests/test_check_forms.py",
+        "tests/test_check_refusals.py",
+        "tests/test_check_calls.py",
+        "tests/test_module.py",
+        *LIGHT,
+    ),
     "_dispatch": ("tests/test_dispatch.py", "-k", "not atomic"),
     "_policy": ("tests/test_policy.py", "tests/test_check_refusals.py", "tests/test_core.py", *LIGHT),
 }
@@ -59,7 +65,13 @@ OTHERS = ("tests/test_torch.py", "tests/test_dask.py", "-k", "not cluster and no
 THOROUGH: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_layouts.py", *OTHERS),
     "_reduce": OTHERS,
-    "_check": ("tests/test_core.py", "tests/test_dispatch.py", "tests/test_layouts.py", *OTHERS),
+    "_check": (
+        "tests/test_check_calls.py",
+        "tests/test_core.py",
+        "tests/test_dispatch.py",
+        "tests/test_layouts.py",
+        *OTHERS,
+    ),
     "_dispatch": ("tests/test_dispatch.py", *OTHERS),
     "_policy": ("tests/test_dispatch.py", *OTHERS),
 }

@@ -21,7 +21,9 @@ class Array(Protocol):
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 
-Namespace: TypeAlias = Any  # a module, whose functions differ in signature from library to library
+# A module. No protocol: array_api_compat fills its modules when they are imported, so that a type checker finds them
+# empty and would refuse every one. It can go when they declare what they hold.
+Namespace: TypeAlias = Any
 DType: TypeAlias = Any
 Number: TypeAlias = float | int
 Nested: TypeAlias = Sequence["Number | Nested"]

@@ -27,6 +27,7 @@ class Peer(NamedTuple):
     needs: tuple[str, ...]
     arrays: str  # the module whose arrays both sides take
     names: dict[str, str]  # what a row may say -> its full name
+    dtype: str = "float64"
 
 
 PEERS = {
@@ -58,9 +59,11 @@ PEERS = {
         "numpy",
         {
             "tf": "tensorflow",
+            "v1": "tensorflow.compat.v1.losses",
             "sigmoid_cross_entropy_with_logits": "tensorflow.nn.sigmoid_cross_entropy_with_logits",
             "weighted_cross_entropy_with_logits": "tensorflow.nn.weighted_cross_entropy_with_logits",
         },
+        "float32",  # the losses of v1 compute in it, whatever they are given and return
     ),
     "scikit-learn": Peer(
         ("sklearn",), "numpy", {"log_loss": "sklearn.metrics.log_loss", "expit": "scipy.special.expit"}
@@ -94,9 +97,9 @@ def _session(arrays: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _data(rng: np.random.Generator) -> dict[str, Any]:
+def _data(rng: np.random.Generator, dtype: str = "float64") -> dict[str, Any]:
     n, c = 7, 5
-    return {
+    data = {
         "x": rng.uniform(-LARGEST, LARGEST, (n, c)),
         "y": (rng.random((n, c)) < 0.4).astype(np.float64),
         "w": rng.uniform(0.5, 2, c),
@@ -104,6 +107,7 @@ def _data(rng: np.random.Generator) -> dict[str, Any]:
         "v": rng.uniform(0.5, 2, n),
         "m": rng.random((n, c)) < 0.7,
     }
+    return {name: value if name == "m" else value.astype(dtype) for name, value in data.items()}
 
 
 def disagreement(theirs: Any, ours: Any) -> None:
@@ -123,7 +127,7 @@ def test_row(peer: str, theirs: str, ours: str, rng: np.random.Generator) -> Non
             pytest.skip(f"{peer} is not installed: no module named {module!r}")
     with _session(known.arrays):
         make = pkgutil.resolve_name(f"{known.arrays}.asarray")
-        names = {name: make(value) for name, value in _data(rng).items()}
+        names = {name: make(value) for name, value in _data(rng, known.dtype).items()}
         names |= {name: pkgutil.resolve_name(path) for name, path in known.names.items()}
         names |= {"loss": mlsm.multilabel_soft_margin_loss}
         disagreement(eval(theirs, names), eval(ours, names))

@@ -2,11 +2,14 @@
 
 from typing import assert_type
 
+import array_api_compat.numpy
+import array_api_compat.torch
 import numpy as np
 import numpy.typing as npt
 import torch
 
 import mlsm
+from mlsm._typing import Array, ArrayT, Namespace
 from mlsm.nn.torch import MultiLabelSoftMarginLoss as TorchLoss
 
 Floats = npt.NDArray[np.float32]
@@ -33,6 +36,23 @@ def with_torch(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     module = TorchLoss(pos_weight=torch.ones(3))
     assert_type(module.forward(x, y), torch.Tensor)
     return criterion.forward(x, y, where=y > 0)
+
+
+def protocols() -> tuple[Array, ...]:
+    """What the package asks of an array, NumPy's and PyTorch's have; and each module passes for a namespace."""
+    namespaces: tuple[Namespace, ...] = (np, torch, array_api_compat.numpy, array_api_compat.torch)
+    first: Array = np.zeros((2, 3))
+    second: Array = torch.zeros(2, 3)
+    third: Array = [[0.0]]  # type: ignore[assignment]  # a list has no dtype
+    assert_type(either(np.zeros(3, np.int64).astype(np.float32)), np.ndarray[tuple[int], np.dtype[np.float32]])
+    assert_type(either(torch.zeros(2, 3)), torch.Tensor)
+    return first, second, third, *(xp.ones((2, 3)) for xp in namespaces)
+
+
+def either(logits: ArrayT) -> ArrayT:
+    """A function of somebody else's that takes any array and hands back its kind."""
+    value, slope = mlsm.value_and_grad(logits, logits)
+    return slope if value.ndim == 0 else value
 
 
 def kernels(x: Floats) -> str:

@@ -40,6 +40,8 @@ class Verdict(NamedTuple):
 
 # ---------------------------------------------------------------- options
 
+_NUMBER = (float, Real)  # float first: Real asks the registry of abstract classes
+
 
 def reduction(value: Any) -> str:
     if not isinstance(value, str):
@@ -51,7 +53,7 @@ def reduction(value: Any) -> str:
 
 def label_smoothing(value: Any) -> float:
     number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
-    if isinstance(value, float | Real) and not isinstance(value, bool) and 0 <= number <= 1:
+    if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.")
 
@@ -101,7 +103,8 @@ def problem(
     judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
     described, compute, acc = judge(
         Form(name, input.dtype, shape_of(input, name), device, _layout(input, name, now)),
-        _form(target, "target", now),
+        # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
+        _form(target, "target", now, name if type(target) is type(input) else ""),
         None if weight is None else _weight_form(weight, "weight", now),
         None if pos_weight is None else _weight_form(pos_weight, "pos_weight", now),
         None if where is None else _form(where, "where", now),
@@ -155,8 +158,8 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
 # ---------------------------------------------------------------- forms
 
 
-def _form(value: Any, argument: str, now: str = "traced") -> Form:
-    name = library(value, argument).name
+def _form(value: Any, argument: str, now: str = "traced", name: str = "") -> Form:
+    name = name or library(value, argument).name
     return Form(name, value.dtype, shape_of(value, name), device_of(value, name), _layout(value, name, now))
 
 

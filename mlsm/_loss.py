@@ -95,14 +95,14 @@ def multilabel_soft_margin_loss(
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     chosen = _dispatch.select(problem, kernel)
-    with silent(problem.library):
-        if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
-            import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
+    if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
+        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
-            value: ArrayT = bridge.bridged(chosen, problem, o)
-        else:
+        value: ArrayT = bridge.bridged(chosen, problem, o)
+    else:
+        with silent(problem.library):
             value = reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
-        return value
+    return value
 
 
 def grad(

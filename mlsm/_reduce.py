@@ -24,10 +24,11 @@ def _rows(o: Operands) -> Any:
         rows = total(o, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), axis=None)
         return o.xp.where(rows == 0, o.xp.ones_like(rows), rows)
     batch = o.x.shape[:-1]
-    if all(n is not None and n == n for n in batch):
-        return count(math.prod(batch))
-    # A length that is not known yet is counted; size/sum of unknown lengths would be NaN without a word.
-    return o.xp.sum(o.xp.ones_like(o.x[..., 0], dtype=o.acc))
+    for n in batch:  # no generator: it costs as much as all else that is done for a small batch here
+        if n is None or n != n:
+            # A length that is not known yet is counted; size/sum of unknown lengths would be NaN without a word.
+            return o.xp.sum(o.xp.ones_like(o.x[..., 0], dtype=o.acc))
+    return count(math.prod(batch))
 
 
 def _sum(o: Operands, rows: Any) -> Any:

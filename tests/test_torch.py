@@ -362,6 +362,19 @@ def test_gradients_have_their_arguments_dtype(kernel: str | None, rng: np.random
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_tensor_that_outlived_its_transform(kernel: str | None, rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    escaped: list[Any] = []
+    torch.func.grad(lambda v: (escaped.append(v * 1), v.sum())[1])(x)
+    x.requires_grad_()
+    value = loss(x, escaped[0], kernel=kernel)
+    assert value.item() == loss(x, x, kernel=kernel).item()
+    value.backward()
+    check(x.grad.numpy(), mlsm.grad(x.detach(), x.detach()).numpy(), 1e-15, "gradient")
+    assert not loss(escaped[0], y, kernel=kernel).requires_grad  # nor does x * 1 of such a tensor
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_nn_parameter_and_tensor_subclass(kernel: str | None, rng: np.random.Generator) -> None:
     class Own(torch.Tensor):
         pass

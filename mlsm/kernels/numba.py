@@ -5,6 +5,7 @@ blocks; the arithmetic stands in `_numba_loops`. Numba itself is imported by the
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
@@ -30,8 +31,10 @@ _NO_SCALE: Final = {np.float32: np.float32(0), np.float64: np.float64(0)}
 _READ: Final = frozenset(
     {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 )
+_NATIVE: Final = frozenset(np.dtype(name) for name in _READ)  # a byte-swapped dtype equals none of them
 
 
+@cache  # an import statement costs half a microsecond even where nothing is left to import
 def _loops() -> ModuleType:
     """What is compiled; importing it imports Numba."""
     from . import _numba_loops
@@ -50,9 +53,10 @@ def accepts(problem: Problem) -> str | None:
     x, y = problem.input, problem.target
     if y.dtype not in _READ and y.dtype not in _policy.HALVES:
         return f"it does not read targets of dtype {y.dtype}"
-    for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
-        if meta is not None and any(n != 1 for n in meta.shape[:-1]):
-            return f"`{argument}` differs between rows; it serves one number, or one a class"
+    if problem.weight is not None or problem.pos_weight is not None:
+        for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
+            if meta is not None and any(n != 1 for n in meta.shape[:-1]):
+                return f"`{argument}` differs between rows; it serves one number, or one a class"
     if not (_as_it_is(x) and _as_it_is(y)):
         if x.shape[-1] is None or x.shape[-1] > WIDEST:
             return f"rows of more than {WIDEST} classes would have to be converted whole"
@@ -151,10 +155,12 @@ def _host(values: Any) -> Any:
     """An array or a CPU tensor as a NumPy array of the same memory, a bool as the byte that it is."""
     if not isinstance(values, np.ndarray):
         values = values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
-    return values.view(np.uint8) if values.dtype == np.bool_ else values
+    return values.view(np.uint8) if values.dtype.char == "?" else values
 
 
 def _options(o: Operands) -> tuple[Any, Any, tuple[float, float] | None]:
+    if o.w is None and o.p is None and not o.eps:
+        return None, None, None
     return _per_class(o, o.w), _per_class(o, o.p), (1 - o.eps, o.eps / 2) if o.eps else None
 
 
@@ -214,12 +220,10 @@ def _run(
 
 def _lies_ready(values: Any) -> bool:
     """What `_as_it_is` says of the metadata, said of the array."""
-    if _policy.name(values.dtype) not in _READ:
-        return False
     if isinstance(values, np.ndarray):
         flags = values.flags
-        return bool(flags.c_contiguous and flags.aligned and values.dtype.isnative)
-    return bool(values.is_contiguous())
+        return values.dtype in _NATIVE and flags.c_contiguous and flags.aligned
+    return _policy.name(values.dtype) in _READ and bool(values.is_contiguous())
 
 
 def _cut(i: int, j: int, *arrays: Any) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ proof without a survivor, in tests/equivalents.toml: a survivor is turned into a
 
 import argparse
 import ast
-import difflib
 import gc
 import importlib.util
 import inspect
@@ -135,9 +134,13 @@ def _meaning(code: str, *, bodies: bool = True) -> str:
 
 
 def _place(where: str, original: str, code: str) -> Place:
-    changed = [d for d in difflib.ndiff(original.splitlines(), code.splitlines()) if d[:2] in ("- ", "+ ")]
-    before, after = (" ".join(d[2:].strip() for d in changed if d[0] == sign) for sign in "-+")
-    return Place(where, before, after)
+    """The lines that differ: those between what both begin with and what both end with."""
+    before, after = original.splitlines(), code.splitlines()
+    while before and after and before[0] == after[0]:
+        del before[0], after[0]
+    while before and after and before[-1] == after[-1]:
+        del before[-1], after[-1]
+    return Place(where, " ".join(line.strip() for line in before), " ".join(line.strip() for line in after))
 
 
 # ---------------------------------------------------------------- a mutant in the place of the original

@@ -36,27 +36,31 @@ def verdict(x: Form, y: Form | None = None, *, axis: int = -1, now: str = "plain
 # ---------------------------------------------------------------- what a kernel is told
 
 
-@pytest.mark.parametrize("axis", [-3, -2, -1, 0, 1, 2])
-@pytest.mark.parametrize("own", [(), (1,), (4,), (1, 1), (3, 1), (3, 4), (2, 1, 1), (2, 3, 4), (1, 3, 1)], ids=str)
-def test_shapes_have_the_class_axis_last(own: tuple[int, ...], axis: int) -> None:
-    problem = verdict(form(X), axis=axis, weight=form(own), where=form(own, "bool")).problem
-    assert problem.axis == axis % 3
-    assert problem.input.shape == problem.target.shape == np.moveaxis(np.zeros(X), axis, -1).shape
-    if not own or axis % 3 == 2:
-        assert problem.weight.shape == own
-    else:
-        full = (1,) * (3 - len(own)) + own
-        assert problem.weight.shape == np.moveaxis(np.zeros(full), axis, -1).shape
-    assert problem.where.shape == problem.weight.shape
-    assert problem.pos_weight is None
+@pytest.mark.parametrize("full", [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
+def test_shapes_have_the_class_axis_last(full: tuple[int, ...]) -> None:
+    """Those of weights and masks of every rank as well, with axes of one where they lack the class axis."""
+    ndim = len(full)
+    owns = [own for n in range(ndim + 1) for own in itertools.product(*((1, m) for m in full[ndim - n :]))]
+    for axis, own in itertools.product(range(-ndim, ndim), owns):
+        problem = verdict(form(full), axis=axis, weight=form(own), where=form(own, "bool")).problem
+        assert problem.axis == axis % ndim
+        assert problem.input.shape == problem.target.shape == np.moveaxis(np.zeros(full), axis, -1).shape
+        if not own or axis % ndim == ndim - 1:
+            assert problem.weight.shape == own
+        else:
+            padded = (1,) * (ndim - len(own)) + own
+            assert problem.weight.shape == np.moveaxis(np.zeros(padded), axis, -1).shape
+        assert problem.where.shape == problem.weight.shape
+        assert problem.pos_weight is None
 
 
 @pytest.mark.parametrize("layout", ["C", "strided", "foreign", "unknown"])
-def test_a_layout_changes_only_where_an_axis_moves(layout: str) -> None:
-    x = form(X, layout=layout)
-    for axis in (-1, 2):
+@pytest.mark.parametrize("full", [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
+def test_a_layout_changes_only_where_an_axis_moves(layout: str, full: tuple[int, ...]) -> None:
+    x, ndim = form(full, layout=layout), len(full)
+    for axis in (-1, ndim - 1):
         assert verdict(x, axis=axis).problem.input.layout == layout
-    for axis in (0, 1, -2):
+    for axis in range(ndim - 1):
         assert verdict(x, axis=axis).problem.input.layout == ("strided" if layout == "C" else layout)
         problem = verdict(x, axis=axis, weight=form((), layout=layout), pos_weight=number()).problem
         assert (problem.weight.layout, problem.pos_weight.layout) == (layout, "C")

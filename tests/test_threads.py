@@ -4,8 +4,9 @@
 Where a race can be forced, it is forced and not waited for.
 """
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mlsm import _core, _dispatch
 from . import _support
 
 THREADS = 4
+SHAPE = 400, 80  # large enough for a library to let another thread run, small enough for one block of a kernel
 pytestmark = pytest.mark.thread_unsafe(reason="it starts threads of its own")
 
 
@@ -97,6 +99,7 @@ def _results(make: Callable[[Any], Any], x: Any, y: Any, w: Any, kernel: str | N
     a, b, c = make(x), make(y), make(w)
     return [
         mlsm.multilabel_soft_margin_loss(a, b, c, kernel=kernel),
+        mlsm.grad(a, b, kernel=kernel),
         mlsm.multilabel_soft_margin_loss(a, b, reduction="none", where=b, kernel=kernel),
         mlsm.grad(a, b, pos_weight=c, reduction="sum", kernel=kernel),
         *mlsm.value_and_grad(a, b, label_smoothing=0.1, kernel=kernel),
@@ -104,17 +107,33 @@ def _results(make: Callable[[Any], Any], x: Any, y: Any, w: Any, kernel: str | N
     ]
 
 
-@pytest.mark.usefixtures("table")
-def test_the_same_bits_while_kernels_come_and_go(
-    route: tuple[_support.Library, str | None], rng: np.random.Generator
-) -> None:
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """The interpreter changes threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+# Every way to the numbers: as a call goes by itself, by the reference, and by the kernel that comes second.
+WAYS = [
+    *(pytest.param(*way, id=name) for name, way in _support.ROUTES.items()),
+    *(pytest.param(name, "numpy", id=f"{name}-numpy", marks=_support.needs_kernels) for name in ("numpy", "torch")),
+]
+
+
+@pytest.mark.usefixtures("table", "eager_switching")
+@pytest.mark.parametrize(("name", "kernel"), WAYS)
+def test_the_same_bits_while_kernels_come_and_go(name: str, kernel: str | None, rng: np.random.Generator) -> None:
     """Each thread has data of its own, so that a buffer which two of them shared would show; one more registers."""
-    library, kernel = route
+    library = _support.find(name)
     data = [
-        (rng.normal(0, 5, (60, 40)).astype(np.float32), rng.random((60, 40)) < 0.3, rng.random(40, dtype=np.float32))
+        (rng.normal(0, 5, SHAPE).astype(np.float32), rng.random(SHAPE) < 0.3, rng.random(SHAPE[1], dtype=np.float32))
         for _ in range(THREADS)
     ]
-    alone = [[library.read(v) for v in _results(library.make, *each, kernel)] for each in data]
+    with library.session():
+        alone = [[library.read(v) for v in _results(library.make, *each, kernel)] for each in data]
 
     def work(each: tuple[Any, Any, Any], expected: list[Any]) -> None:
         with library.session():  # some libraries' states are a thread's own

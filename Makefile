@@ -66,10 +66,11 @@ unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose q
 	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --ignore=mlsm/kernels/cupy.py --ignore=conformance/libraries/cupy.py \
 		--conformance-level smoke mlsm tests conformance $(PYTEST)
 
-# Not part of `make test`, which has tests/test_threads.py: each of these runs eight times.
+# Not part of `make test`, which has tests/test_threads.py: each of these runs eight times. What is meant for one thread is
+# marked so, with the reason, and left out.
 parallel: $(VENV)/.stamp-test  ## The tests of the public functions, each by four threads at once, and twice (PYTEST="-k name" is passed on)
-	$(BIN)/python -m pytest --parallel-threads 4 --iterations 2 $(addprefix tests/test_,public_api.py core.py module.py half.py \
-		sums.py torch_parity.py threads.py) $(PYTEST)
+	$(BIN)/python -m pytest --parallel-threads 4 --iterations 2 --skip-thread-unsafe=True \
+		$(addprefix tests/test_,public_api.py core.py module.py half.py sums.py torch_parity.py) $(PYTEST)
 
 # ---------------------------------------------------------------- showing
 

@@ -107,6 +107,11 @@ def test_pickle(options: dict[str, Any], protocol: int) -> None:
     [
         ({}, "reduction='mean'"),
         ({"reduction": "sum"}, "reduction='sum'"),
+        ({"label_smoothing": 0, "axis": np.int64(-1)}, "reduction='mean'"),
+        ({"axis": -2}, "reduction='mean', axis=-2"),
+        ({"axis": 1, "label_smoothing": 1}, "reduction='mean', label_smoothing=1.0, axis=1"),
+        ({"weight": 0, "pos_weight": -1}, "reduction='mean', weight=0, pos_weight=-1"),
+        ({"weight": True, "pos_weight": (1, 2)}, "reduction='mean', weight=True, pos_weight=(1, 2)"),
         ({"weight": 2.0}, "reduction='mean', weight=2.0"),
         ({"weight": [1.0, 2.0]}, "reduction='mean', weight=[1.0, 2.0]"),
         ({"weight": np.ones(3)}, "reduction='mean', weight=<numpy array of shape (3,), float64>"),

@@ -74,6 +74,8 @@ REFUSALS: dict[str, Refusal] = {
     # where
     "integer where": (TypeError, ("`where`", "bool", "int64"), lambda: loss(where=np.ones((2, 3), dtype=np.int64))),
     "float where": (TypeError, ("`where`", "bool", "float64"), lambda: loss(where=Y)),
+    "bfloat16 where": (TypeError, ("`where`", "bool", "bfloat16"), lambda: loss(where=Y.astype(_support.BFLOAT16))),
+    "complex where": (TypeError, ("`where`", "bool", "complex128"), lambda: loss(where=Y.astype(complex))),
     "list where": (TypeError, ("`where`", "list"), lambda: loss(where=[True, False, True])),
     "bool where": (TypeError, ("`where`", "bool"), lambda: loss(where=True)),
     "where of another shape": (ValueError, ("`where`", "(2, 3)", "(2,)"), lambda: loss(where=np.ones(2, dtype=bool))),

@@ -137,6 +137,14 @@ def test_what_broadcasts_without_enlarging(own: tuple[int, int], shape: tuple[in
         assert str(raised.value).endswith(f"got {own}.")
 
 
+def test_lengths_are_numbers_and_not_objects() -> None:
+    """Small integers are one object each in CPython; these are not."""
+    long, same = int("1000"), int("1000")
+    assert long is not same
+    found = verdict(form((2, long)), form((2, same)), weight=form((same,)), where=form((2, same), "bool"))
+    assert found.problem.weight.shape == (1000,)
+
+
 # ---------------------------------------------------------------- lengths that are not known
 
 

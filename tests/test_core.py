@@ -457,9 +457,9 @@ class Thrifty:
 
 def test_the_reference_copies_nothing_that_has_its_dtype_already() -> None:
     x, w = np.ones((4, 3)), np.ones((4, 3))
-    _, o = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
+    problem, o = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
     o = o._replace(xp=Thrifty())
-    g = np.ones(4)
+    _, g = _check.cotangent(np.ones(4), problem, o)
     rows, _ = _core.rows_and_vjp(o, g)
     for function in (_core.rows_vjp, _core.curvature):
         function(o, g)

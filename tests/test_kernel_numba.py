@@ -233,6 +233,22 @@ def test_layouts_have_the_same_bits(
         identical(b, before[1])
 
 
+def test_read_only_arrays_are_served_by_the_same_code(loops: Any, rng: np.random.Generator) -> None:
+    """Numba's type of an array says whether it may be written to: one call more compiled is a second for the user."""
+    x, y = _data(5, 7, np.float32, rng)
+    hard = y > 0.5
+    for target in (y, hard):
+        mlsm.value_and_grad(x, target, kernel="numba")
+        mlsm.hessian_diag(x, target, kernel="numba")
+    compiled = len(loops.fused.overloads), len(loops.bent.overloads)
+    for target in (y, hard):
+        for a, b in ((_read_only(x), target), (x, _read_only(target)), (_read_only(x), _read_only(target))):
+            mlsm.value_and_grad(a, b, kernel="numba")
+            mlsm.hessian_diag(a, b, kernel="numba")
+            assert not (a.flags.writeable and b.flags.writeable)  # the lock itself stands
+    assert (len(loops.fused.overloads), len(loops.bent.overloads)) == compiled
+
+
 @pytest.mark.parametrize("target", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float64"])
 def test_targets_are_read_as_they_are(target: str, rng: np.random.Generator) -> None:
     x, y = _data(6, 33, np.float64, rng)

@@ -155,7 +155,20 @@ def _host(values: Any) -> Any:
     """An array or a CPU tensor as a NumPy array of the same memory, a bool as the byte that it is."""
     if not isinstance(values, np.ndarray):
         values = values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
-    return values.view(np.uint8) if values.dtype.char == "?" else values
+    elif not values.flags.writeable:
+        values = np.asarray(_Unlocked(values))
+    return values.view(np.uint8) if values.dtype == np.bool_ else values
+
+
+class _Unlocked:
+    """The memory of a read-only array without the lock, for loops that write to their results alone.
+
+    Numba counts the lock as a part of the type: every call would compile anew for read-only logits, targets, or both.
+    """
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+        self.array = array  # kept as long as the view is
 
 
 def _options(o: Operands) -> tuple[Any, Any, tuple[float, float] | None]:

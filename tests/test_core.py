@@ -421,6 +421,9 @@ def test_weight_gradients_over_two_batch_axes(library: Library, shape: tuple[int
     exact = answer(oracle.grad(c, "sum", wrt))
     result = mlsm.grad(library.make(x), library.make(y), wrt=wrt, reduction="sum", **{wrt: library.make(v)})
     check(library.read(result), exact, 2.0**-48 * np.abs(exact), f"{wrt} {shape}")
+    _, o = _check.problem(x, y, v, v, None, "sum", 0.0, -1)
+    for pullback in (_core.weight_vjp, _core.pos_weight_vjp):
+        assert pullback(o, np.ones(()), x.dtype).shape == shape
 
 
 def test_grad_output(library: Library, rng: np.random.Generator) -> None:

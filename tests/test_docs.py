@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import mlsm
+from mlsm._core import Operands
+from mlsm._problem import Problem
 from mlsm_conformance.suite import BackendSuite, UnknownCheck, select
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -219,6 +221,15 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_a_name_that_is_left_out_is_noticed() -> None:
     reference = (DOCS / "api.md").read_text(encoding="utf-8")
     assert undocumented(reference.replace("mlsm.hessian_diag", "mlsm.hessian")) == ["hessian_diag"]
+
+
+@pytest.mark.parametrize(("head", "record"), [("operand", Operands), ("of a problem", Problem)])
+def test_what_a_kernel_sees_is_listed(head: str, record: Any) -> None:
+    text = (DOCS / "write-a-kernel.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\| {head} \| is \|\n\|.*\n((?:\|.*\n)+)", text, re.M)
+    assert table
+    listed = [name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert listed == list(record._fields)
 
 
 def test_readme_fits_a_screen_and_stands_alone() -> None:

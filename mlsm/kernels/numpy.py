@@ -13,6 +13,7 @@ which are then taken from the generic formula.
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -135,12 +136,11 @@ def _merged(v: Any, shape: tuple[int, ...]) -> Any:
         if all(n == 1 for n in v.shape[:-1]):
             return v.reshape((1, v.shape[-1])) if v.flags.c_contiguous else False
         v = np.broadcast_to(v, (*shape[:-1], v.shape[-1]))
-    view = v.view()
-    try:
-        view.shape = (-1, v.shape[-1])
-    except AttributeError:
+    # Asked of the strides: NumPy 2.5 deprecates to set a shape, and 2.0 has no `reshape(copy=False)` yet.
+    batch = [(n, step) for n, step in zip(v.shape[:-1], v.strides[:-1], strict=True) if n != 1]
+    if v.size and any(step != n * inner for (_, step), (n, inner) in pairwise(batch)):
         return False
-    return view
+    return v.reshape((-1, v.shape[-1]))
 
 
 # ---------------------------------------------------------------- blocks

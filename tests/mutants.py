@@ -207,12 +207,11 @@ def work(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...]) -> 
                 sys.meta_path.insert(0, Imported(mutant))
                 _leave(pytest.main(arguments))
             _record(session, mutant, name, child)
-        if any(m.inside for m in share):
-            forks = Forks(session, [m for m in share if m.inside], name)
-            code = pytest.main(arguments, plugins=[forks])
-            if forks.mutated:
-                _leave(code)
-            assert code == 0, f"pytest ended with {code}"
+        forks = Forks(session, [m for m in share if m.inside], name)
+        code = pytest.main(arguments, plugins=[forks])
+        if forks.mutated:
+            _leave(code)
+        assert code == 0, f"pytest ended with {code}"
 
 
 class Forks:

@@ -72,7 +72,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
         *OTHERS,
     ),
     "_dispatch": ("tests/test_dispatch.py", *OTHERS),
-    "_policy": ("tests/test_dispatch.py", *OTHERS),
+    "_policy": ("tests/test_policy.py", *OTHERS),
 }
 # Imported once instead of once for each mutant; none of them imports mlsm.
 SLOW_IMPORTS = ("numpy", "ml_dtypes", "mpmath", "hypothesis", "array_api_strict", "numba", "torch", "dask.array",
@@ -199,7 +199,7 @@ def work(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...]) -> 
             importlib.import_module(library)
     warnings.filterwarnings("ignore", message=r"os.fork\(\)")  # JAX's, which has no threads before it has a backend
     gc.freeze()
-    arguments = ["-x", "-q", "--tb=line", "--capture=sys", "-p", "no:cacheprovider", *tests]
+    arguments = ["-x", "-qq", "--tb=line", "--capture=sys", "-p", "no:cacheprovider", *tests]
     with use_db(file) as session:
         for mutant in (m for m in share if not m.inside):
             if (child := os.fork()) == 0:

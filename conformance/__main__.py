@@ -7,6 +7,7 @@ importable, 3 a stale expectation.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -55,5 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if asked else 2
 
 
+def script() -> int:
+    """`main` as a program: a reader that has seen enough (`list | head`) ends it, and not in a traceback."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush would fail
+        return 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from . import backends, peers, record, subjects
+from . import backends, peers, record, subjects, workers
 from .__main__ import COMMANDS, main
 from .cli_run import read_expected
 from .plan import apply_expected
@@ -239,6 +239,27 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
         [sys.executable, "-c", done.stdout.splitlines()[-1]], capture_output=True, text=True, check=True
     )
     assert "exactly" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", __package__, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        done.stdout.close()
+        assert done.stderr.read() == ""
+    assert done.returncode == 1
+
+
+def test_variants_of_one_library_take_turns() -> None:
+    names = ["numpy", "numpy-readonly", "array-api-strict", "numpy-bfloat16", "array-api-strict-nodata"]
+    found = [backends.find(name) for name in names if not backends.missing("array_api_strict") or "strict" not in name]
+    turns = workers._turns(found)
+    assert sorted(turns) == sorted(b.name for b in found)
+    assert turns[-1] == "numpy-bfloat16"
+    assert turns.index("numpy-readonly") > turns.index("numpy")
+    assert turns[0] == "numpy"
 
 
 def test_help_is_0(capsys: pytest.CaptureFixture[str]) -> None:

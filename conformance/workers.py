@@ -14,6 +14,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
@@ -46,7 +47,7 @@ def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Jud
     """
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     told: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    for word in (*(b.name for b in backends), *[None] * jobs):
+    for word in (*_turns(backends), *[None] * jobs):
         waiting.put(word)
     leads = [threading.Thread(target=_lead, args=(plan, waiting, told), daemon=True) for _ in range(jobs)]
     for lead in leads:
@@ -77,6 +78,19 @@ def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Jud
     for lead in leads:
         lead.join()
     return [verdicts[name] for name in by_name]
+
+
+def _turns(backends: Sequence[Backend]) -> list[str]:
+    """The first variant of every library before the second of any.
+
+    Two of one library side by side would compile the same code twice; the later one finds it in Numba's cache.
+    """
+    before: Counter[str] = Counter()
+    turns = []
+    for backend in backends:
+        turns.append((before[backend.library], backend.name))
+        before[backend.library] += 1
+    return [name for _, name in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _died(plan: Plan, backend: Backend, finished: int, code: int) -> BackendRecord:

@@ -54,7 +54,7 @@ table{border-collapse:separate;border-spacing:0;font-size:.9rem;width:100%}
 th,td{padding:.45em .7em;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
 tr:last-child>td,tr:last-child>th{border-bottom:0}
 thead th{font-weight:600;color:var(--soft);white-space:nowrap}tbody th{font-weight:600;white-space:nowrap}
-.matrix td,.matrix thead th{padding:.4em .45em}
+.matrix td,.matrix thead th{padding:.4em .35em}.matrix tbody th{min-width:12em;white-space:normal}
 .matrix td{text-align:center;white-space:nowrap;vertical-align:middle;
 border-left:2px solid var(--card);border-bottom:2px solid var(--card);
 font-variant-numeric:tabular-nums;line-height:1.3}

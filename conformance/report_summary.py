@@ -91,7 +91,9 @@ def by_reason(run: Run, status: Status) -> list[tuple[str, list[tuple[str, Check
     for backend in run.backends:
         for check in backend.checks:
             if check.status == status:
-                found.setdefault(check.reason or "no reason given", []).append((label(backend), check))
+                # A reason that begins with the backend's name is the same reason as another's.
+                reason = check.reason.removeprefix(f"{backend.name} ") or "no reason given"
+                found.setdefault(reason, []).append((label(backend), check))
     return list(found.items())
 
 

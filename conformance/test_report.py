@@ -243,6 +243,13 @@ def test_one_reason_is_listed_once() -> None:
     assert [(reason, len(items)) for reason, items in found] == [("the same", 3)]
 
 
+def test_a_reason_that_names_its_backend_is_the_same_reason() -> None:
+    both = [backend(n, CheckRecord("a.b", "a", "skip", f"{n} has no clock")) for n in ("numpy", "numpy-readonly")]
+    ((reason, items),) = by_reason(run_of(*both), "skip")
+    assert reason == "has no clock"
+    assert [name for name, _ in items] == ["numpy", "numpy-readonly"]
+
+
 def test_numbers_for_people() -> None:
     values = (0.0, 0.51, 3.30, -17.3287, 1234.0, 1.7e7, 2e-9, -2e-9, math.inf, math.nan)
     said = ["0", "0.51", "3.3", "−17.3", "1,234", "1.7·10⁷", "2·10⁻⁹", "−2·10⁻⁹", "∞", "NaN"]

@@ -145,6 +145,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "compiled": not arguments.quick,
         "memory": arguments.memory,
         "memory_from": arguments.memory_from,
+        "memory_threads": arguments.threads[0],
         "device": arguments.device,
     }
     kinds = ("loss" in arguments.work) + bool(set(arguments.work) - {"loss"})
@@ -181,6 +182,25 @@ def load(path: str) -> dict[str, Any]:
     return report
 
 
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several results as one; BenchError where they are no results of one machine and one software."""
+    first, *others = reports
+    same = ("mlsm", "versions", "absent")
+    cases = [json.dumps(r["case"], sort_keys=True) for report in reports for r in report["results"]]
+    if len(set(cases)) < len(cases):
+        raise BenchError("two of the results hold the same case")
+    for report in others:
+        machines = [{**r["machine"], "runs": None} for r in (first, report)]
+        if machines[0] != machines[1] or any(first[k] != report[k] for k in same):
+            raise BenchError("the results are of different machines or versions: their ratios do not belong together")
+    runs = {run["threads"]: run for report in reports for run in report["machine"]["runs"]}
+    return {
+        **first,
+        "machine": {**first["machine"], "runs": list(runs.values())},
+        "results": [result for report in reports for result in report["results"]],
+    }
+
+
 def _shape(text: str) -> tuple[int, int]:
     try:
         return parse_shape(text)
@@ -215,7 +235,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--from", dest="source", metavar="FILE", help="measure nothing: show a result written by --json"
+        "--from",
+        dest="source",
+        action="append",
+        metavar="FILE",
+        help="measure nothing: show a result written by --json; repeatable, for one machine measured in parts",
     )
     parser.add_argument("--json", metavar="FILE", help="write the result")
     parser.add_argument("--markdown", metavar="FILE", help="write the page docs/performance.md")
@@ -238,7 +262,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     """0 when measured and written, 2 when that was not possible."""
     complete(arguments)
     try:
-        report = load(arguments.source) if arguments.source else run(arguments)
+        report = merged([load(f) for f in arguments.source]) if arguments.source else run(arguments)
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if arguments.svg:

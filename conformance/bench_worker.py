@@ -117,7 +117,8 @@ def main(text: str) -> None:
             tell=lambda words: tell("step", text=words),
         )
         method = ""
-        if spec["memory"] and case.size >= spec["memory_from"]:
+        # Once: a case and the same on more threads ask for the same memory, and each contestant takes a process.
+        if spec["memory"] and case.size >= spec["memory_from"] and case.threads == spec["memory_threads"]:
             for i, candidate in enumerate(candidates):
                 if entries[i].reason:
                     continue

@@ -364,6 +364,23 @@ def test_a_result_is_shown_again_and_another_file_is_refused(
         assert "b.json" in capsys.readouterr().err
 
 
+def test_a_machine_measured_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [report(SMALL), report(result(OURS, shape=(512, 80)))]
+    other = report(result(OURS, shape=(8192, 1000)))
+    other["machine"] = {**other["machine"], "cpu": "another"}
+    names = []
+    for i, part in enumerate((*parts, other)):
+        names.append(str(tmp_path / f"{i}.json"))
+        Path(names[-1]).write_text(json.dumps(part), encoding="utf-8")
+    assert bench.main(["--from", names[0], "--from", names[1]]) == 0
+    told = capsys.readouterr().out
+    assert "32×20" in told
+    assert "512×80" in told
+    for wrong, why in ((names[2], "different machines"), (names[0], "the same case")):
+        assert bench.main(["--from", names[0], "--from", wrong]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_options_fill_in_everything_or_little() -> None:
     import argparse
 

@@ -83,8 +83,8 @@ def text_table(results: Iterable[Mapping[str, Any]]) -> str:
 def _machine(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     lines = [f"- Processor: {machine['cpu']} ({', '.join(machine['features']) or 'instruction sets not known'})"]
-    if machine.get("accelerator"):
-        lines.append(f"- Accelerator: {machine['accelerator']}")
+    accelerator = machine.get("accelerator") or "none took part, and figures of CUDA devices are outstanding"
+    lines.append(f"- Accelerator: {accelerator}")
     for run in machine["runs"]:
         threads = "One thread" if run["threads"] == "1" else f"All threads: {run['processors']} processors"
         pinned = (

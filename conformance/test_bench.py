@@ -256,6 +256,7 @@ def test_the_page_names_machine_versions_absentees_and_holds_every_case() -> Non
         "A Processor (avx2)",
         "numpy 2",
         "mlx (not installed)",
+        "figures of CUDA devices are outstanding",
         "](performance.svg)",
         "- broken: TypeError: no",
     ):

@@ -131,7 +131,7 @@ def _watched(b: Backend) -> None:
     b.unseen(lambda x: x + x, made)
     try:
         b.unseen(lambda x: b.to_list(x + x), made)
-    except Exception:
+    except Exception:  # each library refuses in its own words, and any refusal is what is declared
         return
     raise Unsupported("reading a value went unnoticed")
 

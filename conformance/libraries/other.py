@@ -40,7 +40,7 @@ class Other(Backend):
         try:
             made = self.make(Tensor((2,), (0.5, 1.0), dtype))
             return self.dtype_of(made) == dtype and self.to_list(made) == [0.5, 1.0]
-        except Exception:
+        except Exception:  # a stranger without this dtype may say so in any words
             return False
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:

@@ -69,3 +69,17 @@ def test_the_sweep_notices_one_wrong_element() -> None:
     seen = exhaustive.sweep(wrong, "float16", "loss", blocks=_hard("float16"))
     assert seen.violations == 1
     assert seen.ulp > 0.51
+
+
+def test_what_is_rounded_before_the_cast_is_what_the_cast_rounds_to() -> None:
+    _settle = pytest.importorskip("mlsm.kernels.numpy", reason="kernels/ was deleted")._settle
+    halves = np.arange(0x8000, dtype=np.uint16).view(np.float16)[:0x7C00].astype(np.float32)
+    ties = (halves[:-1] + halves[1:]) / 2
+    positive = np.concatenate([halves, ties, np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1))])
+    values = np.concatenate([positive, -positive, np.asarray([np.inf, -np.inf, np.nan], np.float32)])
+    with np.errstate(all="ignore"):
+        expected = values.astype(np.float16)
+    _settle(values, np.empty_like(values))
+    with np.errstate(under="raise"):  # nothing is left for the cast to round among the subnormal ones
+        found = values.astype(np.float16)
+    assert found.tobytes() == expected.tobytes()

@@ -109,8 +109,14 @@ DEVICE u32 float_to_half(float v) {
 }
 
 DEVICE u32 float_to_bfloat(float v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned short h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(v));
+    return h;
+#else  // the same rounding without the instruction, which older devices lack
     u32 b = bits_of(v);
     return (v == v) ? (b + 0x7fffu + (b >> 16 & 1u)) >> 16 : (b >> 16 | 0x40u);
+#endif
 }
 
 // ---------------------------------------------------------------- elements
@@ -253,10 +259,10 @@ DEVICE void put(int type, void *base, i64 at, i64 stride, int n, bool pieces, co
 #if DOUBLE
 #define LOWEST 746.0
 #define LOG2E 1.4426950408889634
-#define SHIFTER 6755399441055744.0
+#define SHIFTER (6755399441055744.0 + 1023 + 128)
 #define LN2_HIGH 0.6931471803691238
 #define LN2_LOW 1.9082149292705877e-10
-DEVICE real power(real shifted) { return double_of((bits_of(shifted) << 52) + ((u64)(1023 + 128) << 52)); }
+DEVICE real power(real shifted) { return double_of(bits_of(shifted) << 52); }
 #define POWERED 0x1p-128
 DEVICE real horner_q(real r) {
     real q = 2.500008929190688e-08;
@@ -297,10 +303,10 @@ DEVICE real fused(real a, real b, real c) { return fma(a, b, c); }
 #else
 #define LOWEST 104.0f
 #define LOG2E 1.4426950408889634f
-#define SHIFTER 12582912.0f
+#define SHIFTER (12582912.0f + 127 + 64)
 #define LN2_HIGH 0.693145751953125f
 #define LN2_LOW 1.4286068203094172e-06f
-DEVICE real power(real shifted) { return float_of((bits_of(shifted) << 23) + ((u32)(127 + 64) << 23)); }
+DEVICE real power(real shifted) { return float_of(bits_of(shifted) << 23); }
 #define POWERED 0x1p-64f
 DEVICE real horner_q(real r) {
     real q = 0.001381448613103384f;
@@ -326,7 +332,7 @@ DEVICE real fused(real a, real b, real c) { return fmaf(a, b, c); }
 // exp(-a) for a >= 0, NaN for NaN.
 DEVICE real decay(real a) {
     a = a > LOWEST ? LOWEST : a;  // exp of it is 0 already; spelled so that a NaN stays
-    real shifted = fused(-a, LOG2E, SHIFTER);  // n stands in its last bits
+    real shifted = fused(-a, LOG2E, SHIFTER);  // n stands in its last bits, and with it the bias of a larger power
     real n = shifted - SHIFTER;
     real r = fused(n, -LN2_LOW, fused(n, -LN2_HIGH, -a));
     real e = fused(horner_q(r), r * r, r) + 1;
@@ -348,7 +354,7 @@ DEVICE void element(const Call &c, real x, real y, real w, real p, real scale, r
     if (MODE & ROWS) {
         real smooth = log1p_of(e);
         if (P_TYPE != NONE) smooth = q * smooth;
-        loss = t == 0 ? smooth : t * a + smooth;  // t*a is 0 where t is 0, of an infinite a too
+        loss = fused(t, t == 0 ? 0 : a, smooth);  // t*a is 0 where t is 0, of an infinite a too
         if (W_TYPE != NONE) loss = w * loss;
     }
     if (MODE & (SLOPE | BEND)) {

@@ -48,6 +48,13 @@ def _extra(entry: Mapping[str, Any]) -> str:
     return f"{mib:.1f}" if mib < 100 else f"{mib:.0f}"
 
 
+NO_ACCELERATOR = (
+    "none took part, and figures of CUDA devices are outstanding. The CUDA kernel compiles, and its arithmetic passes "
+    "the catalogue on a host; how fast it is, nobody has seen. Without CuPy, CUDA tensors are served by the generic "
+    "code: whether a kernel in Triton would be faster has not been measured either"
+)
+
+
 def rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
     """(head, rows, remarks) of one case; the fastest first, columns only where something stands in them."""
     entries = result["entries"]
@@ -83,7 +90,7 @@ def text_table(results: Iterable[Mapping[str, Any]]) -> str:
 def _machine(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     lines = [f"- Processor: {machine['cpu']} ({', '.join(machine['features']) or 'instruction sets not known'})"]
-    accelerator = machine.get("accelerator") or "none took part, and figures of CUDA devices are outstanding"
+    accelerator = machine.get("accelerator") or NO_ACCELERATOR
     lines.append(f"- Accelerator: {accelerator}")
     for run in machine["runs"]:
         threads = "One thread" if run["threads"] == "1" else f"All threads: {run['processors']} processors"

@@ -93,10 +93,13 @@ def main(text: str) -> None:
     spec = json.loads(text)
     pinned = pin(spec["threads"])
     # Only now: what is imported below asks how many processors there are.
+    import numpy as np
+
     from .bench_cases import copy_scaling, floor, make_data
     from .bench_measure import measure
     from .bench_memory import measure_memory
 
+    np.seterr(all="ignore")  # the plain expressions overflow; the error column shows what comes of it
     processors = available_processors()
     data, of_data = None, None
     for case in cases_of(spec):
@@ -138,8 +141,6 @@ def main(text: str) -> None:
         candidates, least = [], None
     scaling = None
     if spec["threads"] == "all" and processors > 1:
-        import numpy as np
-
         scaling = copy_scaling(processors, np.ones(32 * 2**20, dtype=np.uint8), time.perf_counter)
     tell("end", processors=processors, pinned=pinned, copy_scaling=scaling)
 

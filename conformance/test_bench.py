@@ -343,6 +343,32 @@ def test_a_real_run_of_a_few_elements(tmp_path: Path) -> None:
         assert r["rounds"] == 5
 
 
+def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "shapes": [[200, 200]],
+        "dtypes": ["float16"],
+        "works": ["value_and_grad"],
+        "libraries": ["numpy"],
+        "only": ["plain"],
+        "rounds": 1,
+        "seconds": 0.1,
+        "compiled": False,
+        "memory": False,
+        "memory_from": 0,
+        "device": "cpu",
+        "threads": "1",
+    }
+    data = make_data((200, 200), "float16")
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        np.exp(-data.x)
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
+        results, _ = bench.run_worker(spec, bench.Progress(1, log))
+    assert [e["name"] for e in results[0]["entries"]] == ["plain expression, numpy"]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_worker_that_dies_is_an_error_and_not_an_empty_report() -> None:
     with pytest.raises(bench.BenchError, match="ended with"):
         bench.run_worker({"threads": "1"}, bench.Progress(1, sys.stderr))

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from .suite import KernelSuite
+import pytest
+
+import mlsm
+
+from .backends import find
+from .check import Context
+from .subjects import Mlsm
+from .suite import KernelSuite, by_id, run_check
 
 
 class TestGeneric(KernelSuite):
@@ -56,3 +63,16 @@ class TestDaskUnknown(KernelSuite):
 class TestCuPy(KernelSuite):
     kernel = "cupy"
     backend = "cupy"
+
+
+@pytest.mark.parametrize("name", ["transforms.compile", "transforms.compile-gradient"])
+def test_a_kernel_by_name_is_not_judged_inside_a_compiler(name: str) -> None:
+    pytest.importorskip("torch", reason="its compiler is what the kernel stands aside for")
+    kernel = mlsm.Kernel("bystander", ("torch",), lambda problem: None, lambda operands: None)
+    mlsm.register_kernel(kernel)
+    try:
+        found = run_check(by_id(name), Context(find("torch"), Mlsm("bystander"), "quick"))
+    finally:
+        mlsm.unregister_kernel("bystander")
+    assert (found.status, found.cases) == ("skip", 0)
+    assert "a compiler sees through the generic code only" in found.reason

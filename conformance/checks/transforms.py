@@ -15,6 +15,7 @@ from typing import Any
 from .. import packs
 from ..check import Ask, Context, allowed, check, exact, repro, result_dtype
 from ..judging import Tally
+from ..subjects import Declined, Mlsm
 from ..tensors import Case, Tensor
 
 INF = math.inf
@@ -257,6 +258,13 @@ def jit_gradient(context: Context, tally: Tally) -> None:
         _judge(context, tally, case, Ask("gradient", "none"), traced(*values), "tracing the derivative")
 
 
+def _not_by_name(context: Context) -> None:
+    """A kernel that was named is refused inside a compiler, by an error that the compiler wraps in one of its own."""
+    kernel = context.subject.kernel
+    if isinstance(context.subject, Mlsm) and kernel not in {"auto", "generic"}:
+        raise Declined(f"a compiler sees through the generic code only, and {kernel!r} was asked for by name")
+
+
 @check(
     "transforms.compile",
     "Compiled as a whole, loss, gradient and Hessian keep their bounds.",
@@ -266,6 +274,7 @@ def jit_gradient(context: Context, tally: Tally) -> None:
     anybody=False,
 )
 def compile_(context: Context, tally: Tally) -> None:
+    _not_by_name(context)
     _traced(context, tally, context.backend.compile, "compile")
 
 
@@ -278,6 +287,7 @@ def compile_(context: Context, tally: Tally) -> None:
     anybody=False,
 )
 def compile_gradient(context: Context, tally: Tally) -> None:
+    _not_by_name(context)
     b = context.backend
     for d in _dtypes(context):
         case = _points[d]

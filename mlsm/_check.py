@@ -114,6 +114,12 @@ def problem(
         now,
         xp,
     )
+    if name == "dask":
+        from .lazy.dask import prepared, verified
+
+        input, target = verified(input, "input"), verified(target, "target")
+        weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
+        where = verified(where, "where")
     at, ndim = described.axis, input.ndim
     o = Operands(
         xp,
@@ -126,11 +132,7 @@ def problem(
         compute,
         acc,
     )
-    if name == "dask":
-        from .lazy.dask import prepared
-
-        o = prepared(o)
-    return described, o
+    return described, prepared(o) if name == "dask" else o
 
 
 def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
@@ -152,6 +154,10 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
         raise ValueError(f"{wanted} {_plain(form.shape)}.")
     _same_device(form, "grad_output", problem.device)
     now = state(problem.library, o.x, o.y, o.w, o.p, o.m, value)
+    if problem.library == "dask":
+        from .lazy.dask import prepared_cotangent
+
+        value = prepared_cotangent(value, o)
     return problem._replace(state=now), o.xp.astype(value, o.acc, copy=False)
 
 

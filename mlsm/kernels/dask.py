@@ -17,7 +17,6 @@ from .._dispatch import Kernel
 from .._guard import silent
 from .._library import library
 from .._problem import Meta, Problem, device_of, layout_of, shape_of
-from ..lazy.dask import chunked_like
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -82,12 +81,8 @@ def _mapped(o: Operands, g: Any, want: str) -> Any:
     """`_block` over all blocks of the logits; rows have no class axis where they are final, else one sum a block."""
     axes = tuple(range(o.x.ndim))
     arrays: list[Any] = [o.x, axes]
-    for other in (o.y, o.w, o.p, o.m):
-        if other is not None:
-            other = chunked_like(other, o.x, "target")
+    for other in (o.y, o.w, o.p, o.m):  # in the blocks of the logits, every one of them compared with its fellow
         arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
-    if g is not None and g.ndim:  # shaped like the rows, and chunked by whoever made it
-        g = chunked_like(g[..., None], o.x, "grad_output")[..., 0]
     arrays += [g, None if g is None else axes[: g.ndim]]
     options = {
         "want": want,
@@ -140,7 +135,12 @@ def _block(
     options = (eps, "none", x.ndim - 1, compute, o.dtype, "plain")
     problem = Problem._make((name, device_of(x, name), *known, *options))
     kernel = _dispatch.select(problem)
+    if not x.size:  # no row, or none of the classes, of which nobody can take a mean
+        empty = xp.zeros(x.shape[:-1] if whole else (*x.shape[:-1], 1), dtype=o.dtype if whole else o.acc)
+        slope = xp.zeros_like(x)
+        return {"rows": empty, "both": (empty, slope)}.get(want, slope)
     with silent(name):
+        g = None if g is None else xp.asarray(g)  # a scalar, where it came out of arithmetic
         count: Any = 1
         if not whole:
             count = x.shape[-1] if m is None else xp.sum(xp.astype(_core.observed(o), o.acc), axis=-1)

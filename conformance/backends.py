@@ -174,6 +174,18 @@ class Backend:
         """The array with a batch length that is not known yet."""
         raise Unsupported(f"{self.name} always knows its shapes")
 
+    def lying(self, tensor: Tensor, actual: Tensor) -> Any:
+        """A lazy array that declares the shape of `tensor` and turns out to hold `actual`."""
+        raise Unsupported(f"{self.name} knows what its arrays hold")
+
+    def pieces(self, tensor: Tensor, chunks: Sequence[Sequence[int]]) -> Any:
+        """The array in pieces of these lengths along each axis, lengths of 0 included."""
+        raise Unsupported(f"arrays of {self.name} are in one piece")
+
+    def summed(self, tensor: Tensor) -> Any:
+        """The sum of all elements as a 0-d lazy array, which may turn out to be a scalar."""
+        raise Unsupported(f"{self.name} has no lazy sums")
+
     def elsewhere(self, tensor: Tensor) -> Any:
         """The array on another device than `self.device`."""
         raise Unsupported(f"{self.name} has one device only")

@@ -252,3 +252,203 @@ def test_the_answer_does_not_depend_on_chunking_beyond_its_rounding() -> None:
         assert lazy.dtype == np.float32
         # The elementwise bound of 4 ULP, and 8u for all the sums.
         check(lazy.compute(scheduler="synchronous"), expected, 16 * 2.0**-24 * expected, str(chunks))
+
+
+# ---------------------------------------------------------------- blocks that are not what was declared
+
+
+def _lying(lazy: Any, into: Callable[[Any], Any]) -> Any:
+    """The same declaration, other blocks."""
+    return lazy.map_blocks(into, dtype=lazy.dtype, chunks=lazy.chunks, meta=lazy._meta)
+
+
+def _declared() -> dict[str, Any]:
+    data = {**_data(), "grad_output": np.random.default_rng(1).random(7)}
+    return {k: da.from_array(v, chunks=tuple(min(n, 4) for n in v.shape)) for k, v in data.items()}
+
+
+def _derivatives(given: dict[str, Any], kernel: str | None) -> list[Any]:
+    own = {k: v for k, v in given.items() if k != "grad_output"}
+    by = [w for w in ("input", "target", "weight", "pos_weight") if w in given]
+    found = [mlsm.grad(**given, wrt=w, reduction="none", kernel=kernel) for w in by]
+    if "grad_output" in given:
+        return found
+    found += [loss(**own, reduction=r, kernel=kernel) for r in ("none", "mean")]
+    return [*found, mlsm.hessian_diag(**own, kernel=kernel), *mlsm.value_and_grad(**own, kernel=kernel)]
+
+
+LIES: dict[str, Callable[[Any], Any]] = {
+    "first": lambda v: v[:1],
+    "none": lambda v: v[:0],
+    "shorter": lambda v: v[:-1],
+    "twice": lambda v: np.concatenate([v, v]),
+    "fewer classes": lambda v: v[..., :-1],
+    "another axis": lambda v: v[None],
+    "a number": lambda v: v.ravel()[0],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("argument", ["input", "target", "weight", "pos_weight", "where", "grad_output"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_block_of_another_shape_is_refused(argument: str, lie: str, kernel: str | None) -> None:
+    given = {k: v for k, v in _declared().items() if k in ("input", "target", argument)}
+    given[argument] = _lying(given[argument], LIES[lie])
+    with nothing_computed():
+        graphs = _derivatives(given, kernel)
+    for graph in graphs:
+        with pytest.raises(ValueError, match=f"`{argument}` must have the declared shape in every block"):
+            graph.compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_blocks_that_lie_together_are_refused(kernel: str | None) -> None:
+    """They fit each other, and a mean would be divided by the declared number of rows."""
+    given = {k: _lying(v, lambda b: b[:1]) for k, v in _declared().items() if k in ("input", "target")}
+    for graph in _derivatives(given, kernel):
+        with pytest.raises(ValueError, match="must have the declared shape in every block"):
+            graph.compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_blocks_are_compared_before_they_are_cut_anew(kernel: str | None) -> None:
+    """Cut to the chunks of the logits, a block that is too long would fit."""
+    given = {k: v.rechunk(7) for k, v in _declared().items() if k in ("input", "target")}
+    longer = _lying(da.ones(7, chunks=4), lambda v: np.ones(len(v) + 3))
+    for g in (longer, _lying(da.ones(7, chunks=7), lambda v: np.ones(9))):
+        with pytest.raises(ValueError, match="`grad_output`"):
+            mlsm.grad(**given, reduction="none", grad_output=g, kernel=kernel).compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("wrt", ["input", "target", "weight"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_grad_output_of_an_unknown_length_that_disagrees(kernel: str | None, wrt: str, rows: int) -> None:
+    x = _unknown(np.zeros((5, 1), np.float32), np.ones(5, dtype=bool), 5)
+    g = _unknown(np.ones(rows), np.ones(rows, dtype=bool), rows)
+    given: dict[str, Any] = {"reduction": "none", "grad_output": g, "kernel": kernel}
+    graph = mlsm.grad(x, x, da.ones(1), wrt=wrt, **given)
+    with pytest.raises(ValueError, match=r"`grad_output`.*\(5,\)"):
+        graph.compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("argument", ["weight", "pos_weight", "where"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_one_row_is_broadcast_where_it_was_declared_one(argument: str, kernel: str | None) -> None:
+    """Also with two batch axes."""
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((4, 3, 2)), rng.random((4, 3, 1))
+    w = w < 0.5 if argument == "where" else w
+    kept = np.asarray([1, 1, 0, 1], dtype=bool)
+    a = _unknown(x, kept, 4)
+    one = da.from_array(w[:1], chunks=-1)
+    found = loss(a, a, **{argument: one}, reduction="none", kernel=kernel).compute(scheduler="synchronous")
+    right = loss(x[kept], x[kept], **{argument: w[:1]}, reduction="none", kernel="generic")
+    check(found, right, 16 * U * np.abs(right), argument)
+    graph = loss(a, a, **{argument: _unknown(w, np.arange(4) == 0, 4)}, reduction="none", kernel=kernel)
+    with pytest.raises(ValueError, match=f"`{argument}` must have the lengths of `input`"):
+        graph.compute(scheduler="synchronous")
+
+
+EMPTY: dict[str, Any] = {
+    "first classes": ((4, 3), (0, 5)),
+    "last classes": ((4, 3), (5, 0)),
+    "middle": ((3, 0, 4), (2, 0, 3)),
+    "rows": ((0, 7), (5,)),
+}
+
+
+@pytest.mark.parametrize("options", [(), ("weight",), ("pos_weight", "where"), ("weight", "pos_weight", "where")])
+@pytest.mark.parametrize("chunks", EMPTY)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_chunks_of_length_zero(chunks: str, options: tuple[str, ...], kernel: str | None) -> None:
+    own = EMPTY[chunks]
+    data = {k: v for k, v in _data().items() if k in ("input", "target", *options)}
+    lazy = {
+        k: da.from_array(v, chunks=tuple((0, 1) if n == 1 else c for n, c in zip(v.shape, own[-v.ndim :], strict=True)))
+        for k, v in data.items()
+    }
+    found = _results(lazy, kernel=kernel)
+    computed = dict(zip(found, dask.compute(*found.values(), scheduler="synchronous"), strict=True))
+    _agree(computed, _results(data, kernel="generic"))
+    g = np.random.default_rng(1).random(7)
+    lazy_g = da.from_array(g, chunks=own[:1])
+    by = mlsm.grad(**lazy, reduction="none", grad_output=lazy_g, kernel=kernel).compute(scheduler="synchronous")
+    check(by, mlsm.grad(**data, reduction="none", grad_output=g, kernel="generic"), 16 * U, "grad_output")
+
+
+SCALARS = [np.float32(2), np.float64(2), np.int64(2), np.bool_(True), 2, 2.0, np.asarray(2.0)]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=repr)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_block_that_is_a_scalar(scalar: Any, kernel: str | None) -> None:
+    """What a reduction over all axes leaves."""
+    lazy = _declared()
+    data = _data()
+    x, y = (data[k] for k in ("input", "target"))
+    zero = _lying(da.ones((), chunks=()), lambda v: scalar)
+    for argument in ("weight", "pos_weight", "grad_output"):
+        given = {argument: zero}
+        right = {argument: float(scalar)}
+        found = mlsm.grad(lazy["input"], lazy["target"], **given, kernel=kernel).compute(scheduler="synchronous")
+        check(found, mlsm.grad(x, y, **right, kernel="generic"), 16 * U, argument)
+    for flag in (True, np.bool_(True), np.bool_(False)):
+        where = _lying(da.ones((), chunks=(), dtype=bool), lambda v, flag=flag: flag)
+        found = loss(lazy["input"], lazy["target"], where=where, kernel=kernel).compute(scheduler="synchronous")
+        right_value = loss(x, y, where=np.asarray(bool(flag)), kernel="generic")
+        check(found, right_value, 16 * U * abs(right_value), "where")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_weights_made_by_reductions(kernel: str | None) -> None:
+    data = _data()
+    x, y = data["input"].astype(np.float32), data["target"] > 0.5
+    x[6, 4] = 1
+    a, b = (da.from_array(v, chunks=(4, 2)) for v in (x, y))
+    found = loss(a, b, weight=b.mean(), pos_weight=(~b).sum() / b.sum(), where=b.any(), kernel=kernel)
+    right = loss(x, y, weight=y.mean(), pos_weight=(~y).sum() / y.sum(), where=np.asarray(y.any()), kernel="generic")
+    check(found.compute(scheduler="synchronous"), right, 64 * U * right)
+
+
+DTYPES: dict[str, Callable[[Any], Any]] = {
+    "complex": lambda v: v.astype(complex),
+    "object": lambda v: v.astype(object),
+    "string": lambda v: v.astype(str),
+    "masked": lambda v: np.ma.masked_array(v, v > 0),
+    "list": lambda v: v.tolist(),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("argument", ["input", "target", "weight", "pos_weight", "where", "grad_output"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_block_that_is_no_array_of_the_declared_kind(argument: str, dtype: str, kernel: str | None) -> None:
+    given = {k: v for k, v in _declared().items() if k in ("input", "target", argument)}
+    given[argument] = _lying(given[argument], DTYPES[dtype])
+    for graph in _derivatives(given, kernel)[:2]:
+        with pytest.raises(TypeError, match=f"`{argument}`"):
+            graph.compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("argument", ["input", "target", "weight", "pos_weight", "grad_output"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_block_of_another_floating_dtype_is_cast(argument: str, kernel: str | None) -> None:
+    given = {k: v.astype(np.float32) for k, v in _declared().items() if k in ("input", "target", argument)}
+    right = _derivatives({k: v.compute() for k, v in given.items()}, "generic")[0]
+    given[argument] = _lying(given[argument], lambda v: v.astype(np.float64))
+    found = _derivatives(given, kernel)[0].compute(scheduler="synchronous")
+    assert found.dtype == np.float32
+    check(found, right, 16 * 2.0**-24, argument)
+
+
+def test_masked_blocks_are_refused_at_once() -> None:
+    x = da.ones((4, 3), chunks=2)
+    with nothing_computed(), pytest.raises(TypeError, match=r"`input`.*MaskedArray.*where="):
+        loss(da.ma.masked_array(x, x > 0), x)
+
+
+def test_the_same_call_twice_is_the_same_graph() -> None:
+    """So that what two results have in common is computed once."""
+    x = da.ones((4, 3), chunks=2)
+    assert mlsm.grad(x, x).name == mlsm.grad(x, x).name

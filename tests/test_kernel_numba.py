@@ -459,3 +459,26 @@ def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse("another"))
     with pytest.raises(RuntimeError, match="another"):
         loops._compiled(loops.fused.py_func)
+
+
+def test_no_length_is_believed(kernel: Any, rng: np.random.Generator) -> None:
+    """The loops go by the lengths of the logits: an operand of others is refused, not read past its end."""
+    from array_api_compat import numpy as xp
+
+    from mlsm._core import Operands
+
+    x, y, one = rng.random((6, 4)), rng.random((6, 4)), np.asarray(1.0)
+
+    def refused(name: str, g: Any, **other: Any) -> None:
+        o = Operands(xp, x, y, None, None, None, 0.0, np.float64, np.float64)._replace(**other)
+        for run in (kernel.KERNEL.rows_vjp, kernel.KERNEL.rows_and_vjp, kernel.KERNEL.curvature):
+            with pytest.raises(ValueError, match=f"`{name}`"):
+                run(o, g)
+
+    for wrong in (y[:1], y[:5], np.concatenate([y, y]), y[:, :3], y[0]):
+        refused("target", one, y=wrong)
+    for n in (0, 3, 5, 24):
+        refused("weight", one, w=np.ones(n))
+        refused("pos_weight", one, p=np.ones(n))
+    for n in (0, 1, 5, 7):
+        refused("grad_output", np.ones(n))

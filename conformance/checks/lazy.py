@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import packs
 from ..check import Ask, Context, check
+from ..formats import FORMATS
 from ..judging import Tally
 from ..subjects import Declined
 from ..tensors import Case, Tensor
@@ -101,6 +103,100 @@ def disagreement(context: Context, tally: Tally) -> None:
                 tally.judged += 1
             else:
                 tally.fail(f"6 rows against {target.shape[0]}: {ask} gave {seen[:4]}")
+
+
+def _of_ones(shape: tuple[int, ...], dtype: str) -> Tensor:
+    one: Any = True if dtype == "bool" else 1.0
+    return Tensor(shape, (one,) * math.prod(shape), dtype)
+
+
+@check(
+    "lazy.lies",
+    "A block that has not the declared shape is refused for every argument: never broadcast, cut, or read past its end.",
+    needs=("unknown_sizes",),
+    offers=("loss", "gradient", "hessian"),
+    anybody=False,
+)
+def lies(context: Context, tally: Tally) -> None:
+    b, d = context.backend, context.dtypes[-1]
+    case = packs.plain(d, (6, 4))
+    declared = {"input": (6, 4), "target": (6, 4), "weight": (6, 1), "pos_weight": (4,), "where": (6, 4)}
+    for name, shape in (*declared.items(), ("weight", (4,)), ("where", (6, 1)), ("grad_output", (6,))):
+        dtype = "bool" if name == "where" else d
+        for axis in range(len(shape)):
+            for length in (0, 1, shape[axis] - 1, shape[axis] + 1, 2 * shape[axis] + 1):
+                if length == shape[axis]:
+                    continue
+                actual = (*shape[:axis], length, *shape[axis + 1 :])
+                given = {"input": b.make(case.input), "target": b.make(case.target)}
+                lie = b.lying(_of_ones(shape, dtype), _of_ones(actual, dtype))
+                asks = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "none"), Ask("hessian", "mean"))
+                if name == "grad_output":
+                    asks = (Ask("gradient", "none", grad_output=(1.0,)), Ask("gradient", "none", "target", (1.0,)))
+                else:
+                    given[name] = lie
+                for ask in asks:
+                    what = f"{name} {actual} where {shape} was declared: {ask}"
+                    try:
+                        seen = b.to_list(context.one(ask, given, lie))
+                    except ValueError as error:
+                        tally.true(f"`{name}`" in str(error), f"{what}: the message does not name it: {error}")
+                    else:
+                        tally.fail(f"{what} gave {seen[:4]}")
+
+
+@check(
+    "lazy.empty-chunks",
+    "A piece of length 0, of the batch or of the classes, changes no value.",
+    "as values and derivatives",
+    needs=("unknown_sizes",),
+    offers=("loss", "gradient", "hessian"),
+    anybody=False,
+)
+def empty_chunks(context: Context, tally: Tally) -> None:
+    from ..check import exact
+
+    b, d = context.backend, context.dtypes[-1]
+    cases = [case for theme in ("plain", "weight", "pos_weight", "where") for case in packs.optioned(theme, d)]
+    for case in (c for c in cases if c.input.shape == (6, 4)):
+        for own in (((2, 4), (0, 4)), ((3, 3), (4, 0)), ((0, 6), (1, 0, 3)), ((2, 0, 4), (4,)), ((6, 0), (0, 2, 2))):
+            given: dict[str, Any] = {}
+            for name in ("input", "target", "weight", "pos_weight", "where"):
+                value = getattr(case, name)
+                if isinstance(value, Tensor):
+                    pieces = own[len(own) - len(value.shape) :]
+                    given[name] = b.pieces(
+                        value, [(1,) if n == 1 else c for n, c in zip(value.shape, pieces, strict=True)]
+                    )
+            for ask in ASKS:
+                found = context.one(ask, {**given, **context.options(case)}, None)
+                context.judge_one(tally, case, ask, b.to_list(found), exact(case, ask).values, "generic")
+
+
+@check(
+    "lazy.sums",
+    "A weight, a mask or a cotangent that is a lazy sum, whose block may be a scalar, counts like the number.",
+    needs=("unknown_sizes",),
+    offers=("loss", "gradient"),
+    anybody=False,
+)
+def sums(context: Context, tally: Tally) -> None:
+    b, d = context.backend, context.dtypes[-1]
+    case = packs.plain(d, (6, 4))
+    given = {"input": b.make(case.input), "target": b.make(case.target)}
+    for name in ("weight", "pos_weight", "grad_output"):
+        two = b.summed(_of_ones((2,), d))
+        for ask in (Ask("loss"), Ask("gradient"))[name == "grad_output" :]:
+            found, right = (
+                b.to_list((context.subject.loss if ask.quantity == "loss" else context.subject.grad)(**given, **option))
+                for option in ({name: two}, {name: 2.0})
+            )
+            tally.exactly(found, right, f"{name}: {ask}")
+    everything = b.summed(_of_ones((2,), d)) > 0
+    found, right = (b.to_list(context.subject.loss(**given, where=m)) for m in (everything, None))
+    largest = max(abs(v) for v in right)
+    room = [8 * FORMATS[d].u * largest] * len(right)
+    tally.values(found, right, room, "where", d)
 
 
 @check(

@@ -96,6 +96,15 @@ class Device(Protocol):
 def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     """The row losses and a derivative, as `mode` wants them; None for what it does not."""
     batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
+    if tuple(o.y.shape) != tuple(o.x.shape):  # what is compiled goes by the lengths of x, and compares none
+        raise ValueError(f"`target` must have the shape of `input`, {tuple(o.x.shape)}; got {tuple(o.y.shape)}.")
+    for argument, values in (("weight", o.w), ("pos_weight", o.p)):
+        if values is not None and math.prod(values.shape) not in (1, classes):
+            raise ValueError(
+                f"`{argument}` must be one number, or one a class, {classes}; got shape {tuple(values.shape)}."
+            )
+    if g is not None and g.ndim and tuple(g.shape) != batch:
+        raise ValueError(f"`grad_output` must be one number, or one a row, {batch}; got shape {tuple(g.shape)}.")
     rows = device.empty(batch, o.dtype) if mode & ROWS else None
     out = device.like(o.x) if mode & (SLOPE | BEND) else None
     count = math.prod(batch)

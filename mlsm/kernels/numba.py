@@ -174,14 +174,17 @@ class _Unlocked:
 def _options(o: Operands) -> tuple[Any, Any, tuple[float, float] | None]:
     if o.w is None and o.p is None and not o.eps:
         return None, None, None
-    return _per_class(o, o.w), _per_class(o, o.p), (1 - o.eps, o.eps / 2) if o.eps else None
+    smooth = (1 - o.eps, o.eps / 2) if o.eps else None
+    return _per_class(o, o.w, "weight"), _per_class(o, o.p, "pos_weight"), smooth
 
 
-def _per_class(o: Operands, values: Any) -> Any:
+def _per_class(o: Operands, values: Any, argument: str) -> Any:
     """A weight as None, a number, or a contiguous array of a number a class, in the compute dtype."""
     if values is None:
         return None
     values = _host(o.xp.astype(values, o.dtype, copy=False)).reshape(-1)
+    if values.size not in (1, o.x.shape[-1]):
+        raise ValueError(f"`{argument}` must be one number, or one a class, {o.x.shape[-1]}; got {values.size}.")
     return float(values[0]) if values.size == 1 else np.ascontiguousarray(values)
 
 
@@ -202,9 +205,13 @@ def _run(
     direct = _lies_ready(x) and _lies_ready(y)
     if direct:
         x, y = _host(x), _host(y)
+    if y.shape != x.shape:  # the loops go by the lengths of x, and compare none
+        raise ValueError(f"`target` must have the shape of `input`, {tuple(x.shape)}; got {tuple(y.shape)}.")
     if len(batch) != 1:
         x, y = x.reshape(-1, classes), y.reshape(-1, classes)
     count = x.shape[0]
+    if scale.ndim and scale.size != count:
+        raise ValueError(f"`grad_output` must be one number, or one a row, {count}; got {scale.size}.")
     rows: Any = np.empty(count, real) if want_rows else None
     slope: Any = None
     if want_slope:

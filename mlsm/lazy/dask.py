@@ -23,7 +23,7 @@ from .._library import library
 da: Any = dask.array  # as Any: Dask ships its types in part
 
 _FIELDS = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
-_COMPUTE_SIZES = "Call its `compute_chunk_sizes()` first, or have whatever made it declare its chunks and its dtype."
+_DECLARE = "Whatever made it has to declare it, as in `map_blocks(..., chunks=..., dtype=...)`."
 
 
 # ---------------------------------------------------------------- while the graph is built
@@ -108,13 +108,15 @@ def _as_declared(block: Any, declared: tuple[Any, ...], *, argument: str, dtype_
     if len(shape) != len(declared) or any(a != b and b == b for a, b in zip(shape, declared, strict=True)):
         raise ValueError(
             f"`{argument}` must have the declared shape in every block, {_spelled(declared)} in this one; got {shape}. "
-            + _COMPUTE_SIZES
+            f"{_DECLARE} Or call its `compute_chunk_sizes()` first."
         )
+    if not isinstance(block.dtype, np.dtype):
+        raise TypeError(f"`{argument}` must have arrays with NumPy's dtypes in its blocks; got one of {name}.")
     own, wanted = _policy.name(block.dtype), _policy.name(dtype_)
     if own == wanted:
         return block
     if _rank(own) > _rank(wanted):
-        raise TypeError(f"`{argument}` must have the declared dtype in every block, {wanted}; got {own}. {_COMPUTE_SIZES}")
+        raise TypeError(f"`{argument}` must have the declared dtype in every block, {wanted}; got {own}. {_DECLARE}")
     if wanted not in _policy.FLOATS:
         return block  # an integer of another width is read as well, and a cast might not hold it
     with silent(name):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -251,6 +252,13 @@ _ALSO_NEEDS = {"numpy-bfloat16": ("ml_dtypes",)}
 
 NAMES: tuple[str, ...] = tuple(_VARIANTS)
 _extra: dict[str, Callable[[], Backend]] = {}
+
+
+def several_host_devices() -> None:
+    """Have JAX take the CPU for four devices, over which an array can be spread; it reads this when it starts."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
 
 
 def register_backend(name: str, factory: Callable[[], Backend]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from .backends import several_host_devices
 from .check import LEVELS
 from .suite import BackendSuite
 
@@ -15,5 +16,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the level before any class is collected; a class that says its own keeps it."""
+    """Set the level before any class is collected; a class that says its own keeps it. And JAX's devices, likewise."""
+    several_host_devices()
     BackendSuite.level = config.getoption("--conformance-level")

@@ -15,7 +15,7 @@ from . import _policy
 from ._core import Operands
 from ._library import library
 from ._operands import last, number, operand
-from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
+from ._problem import Meta, Problem, Shape, device_of, flattens, layout_of, shape_of, state
 from ._typing import Array, DType, Namespace
 from ._words import spelled
 
@@ -125,12 +125,13 @@ def problem(
         xp,
         last(xp, input, at, ndim),
         last(xp, target, at, ndim),
-        None if weight is None else operand(xp, weight, "weight", compute, device, at, ndim),
-        None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, ndim),
-        None if where is None else operand(xp, where, "where", compute, device, at, ndim),
+        None if weight is None else operand(xp, weight, "weight", compute, device, at, input),
+        None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, input),
+        None if where is None else operand(xp, where, "where", compute, device, at, input),
         eps,
         compute,
         acc,
+        flattens(input, name),
     )
     return described, prepared(o) if name == "dask" else o
 
@@ -330,8 +331,8 @@ def _same_library(form: Form, argument: str, name: str) -> None:
 
 def _same_device(form: Form, argument: str, device: Any) -> None:
     other = form.device
-    # Shardings and a tracer's unknown place are not devices: their library checks them itself when it computes.
-    if other != device and type(other) is type(device) and "Sharding" not in type(device).__name__:
+    # What is traced, or lies on several devices, has no device: its library checks it itself when it computes.
+    if other != device and type(other) is type(device):
         raise ValueError(
             f"`{argument}` must be on the device of `input`, {device}; got {other}. Move one of them explicitly."
         )
@@ -348,7 +349,7 @@ def _broadcasts(own: Shape, argument: str, shape: Shape) -> None:
 def _promoted(xp: Namespace, floats: list[DType]) -> tuple[DType, DType]:
     try:
         return _policy.promoted(xp, floats)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # JAX's strict mode raises a ValueError of its own
         names = ", ".join(dict.fromkeys(_policy.name(d) for d in floats))
         raise TypeError(
             f"`input`, `target`, `weight` and `pos_weight` must have dtypes that their library can promote together; "

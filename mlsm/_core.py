@@ -34,7 +34,7 @@ class Operands(NamedTuple):
     eps: float  # label smoothing
     dtype: DType  # the compute dtype: of the arithmetic and of the row losses
     acc: DType  # the accumulation dtype: of every sum and of the pullbacks' scale
-    flat: bool = True  # whether flattening an array is a view or one copy; False where it would shuffle chunks
+    flat: bool = True  # whether sums flatten first; False where that would move chunks or shards, or is not needed
 
     def holding(self, x: Any, y: Any, w: Any, p: Any, m: Any) -> "Operands":
         """The same loss of other arrays: of a block of these, or of tensors that were kept apart."""
@@ -60,12 +60,18 @@ class Parts(NamedTuple):
 
 def _select(o: Operands, values: Any) -> Any:
     """Keep the observed entries and put exactly 0 elsewhere, whatever stood there (NaN included)."""
-    return values if o.m is None else o.xp.where(o.m, values, o.xp.zeros_like(values))
+    return values if o.m is None else o.xp.where(_ranked(o, o.m), values, o.xp.zeros_like(values))
 
 
 def _read(o: Operands, values: Any) -> Any:
     """An operand in the compute dtype, masked; None stays None (it stands for a factor of 1)."""
-    return None if values is None else _select(o, o.xp.astype(values, o.dtype, copy=False))
+    return None if values is None else _select(o, o.xp.astype(_ranked(o, values), o.dtype, copy=False))
+
+
+def _ranked(o: Operands, values: Any) -> Any:
+    """An operand with as many axes as the logits, or with none. JAX can be told to refuse what broadcasts by rank."""
+    added = o.x.ndim - values.ndim
+    return values[(*(None,) * added, ...)] if added and values.ndim else values
 
 
 def _scaled(factor: Any, values: Any) -> Any:
@@ -142,7 +148,12 @@ def total(o: Operands, values: Any, axis: int | None = -1) -> Any:
 
 def observed(o: Operands) -> Any:
     """`where`, broadcast to the logits. By arithmetic: an unknown batch length cannot be broadcast to."""
-    return o.m | o.xp.zeros_like(o.x, dtype=o.xp.bool)
+    return _ranked(o, o.m) | o.xp.zeros_like(o.x, dtype=o.xp.bool)
+
+
+def classes(o: Operands) -> Any:
+    """The number of observed classes of each row, in the accumulation dtype."""
+    return o.xp.sum(o.xp.astype(observed(o), o.acc), axis=-1)
 
 
 def count(n: Any) -> Any:
@@ -154,8 +165,8 @@ def _divisor(o: Operands) -> Any:
     """The number of observed classes of each row, and 1 for a row that has none: its sum is 0 already."""
     if o.m is None:
         return count(o.x.shape[-1])
-    classes = o.xp.sum(o.xp.astype(observed(o), o.acc), axis=-1)
-    return o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
+    found = classes(o)
+    return o.xp.where(found == 0, o.xp.ones_like(found), found)
 
 
 def _mean(o: Operands, values: Any) -> Any:
@@ -169,7 +180,7 @@ def _pull(o: Operands, g: Any, values: Any, dtype: DType) -> Any:
     product, because g itself may be infinite or NaN.
     """
     scale = o.xp.astype(g / _divisor(o), o.dtype, copy=False)
-    return o.xp.astype(_select(o, values * scale[..., None]), dtype, copy=False)
+    return o.xp.astype(_select(o, values * (scale[..., None] if scale.ndim else scale)), dtype, copy=False)
 
 
 def rows(o: Operands) -> Any:

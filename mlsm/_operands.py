@@ -11,14 +11,19 @@ from . import _policy
 from ._typing import DType, Namespace
 
 
-def operand(xp: Namespace, value: Any, argument: str, compute: DType, device: Any, axis: int, ndim: int) -> Any:
+def operand(xp: Namespace, value: Any, argument: str, compute: DType, device: Any, axis: int, input: Any) -> Any:
     """A weight or mask as an array whose class axis is the last, where it has one; None stays None."""
+    ndim = input.ndim
     if value is None:
         return None
     if isinstance(value, Real):
         return number(xp, value, argument, compute, device)
     if isinstance(value, list | tuple):
         value = xp.asarray(_floats(value, argument, compute), dtype=compute, device=device)
+        if type(input).__name__ == "DTensor":  # which meets no plain tensor but a 0-d one
+            from .autograd.torch import replicated
+
+            value = replicated(value, input)
     if axis == ndim - 1 or not value.ndim:
         return value
     return last(xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)

@@ -25,6 +25,8 @@ REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatri
 
 # Libraries whose arrays always know their lengths, so that nobody need ask.
 SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
+# Libraries whose own sums depend on how an array lies in memory: they are taken of flat arrays.
+FLATTENED: Final = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
 # Libraries for which the verdict on a call follows from dtypes, shapes and devices alone, so that it may be kept.
 MEMORABLE: Final = frozenset({"numpy", "torch"})
 # Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
@@ -62,8 +64,10 @@ def promoted(xp: Namespace, dtypes: list[DType]) -> tuple[DType, DType]:
     if first in ("float32", "float64") and all(name(d) == first for d in dtypes):
         native = getattr(xp, first)  # result_type would say the same, some microseconds later
         return native, native
-    loss = xp.result_type(*dtypes)
-    return loss, xp.result_type(loss, xp.float32)
+    # Alike, they need no question, which JAX's strict mode and PyTorch's compiler do not answer for a half and float32.
+    alike = all(name(d) == first for d in dtypes)
+    loss = getattr(xp, first, dtypes[0]) if alike else xp.result_type(*dtypes)
+    return loss, xp.float64 if name(loss) == "float64" else xp.float32
 
 
 def accumulator(xp: Namespace, device: Any, compute: DType) -> DType:

@@ -52,7 +52,10 @@ def device_of(value: Any, library: str) -> Any:
         return value.device
     import array_api_compat
 
-    return array_api_compat.device(value)
+    device = array_api_compat.device(value)
+    # JAX names its sharding where an array lies on several devices: that is no device for an array of another rank.
+    # None lets JAX put a new array where it likes, and move it to those that it meets; a tracer's device is None too.
+    return None if "Sharding" in type(device).__name__ else device
 
 
 def layout_of(value: Any, library: str) -> str:
@@ -67,6 +70,14 @@ def layout_of(value: Any, library: str) -> str:
             return "foreign"  # a view that is negated when it is read: nobody else may read its memory
         return "C" if value.is_contiguous() else "strided"
     return "unknown"
+
+
+def flattens(value: Any, library: str) -> bool:
+    """Whether a sum takes the array flat, for its accuracy or the same bits in every layout: where that is a view or
+    one copy. It would move the chunks and shards of other arrays, and not every length is known there."""
+    if library == "torch":
+        return type(value).__name__ in ("Tensor", "Parameter")  # DTensor is a subclass
+    return library in _policy.FLATTENED
 
 
 def state(library: str, *operands: Any) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._core import Operands, count, observed, total
+from ._core import Operands, classes, count, total
 from ._typing import DType
 
 
@@ -21,7 +21,8 @@ class Reduction(NamedTuple):
 def _rows(o: Operands) -> Any:
     """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
     if o.m is not None:
-        rows = total(o, o.xp.astype(o.xp.any(observed(o), axis=-1), o.acc), axis=None)
+        # A sum, not `any`: of an axis that is spread over devices, PyTorch would add up each device's own answer.
+        rows = total(o, o.xp.astype(classes(o) > 0, o.acc), axis=None)
         return o.xp.where(rows == 0, o.xp.ones_like(rows), rows)
     batch = o.x.shape[:-1]
     for n in batch:  # no generator: it costs as much as all else that is done for a small batch here

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from mlsm import _dispatch
+from mlsm_conformance.backends import several_host_devices
 
 from . import _support
+
+several_host_devices()  # here, since no file of tests can know whether it is the first that uses JAX
 
 # A program with an engine of its own (`make mutants`), which `make test` does not install: no doctests are collected.
 collect_ignore = ["mutants.py"]

@@ -52,6 +52,14 @@ def _transformed() -> bool:
     )
 
 
+def replicated(value: Any, input: Any) -> Any:
+    """A tensor of ours, the same in every process, as a DTensor on the mesh of `input`."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = input.device_mesh
+    return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     """The loss by `kernel`, differentiable: tied to the operands by one node of the graph."""
     # `rest` holds no tensor: save_for_backward alone does, which sees to versions and cycles.

@@ -1,0 +1,126 @@
+"""DTensor, in two processes: sharded by rows and by classes, evenly and not, the values are those of plain tensors."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="this file tests PyTorch")
+WORLD = 2
+
+
+def _everything(x: Any, y: Any, options: dict[str, Any], reduction: Any) -> list[Any]:
+    """Every function, and PyTorch's own derivative by every argument."""
+    import torch
+
+    import mlsm
+
+    own = {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    found = [*mlsm.value_and_grad(x, y, reduction=reduction, **own)]
+    found += [mlsm.hessian_diag(x, y, reduction=reduction, **own)]
+    for wrt in ("target", "weight", "pos_weight"):
+        if wrt == "target" or wrt in own:
+            found.append(mlsm.grad(x, y, wrt=wrt, reduction=reduction, **own))  # type: ignore[arg-type]
+    leaves = [x.detach().clone(), y.detach().clone()]
+    leaves += [v for k, v in own.items() if k != "where" and isinstance(v, torch.Tensor)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    loss = mlsm.multilabel_soft_margin_loss(leaves[0], leaves[1], reduction=reduction, **own)
+    loss.sum().backward()
+    return [*found, loss.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def _judge() -> None:
+    """One of the processes: the same program in each, as distributed tensors want it."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+
+    import mlsm
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    made = torch.Generator().manual_seed(0)
+    calls = 0
+    for (n, c), axis in [((4, 4), 0), ((4, 4), 1), ((5, 3), 0), ((3, 5), 1), ((1, 2), 0)]:
+        x = 2 * torch.randn(n, c, generator=made)
+        y = (torch.rand(n, c, generator=made) > 0.5).float()
+        where = torch.rand(n, c, generator=made) > 0.4
+        where[0] = False
+        classes, rows = torch.rand(c, generator=made) + 0.5, torch.rand(n, 1, generator=made) + 0.5
+
+        def put(value: Any, axis: int = axis) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            whole = value.ndim < 2 or value.shape[axis] == 1
+            return distribute_tensor(value, mesh, [Replicate() if whole else Shard(axis)])
+
+        listed = [1.0 + i for i in range(c)]
+        for reduction, options in (
+            ("mean", {"where": where}),
+            ("sum", {"where": where, "weight": classes, "pos_weight": rows}),
+            ("none", {"where": where[-1], "weight": 2.0}),
+            ("mean", {"weight": listed, "pos_weight": [listed] * n}),
+            ("mean", {"label_smoothing": 0.1, "weight": rows, "where": where}),
+        ):
+            right = _everything(x, y, options, reduction)
+            seen = _everything(put(x), put(y), {k: put(v) for k, v in options.items()}, reduction)
+            for place, (a, b) in enumerate(zip(seen, right, strict=True)):
+                assert isinstance(a, DTensor), place
+                a = a.full_tensor()
+                what = f"{(n, c)} sharded by axis {axis}, {reduction}, {[*options]}, result {place}: {a} and {b}"
+                assert a.shape == b.shape, what
+                assert a.dtype == b.dtype, what
+                bound = 16 * 2.0**-24 * torch.maximum(b.abs(), b.abs().mean() if b.ndim else b.abs())
+                assert bool(((a - b).abs() <= bound).all()), what
+                calls += 1
+    # The case by hand: two of three rows are observed, and every logit is 0.
+    zero, half = torch.zeros(3, 4), torch.tensor([[True] * 4, [False, True, False, True], [False] * 4])
+    shard = [Shard(1)]
+    own = (distribute_tensor(v, mesh, shard) for v in (zero, zero.clone(), half))
+    value = mlsm.multilabel_soft_margin_loss(*(pair := [*own])[:2], where=pair[2]).full_tensor()  # type: ignore[union-attr]
+    assert abs(value.item() - 0.6931471805599453) <= 2.0**-23, value
+    print("judged", calls, flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.thread_unsafe(reason="two processes of its own")
+def test_sharded_is_unsharded() -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    env = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(WORLD),
+        "OMP_NUM_THREADS": "1",
+    }
+    program = [sys.executable, "-W", "error", str(Path(__file__).resolve())]
+    ranks = [
+        subprocess.Popen(
+            program, env={**env, "RANK": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for i in range(WORLD)
+    ]
+    try:
+        told = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()  # one that waits for a fellow which has failed
+    for rank, text in zip(ranks, told, strict=True):
+        assert rank.returncode == 0, text
+        assert "judged" in text, text
+
+
+if __name__ == "__main__":
+    from datetime import timedelta
+
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    _judge()

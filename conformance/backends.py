@@ -24,6 +24,7 @@ CAPABILITIES: dict[str, str] = {
     "layouts": "arrays can be strided, reversed or broadcast in memory",
     "foreign_layouts": "arrays can be byte-swapped or unaligned in memory",
     "readonly": "arrays that refuse to be written to can be made",
+    "any_byte": "a bool array can be made of bytes, of which any but 0 is true",
     "lazy": "nothing is computed until a result is read",
     "unknown_sizes": "a batch length may be unknown while the graph is built",
     "watched": "a hidden compute, or a hidden look at a value, can be made to raise",
@@ -190,6 +191,10 @@ class Backend:
     def elsewhere(self, tensor: Tensor) -> Any:
         """The array on another device than `self.device`."""
         raise Unsupported(f"{self.name} has one device only")
+
+    def as_bool(self, array: Any) -> Any:
+        """A uint8 array's bytes as a bool array, not converted: what is true may be another byte than 1."""
+        raise Unsupported(f"{self.name} makes its bool arrays itself, of 0 and 1")
 
     def write(self, array: Any, value: float) -> None:
         """Write `value` into every element, in place; raises where arrays cannot be written to."""

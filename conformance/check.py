@@ -213,9 +213,9 @@ class Context:
         """What the subject answers, as an array of the backend. Raises `Declined` or `Unsupported`."""
         return self.answers(case, [ask])[0]
 
-    def answers(self, case: Case, asks: Sequence[Ask]) -> list[Any]:
-        """Several answers in one call of the backend (one trace, where it traces)."""
-        arrays = self.arrays(case)
+    def answers(self, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> list[Any]:
+        """Several answers in one call of the backend (one trace, where it traces); `arrays` in place of the case's."""
+        arrays = self.arrays(case) if arrays is None else arrays
         fixed = self.options(case)
         self.subject.claims({**arrays, **fixed})
         cotangents: dict[str, Any] = {}
@@ -270,10 +270,10 @@ class Context:
         """The bound of each value of an answer here."""
         return allowed(case, ask, limits, self.flush, self.accumulator)
 
-    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask]) -> None:
+    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
         """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
         try:
-            found = self.answers(case, asks)
+            found = self.answers(case, asks, arrays)
         except (Declined, Unsupported) as reason:
             tally.passed_by(str(reason))
             return

@@ -170,6 +170,14 @@ class Racing(Mlsm):
         return result * 2 if threading.current_thread() is not threading.main_thread() else result
 
 
+class Bytewise(Mlsm):
+    """Reads a bool as the number that its byte is."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        target = given["target"]
+        return super()._call(function, {**given, "target": target.view("uint8") if target.dtype == bool else target})
+
+
 class Uneven(Mlsm):
     """Wrong in float32 only, and bent the wrong way."""
 
@@ -201,6 +209,7 @@ VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
     (Scaled, "numpy", ["special.zero", "special.hazards", "special.catalogue", "special.large"]),
     (Shifted, "numpy", [c.id for c in _checks("special") if c.id not in ("special.silent",)]),
     (Noisy, "numpy", ["special.silent"]),
+    (Bytewise, "numpy", ["special.any-byte"]),
     (Mistyped, "numpy", [c.id for c in _checks("types") if c.id != "types.library"]),
     (Mistyped, "torch", ["types.library"]),
     (Careless, "numpy", ["purity.inputs"]),

@@ -180,6 +180,17 @@ def test_targets_as_they_are(dtype: str, classes: int, rng: np.random.Generator)
         identical(found, right, f"{dtype}, far outside of [0, 1]")
 
 
+@pytest.mark.parametrize("classes", [8, 33])  # four elements at a time, and one by one
+def test_every_byte_but_0_is_true(classes: int, rng: np.random.Generator) -> None:
+    x = rng.normal(0, 4, (9, classes)).astype(np.float32)
+    bytes_ = rng.choice(np.array([0, 0, 1, 2, 128, 255], np.uint8), x.shape)
+    weight = np.array([0, 2, 255, 1, *[1] * (classes - 4)], np.uint8)
+    for option, other in (({}, {}), ({"pos_weight": weight.view(np.bool_)}, {"pos_weight": weight != 0})):
+        found, right = _all(x, bytes_.view(np.bool_), **option), _all(x, bytes_ != 0, **other)
+        for a, b in zip(found, right, strict=True):
+            identical(a, b)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_halves_are_float32_rounded(dtype: str, rng: np.random.Generator) -> None:
     half = numpy_dtype(dtype)

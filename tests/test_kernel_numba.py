@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import mlsm
+from mlsm_conformance.backends import find
 
+from . import _support
 from ._support import check, identical, spacing
 
 
@@ -255,6 +257,20 @@ def test_targets_are_read_as_they_are(target: str, rng: np.random.Generator) -> 
     right = mlsm.value_and_grad(x, y, kernel="numba")
     for found, expected in zip(mlsm.value_and_grad(x, y.astype(target), kernel="numba"), right, strict=True):
         identical(found, expected)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_every_byte_but_0_is_true(library: str, dtype: str, rng: np.random.Generator) -> None:
+    make = _support.find(library).make
+    x = make(rng.normal(0, 4, (9, 131)).astype(dtype))
+    bytes_ = rng.choice(np.array([0, 0, 1, 2, 128, 255], np.uint8), (9, 131))
+    odd = find(library).as_bool(make(bytes_))
+    for option in ({}, {"pos_weight": 1.5, "label_smoothing": 0.25}):
+        for function in (mlsm.value_and_grad, mlsm.hessian_diag):
+            found, right = (function(x, y, kernel="numba", **option) for y in (odd, make(bytes_ != 0)))
+            for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (found, right)), strict=True):
+                identical(np.asarray(a), np.asarray(b))
 
 
 def test_every_float16_is_widened_exactly(loops: Any) -> None:

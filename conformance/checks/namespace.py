@@ -205,6 +205,12 @@ def _readonly(b: Backend) -> None:
     raise AssertionError("a read-only array was written to")
 
 
+def _any_byte(b: Backend) -> None:
+    made = b.as_bool(b.make(Tensor((2, 2), (0, 1, 2, 255), "uint8")))
+    _expect(b.dtype_of(made) == "bool", f"bytes became {b.dtype_of(made)}")
+    _expect([bool(v) for v in b.to_list(made)] == [False, True, True, True], "a byte other than 0 is not true")
+
+
 PROBES: dict[str, Callable[[Backend], None]] = {
     "float16": _float("float16"),
     "bfloat16": _float("bfloat16"),
@@ -213,6 +219,7 @@ PROBES: dict[str, Callable[[Backend], None]] = {
     "layouts": _layouts("F", "broadcast", "offset_view"),
     "foreign_layouts": _layouts("byte_swapped", "unaligned"),
     "readonly": _readonly,
+    "any_byte": _any_byte,
     "lazy": _lazy,
     "unknown_sizes": _unknown,
     "watched": _watched,

@@ -242,6 +242,33 @@ def catalogue(context: Context, tally: Tally) -> None:
         _all(context, tally, case, ("none", "sum", "mean")[index % 3])
 
 
+@check(
+    "special.any-byte",
+    "In a bool target, and in `where`, every byte other than 0 counts as true.",
+    "the elementwise budget",
+    needs=("any_byte",),
+)
+def any_byte(context: Context, tally: Tally) -> None:
+    b, shape = context.backend, (40, 33)  # more than a vector register, and a rest
+    bytes_, shown = ([(0, 1, 2, 128, 255, 0, 3)[(i * i + k) % 7] for i in range(math.prod(shape))] for k in (0, 1))
+    for dtype in context.dtypes:
+        x = Tensor(shape, tuple(float(i % 11 - 5) for i in range(math.prod(shape))), dtype)
+        for option in ("target", "where"):
+            targets = Tensor(shape, tuple(v != 0 for v in bytes_), "bool")
+            mask = Tensor(shape, tuple(v != 0 for v in shown), "bool") if option == "where" else None
+            case = Case(f"{dtype}-any-byte-{option}", x, targets, where=mask)
+            if not b.serves(case):
+                continue
+            arrays = {"input": context.arrays(case)["input"]}
+            for name, values in (("target", bytes_), ("where", shown))[: 1 + (option == "where")]:
+                raw = Case("bytes", x, Tensor(shape, tuple(values), "uint8"))
+                arrays[name] = b.as_bool(b.arguments(raw)["target"])
+            asks = [Ask("loss", "none"), Ask("loss", "mean")]
+            if context.ours:
+                asks += [Ask("gradient", "mean"), Ask("hessian", "mean")]
+            context.judge(tally, case, asks, arrays)
+
+
 @check("special.silent", "No call warns, and no floating-point flag is raised, whatever the numbers are.")
 def silent(context: Context, tally: Tally) -> None:
     b = context.backend

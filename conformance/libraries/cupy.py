@@ -18,7 +18,7 @@ class CuPy(Backend):
 
     name = "cupy"
     library = "cupy"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "float64", "writable", "layouts"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "float64", "writable", "layouts", "any_byte"})
     layouts: ClassVar[frozenset[str]] = frozenset({"C", "F", "negative_stride", "broadcast", "offset_view"})
     slow: ClassVar[float] = 4.0
 
@@ -60,6 +60,9 @@ class CuPy(Backend):
     def force(self, result: Any) -> Any:
         cupy.cuda.get_current_stream().synchronize()
         return result
+
+    def as_bool(self, array: Any) -> Any:
+        return array.view(np.bool_)
 
     def write(self, array: Any, value: float) -> None:
         array[...] = value

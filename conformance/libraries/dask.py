@@ -24,7 +24,9 @@ class Dask(Backend):
 
     name = "dask"
     library = "dask"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "float64", "lazy", "unknown_sizes", "watched"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"float16", "float64", "any_byte", "lazy", "unknown_sizes", "watched"}
+    )
     slow: ClassVar[float] = 30.0
 
     def session(self) -> contextlib.AbstractContextManager[Any]:
@@ -56,6 +58,9 @@ class Dask(Backend):
     def shape_of(self, array: Any) -> tuple[int, ...]:
         # A length that is unknown while the graph is built is known once it has run.
         return tuple(array.shape) if all(n == n for n in array.shape) else tuple(array.compute().shape)
+
+    def as_bool(self, array: Any) -> Any:
+        return array.map_blocks(lambda block: block.view(np.bool_), dtype=np.bool_)
 
     def versions(self) -> dict[str, str]:
         from ..backends import installed_versions

@@ -66,7 +66,7 @@ class NumPy(Backend):
     name = "numpy"
     library = "numpy"
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"float16", "float64", "writable", "layouts", "foreign_layouts", "readonly", "float_flags"}
+        {"float16", "float64", "writable", "layouts", "foreign_layouts", "readonly", "any_byte", "float_flags"}
     )
     layouts: ClassVar[frozenset[str]] = frozenset(LAYOUTS)
 
@@ -87,6 +87,9 @@ class NumPy(Backend):
 
     def dtype_of(self, array: Any) -> str:
         return str(array.dtype.name)
+
+    def as_bool(self, array: Any) -> Any:
+        return array.view(np.bool_)
 
     def write(self, array: Any, value: float) -> None:
         array[...] = value

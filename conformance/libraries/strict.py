@@ -24,7 +24,7 @@ class Strict(Backend):
 
     name = "array-api-strict"
     library = "array_api_strict"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"float64", "writable"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"float64", "writable", "any_byte"})
     device: str = "CPU_DEVICE"
     slow: ClassVar[float] = 2.0
 
@@ -51,6 +51,10 @@ class Strict(Backend):
     def elsewhere(self, tensor: Tensor) -> Any:
         return xp.asarray(self.make(tensor), device=xp.Device("device1"))
 
+    def as_bool(self, array: Any) -> Any:
+        host_array = np.asarray(xp.asarray(array, device=xp.Device("CPU_DEVICE")))
+        return xp.asarray(host_array.view(np.bool_), device=xp.Device(self.device))
+
     def write(self, array: Any, value: float) -> None:
         array[...] = value
 
@@ -68,7 +72,7 @@ class StrictNoFloat64(Strict):
     """On a device that has no float64, as MPS and most accelerators have none."""
 
     name = "array-api-strict-nofloat64"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"writable"})
+    capabilities: ClassVar[frozenset[str]] = Strict.capabilities - {"float64"}
     device: str = "no_float64"
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:

@@ -21,7 +21,10 @@ class Torch(Backend):
     name = "torch"
     library = "torch"
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"float16", "bfloat16", "float64", "writable", "layouts", "autograd", "forward", "vmap", "compile", "watched"}
+        {
+            *("float16", "bfloat16", "float64", "writable", "layouts", "any_byte"),
+            *("autograd", "forward", "vmap", "compile", "watched"),
+        }
     )
     layouts: ClassVar[frozenset[str]] = frozenset({"C", "F", "broadcast", "offset_view"})
     known_generic: ClassVar[Mapping[str, str]] = {
@@ -65,6 +68,9 @@ class Torch(Backend):
     def elsewhere(self, tensor: Tensor) -> Any:
         # "meta" is a device on every machine.
         return self.make(tensor).to("meta")
+
+    def as_bool(self, array: Any) -> Any:
+        return array.view(torch.bool)
 
     def write(self, array: Any, value: float) -> None:
         array.fill_(value)

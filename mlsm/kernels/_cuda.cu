@@ -32,7 +32,7 @@ typedef double real;
 typedef float real;
 #endif
 
-enum Type { NONE, F16, BF16, F32, F64, U8, U16, U32, U64, I8, I16, I32, I64 };
+enum Type { NONE, F16, BF16, F32, F64, U8, U16, U32, U64, I8, I16, I32, I64, BOOL };
 enum Mode { ROWS = 1, SLOPE = 2, BEND = 4 };
 
 enum {
@@ -148,6 +148,7 @@ DEVICE real decode(int type, u64 b) {
     case I32: return (real)(int)b;
     case I64: return (real)(i64)b;
     case U64: return (real)b;
+    case BOOL: return (real)(b != 0);  // whatever byte stands for true
     default: return (real)(u32)b;
     }
 }

@@ -33,9 +33,9 @@ AXES: Final = 4  # batch axes with strides of their own
 LANES: Final = 32  # of a group, at most: a warp
 _TYPES = (
     *("none", "float16", "bfloat16", "float32", "float64"),
-    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool"),
 )
-CODES: Final = {name: code for code, name in enumerate(_TYPES)} | {"bool": _TYPES.index("uint8")}
+CODES: Final = {name: code for code, name in enumerate(_TYPES)}
 ROWS: Final = 1
 SLOPE: Final = 2
 BEND: Final = 4

@@ -105,12 +105,14 @@ def _item(typingctx: Any, array: Any, i: Any) -> Any:
 
     Not array[i], whose negative i would count from the end: with that choice in its way, the compiler does not see
     consecutive addresses, and a slice of the array, which would help, is counted by an atomic instruction.
+    Of a bool any byte but 0 is true, where Numba itself reads the last bit.
     """
     if array.layout != "C":
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, array, *args))
+        found = builder.load(_address(context, builder, array, *args))
+        return builder.icmp_unsigned("!=", found, found.type(0)) if array.dtype == types.boolean else found
 
     return array.dtype(array, i), codegen
 

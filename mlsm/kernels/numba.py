@@ -77,8 +77,7 @@ def note(problem: Problem) -> str | None:
     fused = _loops().fused
     real = np.float64 if problem.dtype.startswith("float64") else np.float32
     x, y = (
-        np.empty((0, 1), "float32" if m.dtype in _policy.HALVES else "uint8" if m.dtype == "bool" else m.dtype)
-        for m in (problem.input, problem.target)
+        np.empty((0, 1), "float32" if m.dtype in _policy.HALVES else m.dtype) for m in (problem.input, problem.target)
     )
     w, p = (
         None if m is None else 0.0 if all(n == 1 for n in m.shape) else np.empty(0, real)
@@ -152,12 +151,12 @@ def _fused(o: Operands, g: Any, want_rows: bool, want_slope: bool) -> tuple[Any,
 
 
 def _host(values: Any) -> Any:
-    """An array or a CPU tensor as a NumPy array of the same memory, a bool as the byte that it is."""
+    """An array or a CPU tensor as a NumPy array of the same memory."""
     if not isinstance(values, np.ndarray):
         values = values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
     elif not values.flags.writeable:
         values = np.asarray(_Unlocked(values))
-    return values.view(np.uint8) if values.dtype == np.bool_ else values
+    return values
 
 
 class _Unlocked:

@@ -1,8 +1,11 @@
 """Multi-label soft margin loss for every array library at once: the public names, and nothing else."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from ._dispatch import Kernel, register_kernel, unregister_kernel
 from ._loss import explain, grad, hessian_diag, multilabel_soft_margin_loss, value_and_grad
 from ._module import MultiLabelSoftMarginLoss
+from ._on_first_use import on_first_use as _on_first_use
 from ._version import __version__
 
 __all__ = [
@@ -17,3 +20,8 @@ __all__ = [
     "unregister_kernel",
     "value_and_grad",
 ]
+
+if _TYPE_CHECKING:  # a `__getattr__` that a type checker sees would let every misspelled name pass
+    from . import nn as nn
+else:
+    __getattr__, __dir__ = _on_first_use(globals(), "nn")

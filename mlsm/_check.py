@@ -48,7 +48,8 @@ def reduction(value: Any) -> str:
         raise TypeError(f"`reduction` must be a string, one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     if value not in _policy.REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
-    return value
+    # Our own string in place of an equal one of somebody's enum, which the memo of verdicts would keep.
+    return value if type(value) is str else _policy.REDUCTIONS[_policy.REDUCTIONS.index(value)]
 
 
 def label_smoothing(value: Any) -> float:
@@ -183,8 +184,14 @@ def _weight_form(value: Any, argument: str, now: str = "traced") -> Form | None:
     return _form(value, argument, now)
 
 
-def _nested_shape(value: Any, argument: str) -> tuple[int, ...]:
-    """The shape of a nested list; TypeError for anything that is no number, ValueError for a ragged one."""
+_DEEPEST = 64  # levels of a nested list: as many as any library has dimensions
+
+
+def _nested_shape(value: Any, argument: str, around: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The shape of a nested list; TypeError for anything that is no number, ValueError for a ragged one.
+
+    `around` has the ids of the lists that this one lies in.
+    """
     if isinstance(value, Real):
         return ()
     if not isinstance(value, list | tuple):
@@ -192,7 +199,12 @@ def _nested_shape(value: Any, argument: str) -> tuple[int, ...]:
             f"`{argument}` must be an array, a Python number or a (nested) list of Python numbers; "
             f"got a list that holds a {type(value).__qualname__}."
         )
-    inner = [_nested_shape(v, argument) for v in value]
+    if id(value) in around:
+        raise ValueError(f"`{argument}` must be a (nested) list of Python numbers; got a list that contains itself.")
+    if len(around) == _DEEPEST:
+        raise ValueError(f"`{argument}` must be a list of at most {_DEEPEST} levels; got one that is nested deeper.")
+    around = (*around, id(value))
+    inner = [_nested_shape(v, argument, around) for v in value]
     if any(s != inner[0] for s in inner):
         raise ValueError(f"`{argument}` must be a rectangular list; got rows of shapes {sorted(set(inner))}.")
     return (len(inner), *(inner[0] if inner else ()))

@@ -8,9 +8,9 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from . import _core
 from ._core import Operands
@@ -92,6 +92,15 @@ class Explanation:
         lines = [(self.chosen, served), *self.reasons]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {reason}" for name, reason in lines)
+
+
+def _refused(self: Any, name: str, value: Any = None) -> NoReturn:
+    raise FrozenInstanceError(f"`{name}` cannot be set: a {type(self).__name__} is immutable; make a new one.")
+
+
+# With slots, what dataclasses writes for these two ends in a TypeError of its own for a name that is no field.
+for _record in (Kernel, Explanation):
+    _record.__setattr__ = _record.__delattr__ = _refused  # type: ignore[method-assign]
 
 
 _lock = threading.Lock()

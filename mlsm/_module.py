@@ -61,15 +61,14 @@ class MultiLabelSoftMarginLoss:
     ) -> None:
         _check.weight_option(weight, "weight")
         _check.weight_option(pos_weight, "pos_weight")
-        self.__setstate__(
-            {
-                "weight": weight,
-                "reduction": _check.reduction(reduction),
-                "pos_weight": pos_weight,
-                "label_smoothing": _check.label_smoothing(label_smoothing),
-                "axis": _check.axis(axis),
-            }
-        )
+        for name, value in (
+            ("weight", weight),
+            ("reduction", _check.reduction(reduction)),
+            ("pos_weight", pos_weight),
+            ("label_smoothing", _check.label_smoothing(label_smoothing)),
+            ("axis", _check.axis(axis)),
+        ):
+            object.__setattr__(self, name, value)
 
     def __call__(
         self, input: ArrayT, target: Array, *, where: Array | None = None, kernel: str | None = None
@@ -131,8 +130,14 @@ class MultiLabelSoftMarginLoss:
         return self._options()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
+        """What a pickle holds, checked as the constructor checks it; what an older one lacks gets its default."""
+        unknown = [name for name in state if name not in _OPTIONS]
+        if unknown:
+            raise TypeError(
+                f"a pickled {type(self).__name__} holds {', '.join(_OPTIONS)}; got {', '.join(map(repr, unknown))}: "
+                "it was made by another version of mlsm."
+            )
+        MultiLabelSoftMarginLoss.__init__(self, **state)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"`{name}` cannot be set: a {type(self).__name__} is immutable; make a new one.")

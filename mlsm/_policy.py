@@ -27,11 +27,15 @@ REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatri
 SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
 # Libraries whose own sums depend on how an array lies in memory: they are taken of flat arrays.
 FLATTENED: Final = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
+# Libraries that are there for good once they have been imported, so that their names may be remembered.
+LASTING: Final = SIZED | {"dask"}
 # Libraries for which the verdict on a call follows from dtypes, shapes and devices alone, so that it may be kept.
 MEMORABLE: Final = frozenset({"numpy", "torch"})
 # Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
 FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
 
+# Whose dtypes are remembered: their number is limited, and nobody wants to be rid of them.
+_LASTING: Final = frozenset({"numpy", "ml_dtypes", "array_api_strict"})
 _names: dict[Any, str] = {}
 
 
@@ -48,7 +52,9 @@ def name(dtype: DType) -> str:
     if known is None:
         # A dtype has a name; NumPy and JAX also take their scalar types for dtypes, which have a __name__.
         spelled = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
-        known = _names[key] = str(spelled).rpartition(".")[2]
+        known = str(spelled).rpartition(".")[2]
+        if is_real(known) and type(dtype).__module__.partition(".")[0] in _LASTING:
+            _names[key] = known
     return known
 
 

@@ -4,7 +4,10 @@ from typing import Any
 
 
 def spelled(value: Any) -> str:
-    """repr(value); an integer too long for Python to print, which would raise an error of its own, by its size."""
+    """repr(value); by its size or type where that raises an error of its own, as for a number of 5000 digits."""
     if isinstance(value, int) and value.bit_length() > 4096:
         return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+    try:
+        return repr(value)
+    except Exception:
+        return f"a {type(value).__qualname__}"

@@ -502,3 +502,13 @@ def test_without_kernels_the_reference_serves() -> None:
     assert _dispatch.names() == ("generic",)
     with pytest.raises(ValueError, match=r"`kernel` must be one of generic"):
         loss(X, Y, kernel="numpy")
+
+
+@pytest.mark.parametrize("name", ["name", "rows", "note", "anything"])
+def test_a_kernel_is_frozen(name: str) -> None:
+    kernel = mlsm.Kernel("frozen", ("numpy",), lambda problem: None, _core.rows)
+    with pytest.raises(AttributeError, match=f"`{name}`"):
+        setattr(kernel, name, None)
+    with pytest.raises(AttributeError, match=f"`{name}`"):
+        delattr(kernel, name)
+    assert kernel.name == "frozen"

@@ -39,6 +39,42 @@ def test_import_imports_no_kernel() -> None:
     assert not [name for name in loaded if name.startswith(("mlsm.kernels.", "mlsm.autograd", "mlsm.nn", "mlsm.lazy"))]
 
 
+def test_our_modules_are_found_by_attribute() -> None:
+    """After `import mlsm` alone, on first use, and without a framework until one is named."""
+    pytest.importorskip("torch", reason="the twin is an nn.Module")
+    code = """
+import sys, mlsm
+assert "nn" in dir(mlsm) and "grad" in dir(mlsm) and "mlsm.nn" not in sys.modules
+assert "torch" in dir(mlsm.nn) and "torch" not in sys.modules and "mlsm.nn.torch" not in sys.modules
+twin = mlsm.nn.torch.MultiLabelSoftMarginLoss(reduction="sum")
+import pickle
+print(pickle.loads(pickle.dumps(twin)))
+for module in (mlsm, mlsm.nn):
+    try:
+        module.nonesuch
+    except AttributeError as error:
+        print(error)
+"""
+    expected = (
+        "MultiLabelSoftMarginLoss(reduction='sum')\n"
+        "module 'mlsm' has no attribute 'nonesuch'\nmodule 'mlsm.nn' has no attribute 'nonesuch'"
+    )
+    assert _run(code) == expected
+
+
+@pytest.mark.parametrize("spelled", ["mlsm.nn.torch", "__import__('mlsm.nn.torch')", "from mlsm.nn import torch"])
+def test_a_framework_that_is_absent_is_named_with_its_extra(spelled: str) -> None:
+    code = f"""
+import sys, mlsm
+sys.modules["torch"] = None  # as if it were not installed
+try:
+    {spelled}
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install 'mlsm[torch]'" in _run(code)
+
+
 def test_import_takes_less_than_50_ms() -> None:
     # Processor time: what other processes do to the clock on the wall is not this package's.
     code = "import time; start = time.process_time(); import mlsm; print(time.process_time() - start)"

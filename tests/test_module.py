@@ -102,6 +102,68 @@ def test_pickle(options: dict[str, Any], protocol: int) -> None:
         identical(copied(X, Y), criterion(X, Y))
 
 
+def _unpickled(state: dict[str, Any]) -> MultiLabelSoftMarginLoss:
+    """What pickle makes of this state."""
+    made = MultiLabelSoftMarginLoss.__new__(MultiLabelSoftMarginLoss)
+    made.__setstate__(state)
+    return made
+
+
+def test_a_pickle_without_an_option_gets_its_default() -> None:
+    for missing in ("weight", "reduction", "pos_weight", "label_smoothing", "axis"):
+        state = MultiLabelSoftMarginLoss().__getstate__()
+        del state[missing]
+        identical(_unpickled(state)(X, Y), MultiLabelSoftMarginLoss()(X, Y))
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "match"),
+    [
+        ({"reduction": "average"}, ValueError, "`reduction`"),
+        ({"axis": 1.5}, TypeError, "`axis`"),
+        ({"label_smoothing": 2}, ValueError, "`label_smoothing`"),
+        ({"weight": "heavy"}, TypeError, "`weight`"),
+        ({"gamma": 2}, TypeError, "'gamma'"),
+    ],
+)
+def test_a_pickle_is_checked_as_the_constructor_checks(state: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        _unpickled(state)
+
+
+def _deep(levels: int) -> Any:
+    value: Any = 1.0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_list_that_contains_itself_is_refused() -> None:
+    own: list[Any] = [1.0]
+    own.append(own)
+    twice: list[Any] = []
+    twice += [twice, (twice,)]
+    for value in (own, twice, [[1.0], twice]):
+        for argument in ("weight", "pos_weight"):
+            with pytest.raises(ValueError, match=f"`{argument}` must .* contains itself"):
+                MultiLabelSoftMarginLoss(**{argument: value})
+            with pytest.raises(ValueError, match=f"`{argument}` must .* contains itself"):
+                mlsm.multilabel_soft_margin_loss(X, Y, **{argument: value})
+    row = [2.0]
+    MultiLabelSoftMarginLoss([row, row])  # the same list twice is no circle
+
+
+def test_a_list_that_is_nested_too_deeply_is_refused() -> None:
+    for levels in (65, 5000):
+        with pytest.raises(ValueError, match="`weight` must be a list of at most 64 levels"):
+            MultiLabelSoftMarginLoss(_deep(levels))
+    with pytest.raises(ValueError, match="`weight` must broadcast"):
+        mlsm.multilabel_soft_margin_loss(X, Y, _deep(64))
+    for option in ("reduction", "axis", "label_smoothing"):  # whose messages show what came
+        with pytest.raises((TypeError, ValueError), match=f"`{option}`.*a list"):
+            MultiLabelSoftMarginLoss(**{option: _deep(100_000)})
+
+
 @pytest.mark.parametrize(
     ("options", "shown"),
     [

@@ -93,6 +93,21 @@ def test_pickle_copy_and_save(weight: Any) -> None:
         assert repr(other) == repr(module)
 
 
+def test_a_pickle_is_completed_and_checked() -> None:
+    x, y = _data()
+    right = twin.MultiLabelSoftMarginLoss()(x, y)
+    state = twin.MultiLabelSoftMarginLoss().__dict__
+    for missing in ("reduction", "label_smoothing", "axis", "_buffers"):
+        module = twin.MultiLabelSoftMarginLoss.__new__(twin.MultiLabelSoftMarginLoss)
+        module.__setstate__({key: value for key, value in state.items() if key != missing})
+        assert torch.equal(module(x, y), right)
+    for name, value in (("reduction", "average"), ("label_smoothing", 2), ("axis", 0.5), ("weight", "heavy")):
+        broken = {"_buffers": {name: value}} if name == "weight" else {name: value}
+        module = twin.MultiLabelSoftMarginLoss.__new__(twin.MultiLabelSoftMarginLoss)
+        with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+            module.__setstate__({**state, **broken})
+
+
 def test_repr_shows_the_configuration() -> None:
     assert repr(twin.MultiLabelSoftMarginLoss()) == "MultiLabelSoftMarginLoss(reduction='mean')"
     shown = repr(twin.MultiLabelSoftMarginLoss(reduction="sum", label_smoothing=0.1, axis=0))

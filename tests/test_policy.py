@@ -1,13 +1,19 @@
 """The rules that are data, one by one: what a dtype is called, which ones are taken, what they become together."""
 
+import enum
+import gc
 import itertools
+import types
+import weakref
 from typing import Any
 
+import array_api_compat.common._helpers
 import ml_dtypes
 import numpy as np
 import pytest
 
-from mlsm import _policy
+import mlsm
+from mlsm import _library, _policy
 
 from ._support import numpy_dtype
 
@@ -96,3 +102,49 @@ def test_accumulator_is_float64_where_the_device_has_it() -> None:
 def test_accepted_dtypes_are_real() -> None:
     assert _policy.HALVES < _policy.FLOATS
     assert all(_policy.is_real(name) for name in _policy.FLOATS)
+
+
+# ---------------------------------------------------------------- what is remembered
+
+
+def test_memos_keep_no_foreign_type() -> None:
+    """Types that come and go (subclasses, somebody else's library, an enum of reductions) are let go."""
+
+    def use() -> list[Any]:
+        class Sub(np.ndarray[Any, Any]):
+            pass
+
+        class DType:
+            name = "float32"
+
+        class Foreign:
+            dtype = DType()
+
+            def __array_namespace__(self, api_version: str | None = None) -> Any:
+                return space
+
+        class Reduction(enum.StrEnum):
+            MEAN = "mean"
+
+        space: Any = types.ModuleType("passing")
+        space.Foreign = Foreign
+        x = np.zeros((2, 3)).view(Sub)
+        mlsm.multilabel_soft_margin_loss(x, x, reduction=Reduction.MEAN.value)
+        mlsm.multilabel_soft_margin_loss(x, x, reduction=Reduction.MEAN)  # type: ignore[arg-type]
+        assert _library.library(Foreign(), "input").name == "passing"
+        assert _policy.name(Foreign.dtype) == "float32"
+        return [weakref.ref(kind) for kind in (Sub, DType, Foreign, Reduction)]
+
+    alive = use()
+    for function in vars(array_api_compat.common._helpers).values():
+        if hasattr(function, "cache_clear"):  # its memos are its own: a hundred types each
+            function.cache_clear()
+    gc.collect()
+    assert [found() for found in alive] == [None] * len(alive)
+
+
+def test_the_memo_of_dtypes_is_bounded() -> None:
+    for n in range(500):
+        assert _policy.name(np.dtype(f"S{n + 1}")).startswith("bytes")
+        _policy.name(np.dtype([(f"field{n}", "f4")]))
+    assert len(_policy._names) < 100

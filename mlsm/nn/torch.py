@@ -2,7 +2,14 @@
 
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise  # an installation that is broken tells so itself
+    raise ImportError(
+        "`mlsm.nn.torch` needs PyTorch, which is not installed: python -m pip install 'mlsm[torch]'", name="torch"
+    ) from error
 
 from .. import _check
 from .._loss import multilabel_soft_margin_loss
@@ -66,6 +73,17 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
         self.reduction = _check.reduction(reduction)
         self.label_smoothing = _check.label_smoothing(label_smoothing)
         self.axis = _check.axis(axis)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What a pickle holds, checked as the constructor checks it; what an older one lacks gets its default."""
+        MultiLabelSoftMarginLoss.__init__(self)
+        kept = {**state, "_buffers": {**self._buffers, **state.get("_buffers", {})}}
+        super().__setstate__(kept)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        for name in ("weight", "pos_weight"):
+            _tensor(getattr(self, name), name)
+        _check.reduction(self.reduction)
+        _check.label_smoothing(self.label_smoothing)
+        _check.axis(self.axis)
 
     def forward(
         self,

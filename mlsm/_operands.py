@@ -45,7 +45,8 @@ def _floats(value: Any, argument: str, dtype: DType) -> Any:
     return _float(value, argument, dtype)
 
 
-_LARGEST = {"float32": math.ldexp(2 - 2.0**-23, 127)}
+# The largest number, and the midpoint between it and the next one if there were one, which is rounded away from it.
+_LARGEST = {"float32": (math.ldexp(2 - 2.0**-23, 127), math.ldexp(2 - 2.0**-24, 127))}
 
 
 def _float(value: Any, argument: str, dtype: DType) -> float:
@@ -56,6 +57,7 @@ def _float(value: Any, argument: str, dtype: DType) -> float:
         # Not by str, which refuses integers of more than 4300 digits.
         digits = int(int(abs(value)).bit_length() * math.log10(2)) + 1
         raise ValueError(f"`{argument}` must fit into a float; got a number of about {digits} digits.") from None
-    if abs(number) > _LARGEST.get(_policy.name(dtype), math.inf):
-        return math.copysign(math.inf, number)
+    largest, midpoint = _LARGEST.get(_policy.name(dtype), (math.inf, math.inf))
+    if abs(number) > largest:  # rounded here, since PyTorch refuses what is not in the range as it stands
+        return math.copysign(largest if abs(number) < midpoint else math.inf, number)
     return number

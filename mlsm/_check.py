@@ -133,6 +133,7 @@ def problem(
         compute,
         acc,
         flattens(input, name),
+        host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
     )
     return described, prepared(o) if name == "dask" else o
 

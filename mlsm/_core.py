@@ -17,6 +17,7 @@ framework needs to differentiate it is exact: |x|, maximum, clip and copysign al
 -0.0, and `where` applied to the product instead of to a factor turns an infinite logit into 0 * inf.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from ._typing import DType, Namespace
@@ -35,10 +36,11 @@ class Operands(NamedTuple):
     dtype: DType  # the compute dtype: of the arithmetic and of the row losses
     acc: DType  # the accumulation dtype: of every sum and of the pullbacks' scale
     flat: bool = True  # whether sums flatten first; False where that would move chunks or shards, or is not needed
+    host: bool = False  # whether these are plain arrays in host memory, which `_blocks` may cut and write to in parts
 
     def holding(self, x: Any, y: Any, w: Any, p: Any, m: Any) -> "Operands":
         """The same loss of other arrays: of a block of these, or of tensors that were kept apart."""
-        return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc, self.flat)
+        return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc, self.flat, self.host)
 
 
 class Parts(NamedTuple):
@@ -102,7 +104,7 @@ def parts(o: Operands) -> Parts:
     return Parts(x, w, y, ybar, positive, None if p is None else ybar + positive, right, sign, xp.exp(-(x * sign)))
 
 
-def _bracket(o: Operands, f: Parts) -> Any:
+def by_weight(o: Operands, f: Parts) -> Any:
     """t*a + q*L. The linear part is written as two terms, one of which is always 0: with t selected first, the
     selection's own derivative would multiply the coefficient that was not selected by an infinite a."""
     xp, zero = o.xp, o.xp.zeros_like(f.x)
@@ -114,7 +116,7 @@ def _bracket(o: Operands, f: Parts) -> Any:
 
 def loss(o: Operands, f: Parts) -> Any:
     """w * (t*a + q*L), and 0 where nothing was observed."""
-    return _select(o, _scaled(f.w, _bracket(o, f)))
+    return _select(o, _scaled(f.w, by_weight(o, f)))
 
 
 def slope(o: Operands, f: Parts) -> Any:
@@ -127,6 +129,24 @@ def bend(o: Operands, f: Parts) -> Any:
     """w * q*s*(1 - s)."""
     s = f.e / (1 + f.e)
     return _scaled(f.w, _scaled(f.q, s * (1 - s)))
+
+
+def by_target(o: Operands, f: Parts) -> Any:
+    """(1-eps)*w*((p-1)*L - (x if x >= 0 else p*x)), which is -(1-eps)*w*x without pos_weight."""
+    xp = o.xp
+    if o.p is None:
+        derivative = -f.x
+    else:
+        p = _read(o, o.p)
+        derivative = (p - 1) * xp.log1p(f.e) - xp.where(f.right, f.x, p * f.x)
+    return _scaled(f.w, derivative * (1 - o.eps) if o.eps else derivative)
+
+
+def by_pos_weight(o: Operands, f: Parts) -> Any:
+    """w*y'*softplus(-x)."""
+    xp = o.xp
+    derivative = _guarded(xp, f.y, xp.where(f.right, xp.zeros_like(f.x), -f.x)) + f.y * xp.log1p(f.e)
+    return _scaled(f.w, derivative)
 
 
 # ---------------------------------------------------------------- the class mean M and its adjoint
@@ -151,36 +171,44 @@ def observed(o: Operands) -> Any:
     return _ranked(o, o.m) | o.xp.zeros_like(o.x, dtype=o.xp.bool)
 
 
-def classes(o: Operands) -> Any:
-    """The number of observed classes of each row, in the accumulation dtype."""
-    return o.xp.sum(o.xp.astype(observed(o), o.acc), axis=-1)
-
-
 def count(n: Any) -> Any:
     """A length as a divisor; as a float past 2^31, where JAX without x64 has no integer for it."""
     return float(n) if type(n) is int and n >= 2**31 else n
 
 
+def observed_classes(o: Operands) -> Any:
+    """The number of observed classes of each row; in the batch shape that `where` has itself, which broadcasts."""
+    m = _ranked(o, o.m) if o.m.ndim else o.m[None]
+    classes = o.xp.sum(o.xp.astype(m, o.acc), axis=-1)
+    return classes if m.shape[-1] == o.x.shape[-1] else classes * count(o.x.shape[-1])
+
+
+def divisor(o: Operands, classes: Any) -> Any:
+    """What the sums of the rows are divided by: 1 for a row without an observed class, whose sum is 0 already."""
+    return count(o.x.shape[-1]) if o.m is None else o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
+
+
 def _divisor(o: Operands) -> Any:
-    """The number of observed classes of each row, and 1 for a row that has none: its sum is 0 already."""
-    if o.m is None:
-        return count(o.x.shape[-1])
-    found = classes(o)
-    return o.xp.where(found == 0, o.xp.ones_like(found), found)
+    return divisor(o, None if o.m is None else observed_classes(o))
 
 
 def _mean(o: Operands, values: Any) -> Any:
     return o.xp.astype(total(o, values) / _divisor(o), o.dtype, copy=False)
 
 
-def _pull(o: Operands, g: Any, values: Any, dtype: DType) -> Any:
+def times_scale(o: Operands, scale: Any, values: Any) -> Any:
+    """An elementwise derivative times the scale of its row. Masked entries are selected after the product, because
+    the scale itself may be infinite or NaN."""
+    scale = o.xp.astype(scale, o.dtype, copy=False)
+    return _select(o, values * (scale[..., None] if scale.ndim else scale))
+
+
+def _pull(o: Operands, g: Any, values: Any) -> Any:
     """The adjoint of the class mean, applied to g and multiplied into the elementwise derivative.
 
-    The divisors meet in the accumulation dtype and are rounded once. Masked entries are selected after the
-    product, because g itself may be infinite or NaN.
+    The divisors meet in the accumulation dtype and are rounded once.
     """
-    scale = o.xp.astype(g / _divisor(o), o.dtype, copy=False)
-    return o.xp.astype(_select(o, values * (scale[..., None] if scale.ndim else scale)), dtype, copy=False)
+    return times_scale(o, g / _divisor(o), values)
 
 
 def rows(o: Operands) -> Any:
@@ -190,53 +218,58 @@ def rows(o: Operands) -> Any:
 
 def rows_vjp(o: Operands, g: Any) -> Any:
     """The pullback of `rows` for the logits; g broadcasts to the row losses."""
-    return _pull(o, g, slope(o, parts(o)), o.x.dtype)
+    return _stored(o, _pull(o, g, slope(o, parts(o))), o.x.dtype)
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
     """`rows` and `rows_vjp`, sharing the exponential and everything else that they have in common."""
     f = parts(o)
-    return _mean(o, loss(o, f)), _pull(o, g, slope(o, f), o.x.dtype)
+    return _mean(o, loss(o, f)), _stored(o, _pull(o, g, slope(o, f)), o.x.dtype)
 
 
 def curvature(o: Operands, g: Any) -> Any:
     """The diagonal of the second derivative of `rows`, scaled by g."""
-    return _pull(o, g, bend(o, parts(o)), o.x.dtype)
+    return _stored(o, _pull(o, g, bend(o, parts(o))), o.x.dtype)
+
+
+def _stored(o: Operands, values: Any, dtype: DType) -> Any:
+    return o.xp.astype(values, dtype, copy=False)
 
 
 # ---------------------------------------------------------------- pullbacks of the other arguments
 
 
 def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
-    """(1-eps)*w*((p-1)*L - (x if x >= 0 else p*x)), which is -(1-eps)*w*x without pos_weight."""
-    xp, f = o.xp, parts(o)
-    if o.p is None:
-        derivative = -f.x
-    else:
-        p = _read(o, o.p)
-        derivative = (p - 1) * xp.log1p(f.e) - xp.where(f.right, f.x, p * f.x)
-    return _pull(o, g, _scaled(f.w, derivative * (1 - o.eps) if o.eps else derivative), dtype)
+    """The pullback of `rows` for the target."""
+    return _stored(o, _pull(o, g, by_target(o, parts(o))), dtype)
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
-    """The bracket of the loss, summed back to the weight's shape."""
-    return _sum_to(o, _pull(o, g, _bracket(o, parts(o)), o.dtype), o.w.shape, dtype)
+    """The pullback of `rows` for the weight, summed back to its shape."""
+    return _stored(o, sum_to(o, _pull(o, g, by_weight(o, parts(o))), o.w.shape), dtype)
 
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
-    """w*y'*softplus(-x), summed back to the shape of pos_weight."""
-    xp, f = o.xp, parts(o)
-    derivative = _guarded(xp, f.y, xp.where(f.right, xp.zeros_like(f.x), -f.x)) + f.y * xp.log1p(f.e)
-    return _sum_to(o, _pull(o, g, _scaled(f.w, derivative), o.dtype), o.p.shape, dtype)
+    """The pullback of `rows` for pos_weight, summed back to its shape."""
+    return _stored(o, sum_to(o, _pull(o, g, by_pos_weight(o, parts(o))), o.p.shape), dtype)
 
 
-def _sum_to(o: Operands, values: Any, shape: tuple[Any, ...], dtype: DType) -> Any:
-    """The adjoint of broadcasting from `shape` to the logits' shape."""
+def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
+    """The adjoint of broadcasting from `shape` to the logits' shape; a sum is in the accumulation dtype.
+
+    The axes that are summed are brought together at the end first, for the reason that `total` gives.
+    """
     xp, added = o.xp, values.ndim - len(shape)
     spread = (*range(added), *(added + i for i, n in enumerate(shape) if n == 1))
     if len(spread) == values.ndim:
-        values = xp.reshape(total(o, values, axis=None), shape)
-    elif spread:
-        values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)
-        values = values[(*(0,) * added, ...)] if added else values
-    return xp.astype(values, dtype, copy=False)
+        return xp.reshape(total(o, values, axis=None), shape)
+    if not spread:
+        return values
+    if o.flat:
+        kept = tuple(i for i in range(values.ndim) if i not in spread)
+        together = math.prod(values.shape[i] for i in spread)
+        values = xp.permute_dims(values, (*kept, *spread))
+        values = xp.reshape(values, (*values.shape[: len(kept)], together))
+        return xp.reshape(xp.sum(values, axis=-1, dtype=o.acc), shape)
+    values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)
+    return values[(*(0,) * added, ...)] if added else values

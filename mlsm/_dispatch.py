@@ -237,21 +237,18 @@ def _table(library: str) -> tuple[Kernel, ...]:
 # ---------------------------------------------------------------- the choice
 
 
-def select(problem: Problem, name: str | None = None, *, derivative: bool = False) -> Kernel:
-    """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code.
-
-    A derivative of tracked tensors is wanted differentiable itself, which only the generic code is.
-    """
+def select(problem: Problem, name: str | None = None) -> Kernel:
+    """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code."""
     if name is not None:
-        return _forced(problem, name, derivative)
-    if problem.state == "plain" or (problem.state == "tracked" and not derivative):
+        return _forced(problem, name)
+    if problem.state != "traced":
         for kernel in _table(problem.library):
             if kernel.accepts(problem) is None:
                 return kernel
     return GENERIC
 
 
-def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
+def _forced(problem: Problem, name: str) -> Kernel:
     if not isinstance(name, str):
         raise TypeError(f"`kernel` must be the name of a kernel or None; got {spelled(name)}.")
     if name == GENERIC.name:
@@ -260,8 +257,6 @@ def _forced(problem: Problem, name: str, derivative: bool) -> Kernel:
     if found is None:
         raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {spelled(name)}.")
     reason = _reason(found, problem)
-    if reason is None and derivative and problem.state == "tracked":
-        reason = "its arguments require a gradient, and a kernel's derivative could not be differentiated again"
     if reason is not None:
         raise ValueError(f"`kernel` {name!r} cannot serve this call: {reason}.")
     assert isinstance(found, Kernel)  # a string would have been its own reason

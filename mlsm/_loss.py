@@ -3,9 +3,11 @@
 A full docstring each, then about five calls. No formula and no check stands here.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from . import _check, _core, _dispatch
+from . import _blocks, _check, _core, _dispatch
 from ._core import Operands
 from ._dispatch import Explanation
 from ._guard import silent
@@ -174,18 +176,13 @@ def grad(
     _check.wrt(wrt, {"weight": weight, "pos_weight": pos_weight})
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel, derivative=True)
-    with silent(problem.library):
-        g = REDUCE[problem.reduction].adjoint(o, cotangent)
-        if wrt == "input":
-            result = chosen.rows_vjp(o, g)
-        elif wrt == "target":
-            result = _core.target_vjp(o, g, _floating(target, input))
-        elif wrt == "weight":
-            result = _core.weight_vjp(o, g, _floating(weight, input))
-        else:
-            result = _core.pos_weight_vjp(o, g, _floating(pos_weight, input))
-        result = _moved_back(problem, o, result)
+    chosen = _dispatch.select(problem, kernel)
+    if wrt == "input":
+        served, reference = chosen.rows_vjp, _core.rows_vjp
+    else:
+        dtype = _floating({"target": target, "weight": weight, "pos_weight": pos_weight}[wrt], input)
+        served, reference = (partial(pullback, dtype=dtype) for pullback in _PULLBACKS[wrt])
+    result = _moved_back(problem, o, _derivative(problem, o, cotangent, kernel, served, reference))
     if wrt in ("weight", "pos_weight"):  # without the dimensions that were added to reach the class axis
         added = result.ndim - _check.rank(weight if wrt == "weight" else pos_weight)
         result = result[(*(0,) * added, ...)] if added else result
@@ -243,15 +240,16 @@ def value_and_grad(
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(None, problem, o)
-    chosen = _dispatch.select(problem, kernel, derivative=True)
-    with silent(problem.library):
-        g = REDUCE[problem.reduction].adjoint(o, cotangent)
-        rows, slope = chosen.value_and_slope(o, g)
-        value: tuple[ArrayT, ArrayT] = (
-            reduced(problem.reduction, o, rows, problem.loss_dtype),
-            _moved_back(problem, o, slope),
-        )
-        return value
+    chosen = _dispatch.select(problem, kernel)
+
+    def pair(pass_: Callable[[Operands, Any], tuple[Any, Any]], o: Operands, g: Any) -> tuple[Any, Any]:
+        rows, slope = pass_(o, g)
+        return reduced(problem.reduction, o, rows, problem.loss_dtype), slope
+
+    served, reference = partial(pair, chosen.value_and_slope), partial(pair, _core.rows_and_vjp)
+    value, slope = _derivative(problem, o, cotangent, kernel, served, reference)
+    found: tuple[ArrayT, ArrayT] = value, _moved_back(problem, o, slope)
+    return found
 
 
 def hessian_diag(
@@ -307,11 +305,10 @@ def hessian_diag(
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(None, problem, o)
-    chosen = _dispatch.select(problem, kernel, derivative=True)
-    with silent(problem.library):
-        g = REDUCE[problem.reduction].adjoint(o, cotangent)
-        value: ArrayT = _moved_back(problem, o, chosen.curvature(o, g))
-        return value
+    chosen = _dispatch.select(problem, kernel)
+    result = _derivative(problem, o, cotangent, kernel, chosen.curvature, _core.curvature)
+    value: ArrayT = _moved_back(problem, o, result)
+    return value
 
 
 def explain(
@@ -352,6 +349,32 @@ def explain(
     """
     problem, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     return _dispatch.explanation(problem, kernel)
+
+
+_Pullback = Callable[[Operands, Any], Any]
+# What serves each argument but `input`, and the reference that is looked through and differentiated again.
+_PULLBACKS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "target": (_blocks.target_vjp, _core.target_vjp),
+    "weight": (_blocks.weight_vjp, _core.weight_vjp),
+    "pos_weight": (_blocks.pos_weight_vjp, _core.pos_weight_vjp),
+}
+
+
+def _derivative(
+    problem: Problem, o: Operands, cotangent: Any, kernel: str | None, served: _Pullback, reference: _Pullback
+) -> Any:
+    """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
+    adjoint = REDUCE[problem.reduction].adjoint
+    if kernel == _dispatch.GENERIC.name or problem.state == "traced":
+        served = reference
+    elif problem.state == "tracked":
+        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
+
+        return bridge.recomputed(
+            lambda o, g: served(o, adjoint(o, g)), lambda o, g: reference(o, adjoint(o, g)), o, cotangent
+        )
+    with silent(problem.library):
+        return served(o, adjoint(o, cotangent))
 
 
 def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:

@@ -6,6 +6,7 @@ aside under compilers, function transforms, forward mode and dispatch modes, whe
 already, and the backward of its backward is the generic code again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.numpy as host_namespace
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from .. import _core
+from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import GENERIC, Kernel
 from .._problem import Problem
 from .._reduce import REDUCE, reduced
 
+_Pullback = Callable[[Operands, Any], Any]
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
 
@@ -98,10 +100,11 @@ class _Loss(torch.autograd.Function):
         o = rest.holding(*tensors)
         _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
         adjoint, g = REDUCE[problem.reduction].adjoint, grads[0]
+        pullbacks: Any = _blocks
         # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
         # its own) its g is no plain tensor: only the generic code can be looked through.
         if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or _transformed():
-            kernel, host, slope = GENERIC, False, None
+            kernel, host, slope, pullbacks = GENERIC, False, None, _core
         for_x = None
         if not of_x:
             pass
@@ -122,16 +125,53 @@ class _Loss(torch.autograd.Function):
         return (
             None,
             for_x,
-            _core.target_vjp(o, g, o.y.dtype) if of_y else None,
-            _core.weight_vjp(o, g, o.w.dtype) if of_w else None,
-            _core.pos_weight_vjp(o, g, o.p.dtype) if of_p else None,
+            pullbacks.target_vjp(o, g, o.y.dtype) if of_y else None,
+            pullbacks.weight_vjp(o, g, o.w.dtype) if of_w else None,
+            pullbacks.pos_weight_vjp(o, g, o.p.dtype) if of_p else None,
             None,
         )
+
+
+def recomputed(served: _Pullback, reference: _Pullback, o: Operands, g: Any) -> Any:
+    """served(o, g), differentiable: the graph holds the operands, and its backward differentiates the reference."""
+    rest = o.holding(None, None, None, None, None)
+    operands = [None if v is None else _alive(v) for v in (*o[1:6], g)]
+    return _recomputed((served, reference, rest), *operands)
+
+
+class _Derivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: tuple[_Pullback, _Pullback, Operands], *tensors: Any) -> Any:
+        served, _, rest = ctx.call = call
+        ctx.save_for_backward(*tensors)
+        return served(rest.holding(*tensors[:5]), tensors[5])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        _, reference, rest = ctx.call
+        needed = ctx.needs_input_grad[1:]
+        again = torch.is_grad_enabled()  # with create_graph: the result has to know where the operands come from
+        with torch.enable_grad():
+            # Views or copies, one an operand: a tensor that is two of them has two derivatives here.
+            inputs: list[Any] = [
+                None if v is None else v.view_as(v) if again else v.detach().requires_grad_(n)
+                for v, n in zip(ctx.saved_tensors, needed, strict=True)
+            ]
+            made = reference(rest.holding(*inputs[:5]), inputs[5])
+            pairs = zip(made if isinstance(made, tuple) else (made,), grads, strict=True)
+            outputs = [(value, g) for value, g in pairs if value.requires_grad]
+            found: Any = iter(())
+            if outputs:
+                values, pulled = zip(*outputs, strict=True)
+                wanted = [v for v, n in zip(inputs, needed, strict=True) if n]
+                found = iter(torch.autograd.grad(values, wanted, pulled, create_graph=again, allow_unused=True))
+        return None, *(next(found, None) if n else None for n in needed)
 
 
 # `Function.apply` without the half of it that is written in Python and sees to function transforms, for which the
 # bridge stands aside: 3.4 µs instead of 5.0. One thing in it is needed: what a transform left behind is unwrapped.
 _tied: Any = super(torch.autograd.Function, _Loss).apply
+_recomputed: Any = super(torch.autograd.Function, _Derivative).apply
 _alive: Any = torch._C._functorch.unwrap_if_dead
 
 # ---------------------------------------------------------------- host memory
@@ -185,4 +225,5 @@ def _host(rest: Operands, x: Any, y: Any, w: Any, p: Any, m: Any) -> Operands:
         rest.eps,
         _NUMPY[rest.dtype],
         np.float64,
+        host=True,
     )

@@ -2,8 +2,8 @@
 
 Serves NumPy arrays and CPU tensors (without a copy), so that a loss needs its row losses and a few MiB, whatever the
 batch. The common calls (no weight, a class weight) run in place through a handful of scratch blocks; every other
-option runs the generic formula of `_core` on one block at a time. It owns its floating-point state, since a tensor's
-call has none.
+option runs the generic formula of `_core` on one block at a time, and tensors that NumPy cannot view (bfloat16) do so
+in PyTorch's own arithmetic. It owns its floating-point state, since a tensor's call has none.
 
 With h = [x >= 0] as 0.0 or 1.0 the contract's t is sign*(h - y), so that t*|x| = x*(h - y) and the slope is
 (h - y) - sign*s, to the bit: signs are exact. That leaves no `where` on a data mask, whose branch misses cost more
@@ -19,6 +19,7 @@ from typing import Any
 import array_api_compat.numpy as xp
 import numpy as np
 
+from .. import _blocks as _blocked
 from .. import _core
 from .._core import Operands
 from .._dispatch import Kernel
@@ -35,14 +36,8 @@ NORMAL = 2.0**-14  # the least float16 that is not subnormal
 
 def accepts(problem: Problem) -> str | None:
     """None, or why NumPy cannot read these arrays."""
-    if problem.library == "torch":
-        if problem.device.type != "cpu":
-            return f"NumPy reads host memory only; the tensors are on {problem.device}"
-        metas = (problem.input, problem.target, problem.weight, problem.pos_weight)
-        if any(meta is not None and meta.dtype == "bfloat16" for meta in metas):
-            return "NumPy cannot view a bfloat16 tensor"
-        if any(meta is not None and meta.layout == "foreign" for meta in metas):
-            return "NumPy cannot view a tensor that PyTorch negates when it is read"
+    if problem.library == "torch" and problem.device.type != "cpu":
+        return f"NumPy reads host memory only; the tensors are on {problem.device}"
     return None
 
 
@@ -77,6 +72,13 @@ def _run(o: Operands, g: Any, *, value: bool, derivative: str | None) -> tuple[A
         return _of_arrays(o, g, value, derivative)  # under the caller's guard already
     import torch
 
+    # NumPy can view neither: PyTorch's own arithmetic, block by block.
+    if any(v is not None and (v.dtype is torch.bfloat16 or v.is_neg()) for v in o[1:6]):
+        if derivative == "bend":
+            return None, _blocked.curvature(o, g)
+        if derivative is None:
+            return _blocked.rows(o), None
+        return _blocked.rows_and_vjp(o, g) if value else (None, _blocked.rows_vjp(o, g))
     dtype = np.float32 if o.dtype is torch.float32 else np.float64
     host = Operands(xp, _array(o.x), _array(o.y), _array(o.w), _array(o.p), _array(o.m), o.eps, dtype, np.float64)
     with np.errstate(all="ignore"):

@@ -31,7 +31,7 @@ def observed_classes(o: Operands) -> Any:
         return _core.observed_classes(o)
     only = o.holding(o.m, None, None, None, None)
     found = _run(only, None, lambda part: o.xp.astype(part.x, o.acc), (*o.m.shape[:-1], 1), o.acc)[..., 0]
-    return found if o.m.shape[-1] == o.x.shape[-1] else found * _core.count(o.x.shape[-1])
+    return found if o.m.shape[-1] == o.x.shape[-1] else found * _core.class_count(o)
 
 
 def rows(o: Operands) -> Any:

@@ -171,21 +171,33 @@ def observed(o: Operands) -> Any:
     return _ranked(o, o.m) | o.xp.zeros_like(o.x, dtype=o.xp.bool)
 
 
-def count(n: Any) -> Any:
-    """A length as a divisor; as a float past 2^31, where JAX without x64 has no integer for it."""
-    return float(n) if type(n) is int and n >= 2**31 else n
+def known(n: Any) -> bool:
+    """Whether a length is a number: not None, NaN or -1 for one that is unknown, and not the symbol of a trace."""
+    return type(n) is int and n >= 0
+
+
+def counted(o: Operands, values: Any, axis: int | None = -1) -> Any:
+    """How many values there are along one axis, or along all: what to ask where a length is no number."""
+    ones = o.xp.ones_like(values, dtype=o.xp.int32)  # no float32, in which a sum of ones ends at 2^24
+    return o.xp.astype(o.xp.sum(ones, axis=axis), o.acc)
+
+
+def class_count(o: Operands) -> Any:
+    """The number of classes; as a float, since JAX without x64 has no integer beyond 2^31."""
+    classes = o.x.shape[-1]
+    return float(classes) if known(classes) else counted(o, o.x)
 
 
 def observed_classes(o: Operands) -> Any:
     """The number of observed classes of each row; in the batch shape that `where` has itself, which broadcasts."""
     m = _ranked(o, o.m) if o.m.ndim else o.m[None]
     classes = o.xp.sum(o.xp.astype(m, o.acc), axis=-1)
-    return classes if m.shape[-1] == o.x.shape[-1] else classes * count(o.x.shape[-1])
+    return classes if m.shape[-1] == o.x.shape[-1] else classes * class_count(o)
 
 
 def divisor(o: Operands, classes: Any) -> Any:
     """What the sums of the rows are divided by: 1 for a row without an observed class, whose sum is 0 already."""
-    return count(o.x.shape[-1]) if o.m is None else o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
+    return class_count(o) if o.m is None else o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
 
 
 def _divisor(o: Operands) -> Any:

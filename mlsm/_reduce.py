@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._blocks import observed_classes
-from ._core import Operands, count, total
+from ._core import Operands, counted, known, total
 from ._typing import DType
 
 
@@ -22,20 +22,19 @@ class Reduction(NamedTuple):
 def _rows(o: Operands) -> Any:
     """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
     xp, batch = o.xp, o.x.shape[:-1]
-    seen = None if o.m is None else xp.astype(observed_classes(o) != 0, o.acc)
+    countable = True
     for n in batch:  # no generator: it costs as much as all else that is done for a small batch here
-        if n is None or n != n:
-            # A length that is not known yet is counted; size/sum of unknown lengths would be NaN without a word.
-            ones = xp.ones_like(o.x[..., 0], dtype=o.acc)
-            rows = xp.sum(ones if seen is None else seen * ones)
-            break
-    else:
-        if seen is None:
-            return count(math.prod(batch))
+        countable = countable and known(n)
+    if o.m is None:
+        return float(math.prod(batch)) if countable else counted(o, o.x[..., 0], axis=None)
+    seen = xp.astype(observed_classes(o) != 0, o.acc)
+    if countable:
         own = (1,) * (len(batch) - seen.ndim) + seen.shape
         alike = math.prod(n for n, m in zip(batch, own, strict=True) if m == 1)  # rows that share a row of the mask
-        rows = total(o, seen, axis=None) * count(alike)
-    return rows if seen is None else xp.where(rows == 0, xp.ones_like(rows), rows)
+        rows = total(o, seen, axis=None) * float(alike)
+    else:
+        rows = xp.sum(seen + xp.zeros_like(o.x[..., 0], dtype=o.acc))
+    return xp.where(rows == 0, xp.ones_like(rows), rows)
 
 
 def _sum(o: Operands, rows: Any) -> Any:

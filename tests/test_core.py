@@ -5,6 +5,7 @@ symmetries that hold bit by bit.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -437,14 +438,41 @@ def test_grad_output(library: Library, rng: np.random.Generator) -> None:
         identical(library.read(mlsm.grad(a, b, grad_output=scalar)), 2 * mean)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 29, 62, 2**31 - 1, 2**31, 2**32, 2**33], ids=str)
-def test_a_length_as_a_divisor(n: int) -> None:
-    """An integer as long as every library has one for it, a float beyond; what is no integer is left alone."""
-    divisor = _core.count(n)
-    assert divisor == n
-    assert type(divisor) is (float if n >= 2**31 else int)
-    symbol = object()
-    assert _core.count(symbol) is symbol
+class Symbol:
+    """A length that is no number: nobody may compute with it, compare it or convert it."""
+
+
+@pytest.mark.parametrize("n", [None, math.nan, -1, np.int64(3), Symbol(), 3.0], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_length_that_is_no_number_is_counted(n: Any, axis: int, rng: np.random.Generator) -> None:
+    """Whatever stands in the shape: jagged tensors have a symbol there that is 1 in every product."""
+
+    class Odd(np.ndarray[Any, Any]):
+        @property
+        def shape(self) -> Any:
+            own = np.ndarray.shape.__get__(self)
+            return (*own[:axis], n, *own[axis + 1 :]) if len(own) == 3 else own
+
+        def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+            return np.asarray(array)
+
+    x, y = rng.standard_normal((2, 3, 4)), rng.random((2, 3, 4))
+    _, o = _check.problem(x, y, None, None, None, "mean", 0.0, -1)
+    odd = o._replace(x=x.view(Odd), flat=False)
+    assert odd.x.shape[axis] is n
+    g = _reduce.REDUCE["mean"].adjoint(odd, np.float64(1))
+    for function in (_core.rows_vjp, _core.curvature):
+        identical(np.asarray(function(odd, g)), np.asarray(function(o, np.float64(1) / 6)))
+    identical(np.asarray(_core.rows(odd)), np.asarray(_core.rows(o)))
+
+
+def test_counted_lengths_are_exact_beyond_the_integers_of_float32() -> None:
+    n = 2**24 + 1
+    _, o = _check.problem(np.zeros((1, 1)), np.zeros((1, 1)), None, None, None, "mean", 0.0, -1)
+    for acc in (np.float32, np.float64):
+        found = _core.counted(o._replace(acc=acc), np.broadcast_to(np.float32(0), (n,)), axis=None)
+        assert found == acc(n)
+        assert found.dtype == acc
 
 
 class Thrifty:

@@ -8,13 +8,14 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 from functools import cache
 from typing import Any, Final, NoReturn
 
-from . import _core
-from ._core import Operands
-from ._problem import Problem
+from . import _core, _policy
+from ._core import Operands, known
+from ._library import library
+from ._problem import Problem, device_of
 from ._words import spelled
 
 
@@ -46,7 +47,8 @@ class Kernel:
     Notes
     -----
     All after `rows` are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
-    `rows_and_vjp`. Nothing is checked here; `register_kernel` does it.
+    `rows_and_vjp`. Nothing is checked here; `register_kernel` does it, and sees to it that what the functions return
+    is checked at every call: another shape, dtype, library or device than is asked for above is a RuntimeError.
 
     References
     ----------
@@ -155,8 +157,78 @@ def register_kernel(kernel: Kernel) -> None:
     with _lock:
         if kernel.name in names():
             raise ValueError(f"`kernel.name` must be new; {kernel.name!r} is registered already.")
-        _registered = (kernel, *_registered)
+        _registered = (_watched(kernel), *_registered)
         _tables = {}
+
+
+def _watched(kernel: Kernel) -> Kernel:
+    """The kernel with every result looked at. Here, once, so that no road to it goes past this and none pays for it
+    that has a kernel of ours, which the tests judge."""
+    name, both = kernel.name, kernel.rows_and_vjp
+
+    def rows(o: Operands) -> Any:
+        return _row_losses(name, "rows", o, kernel.rows(o))
+
+    def rows_vjp(o: Operands, g: Any) -> Any:
+        return _derivative(name, "rows_vjp", o, kernel.rows_vjp(o, g))
+
+    def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
+        found: Any = None if both is None else both(o, g)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise RuntimeError(
+                f"The kernel {name!r} must return a pair from `rows_and_vjp`, the row losses and their pullback; "
+                f"got a {type(found).__qualname__}."
+            )
+        return _row_losses(name, "rows_and_vjp", o, found[0]), _derivative(name, "rows_and_vjp", o, found[1])
+
+    def curvature(o: Operands, g: Any) -> Any:
+        return _derivative(name, "curvature", o, kernel.curvature(o, g))
+
+    return replace(
+        kernel,
+        rows=rows,
+        rows_vjp=rows_vjp if kernel.rows_vjp is not _core.rows_vjp else kernel.rows_vjp,
+        rows_and_vjp=None if both is None else rows_and_vjp,
+        curvature=curvature if kernel.curvature is not _core.curvature else kernel.curvature,
+    )
+
+
+def _row_losses(name: str, function: str, o: Operands, value: Any) -> Any:
+    return _fitting(name, function, "the row losses", o, value, o.x.shape[:-1], o.dtype)
+
+
+def _derivative(name: str, function: str, o: Operands, value: Any) -> Any:
+    return _fitting(name, function, "a derivative", o, value, o.x.shape, o.x.dtype)
+
+
+def _fitting(name: str, function: str, what: str, o: Operands, value: Any, shape: Any, dtype: Any) -> Any:
+    """`value`, if its metadata is what the seam asks for; a length that is no number fits every other."""
+    wanted = library(o.x, "input").name
+    try:
+        came = wanted if wanted == "numpy" and _scalar(value) else library(value, "input").name
+    except TypeError:
+        came = ""
+    if came != wanted:
+        got = f"an array of {came}" if came else f"a {type(value).__qualname__}"
+        asked = f"an array of {wanted}"
+    elif len(value.shape) != len(shape) or any(
+        a != b for a, b in zip(value.shape, shape, strict=True) if known(a) and known(b)
+    ):
+        got, asked = f"an array of shape {tuple(value.shape)}", f"one of shape {tuple(shape)}"
+    elif _policy.name(value.dtype) != _policy.name(dtype):
+        got, asked = f"an array of {_policy.name(value.dtype)}", f"one of {_policy.name(dtype)}"
+    elif wanted in _policy.PLACED and device_of(value, wanted) != device_of(o.x, wanted):
+        got, asked = f"an array on {device_of(value, wanted)}", f"one on {device_of(o.x, wanted)}"
+    else:
+        return value
+    raise RuntimeError(f"The kernel {name!r} returned {got} from `{function}`; it must return {what} as {asked}.")
+
+
+def _scalar(value: Any) -> bool:
+    """A NumPy scalar has a shape and a dtype; it is what NumPy's own functions return for a row of one dimension."""
+    import numpy
+
+    return isinstance(value, numpy.generic)
 
 
 def unregister_kernel(name: str) -> None:

@@ -187,11 +187,14 @@ _NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: n
 
 def _reads_host(kernel: Kernel, problem: Problem) -> bool:
     """Whether the kernel serves NumPy arrays, and NumPy can view these tensors: then the reduction is NumPy's too,
-    whose calls cost a third of PyTorch's on the few row losses of a small batch."""
+    whose calls cost a third of PyTorch's on the few row losses of a small batch. A kernel may serve other devices
+    besides, where it takes the tensors themselves."""
+    if "numpy" not in kernel.libraries or problem.device.type != "cpu":
+        return False
     for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
         if meta is not None and (meta.dtype == "bfloat16" or meta.layout == "foreign"):
             return False
-    return "numpy" in kernel.libraries
+    return True
 
 
 class _Host:

@@ -104,8 +104,9 @@ def problem(
     judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
     described, compute, acc = judge(
         Form(name, input.dtype, shape_of(input, name), device, _layout(input, name, now)),
-        # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
-        _form(target, "target", now, name if type(target) is type(input) else ""),
+        # An array of the same type is one of the same library, which it takes as long to find as all else of a form;
+        # but a tensor's type does not say whether it is dense.
+        _form(target, "target", now, name if type(target) is type(input) and name != "torch" else ""),
         None if weight is None else _weight_form(weight, "weight", now),
         None if pos_weight is None else _weight_form(pos_weight, "pos_weight", now),
         None if where is None else _form(where, "where", now),
@@ -243,7 +244,7 @@ def _judge(
     if kind not in _policy.FLOATS:
         raise TypeError(
             f"`input` must have a real floating dtype ({', '.join(sorted(_policy.FLOATS))}); got {kind}: "
-            "cast the logits to one of these first."
+            f"{_policy.stored(x.library, kind) or 'cast the logits to one of these first'}."
         )
     if not x.shape:
         raise ValueError("`input` must have at least one dimension, the classes; got a 0-d array.")
@@ -330,7 +331,8 @@ def _class_axis(shape: Shape, classes: int) -> int:
 def _real(form: Form, argument: str) -> str:
     kind = _policy.name(form.dtype)
     if not _policy.is_real(kind):
-        raise TypeError(f"`{argument}` must have a bool, integer or real floating dtype; got {kind}.")
+        remedy = _policy.stored(form.library, kind) or "cast it to one that its library computes with first"
+        raise TypeError(f"`{argument}` must have a bool, integer or real floating dtype; got {kind}: {remedy}.")
     return kind
 
 

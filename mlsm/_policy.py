@@ -10,7 +10,7 @@ from ._typing import DType, Namespace
 
 FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
 HALVES: Final = frozenset({"float16", "bfloat16"})
-_INTEGER = re.compile(r"u?int\d+|u?longlong|u?intc|u?int")
+_INTEGER = re.compile(r"u?int(8|16|32|64)|u?longlong|u?intc|u?int")
 
 REDUCTIONS: Final = ("none", "mean", "sum")
 WRT: Final = ("input", "target", "weight", "pos_weight")
@@ -22,6 +22,25 @@ REFUSED: Final = {
 }
 # Older NumPy releases name the modules of the same classes differently.
 REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatrix": "numpy"}
+# How a container that is no dense array becomes one: by the first of these methods that its class has.
+CONVERSIONS: Final = {
+    "toarray": "pass its `.toarray()`",  # the sparse matrices of SciPy and CuPy
+    "todense": "pass its `.todense()`",  # those of JAX
+    "to_dense": "pass its `.to_dense()`",
+    "to_numpy": "pass its `.to_numpy()`",  # data frames
+}
+# Formats of tensors that have a remedy of their own; that of all others (sparse_coo, mkldnn, …) is `to_dense`.
+FORMATS: Final = {
+    "jagged": "pass its `.values()`, which has all rows one after the other",
+    "masked": "pass its `.get_data()`, and its `.get_mask()` as `where`",
+    "nested": "pass `torch.cat(...)` of its `.unbind()`, which has all rows one after the other",
+}
+# Dtypes that are stored and not computed with: (library, dtype, what makes numbers of it). PyTorch casts none of them.
+STORED: Final = (
+    ("torch", re.compile(r"q.+"), "pass its `.dequantize()`"),
+    ("torch", re.compile(r"int[1-7]"), "pass its `.view(torch.int8)`"),
+    ("torch", re.compile(r"uint[1-7]|bits.+"), "pass its `.view(torch.uint8)`"),
+)
 
 # Libraries whose arrays always know their lengths, so that nobody need ask.
 SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
@@ -31,6 +50,8 @@ FLATTENED: Final = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
 LASTING: Final = SIZED | {"dask"}
 # Libraries for which the verdict on a call follows from dtypes, shapes and devices alone, so that it may be kept.
 MEMORABLE: Final = frozenset({"numpy", "torch"})
+# Libraries whose arrays lie on one device each, which can be compared.
+PLACED: Final = frozenset({"torch", "cupy"})
 # Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
 FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
 
@@ -67,13 +88,22 @@ def promoted(xp: Namespace, dtypes: list[DType]) -> tuple[DType, DType]:
     """The loss dtype (what the library makes of these floating dtypes together) and the compute dtype (never
     narrower than float32). Raises what the library raises if it has no answer."""
     first = name(dtypes[0])
-    if first in ("float32", "float64") and all(name(d) == first for d in dtypes):
-        native = getattr(xp, first)  # result_type would say the same, some microseconds later
-        return native, native
-    # Alike, they need no question, which JAX's strict mode and PyTorch's compiler do not answer for a half and float32.
-    alike = all(name(d) == first for d in dtypes)
-    loss = getattr(xp, first, dtypes[0]) if alike else xp.result_type(*dtypes)
+    loss = getattr(xp, first, dtypes[0])  # native, where the dtype is byte-swapped
+    if any(name(d) != first for d in dtypes):  # one dtype needs no question, which some libraries would refuse
+        if type(dtypes[0]).__module__ == "torch":
+            for dtype in dtypes:  # its `result_type` takes tensors only, which a compiler would have to make first
+                loss = xp.promote_types(loss, dtype)
+        else:
+            loss = xp.result_type(*dtypes)
     return loss, xp.float64 if name(loss) == "float64" else xp.float32
+
+
+def stored(library: str, dtype_name: str) -> str:
+    """What makes numbers of a dtype that its library only stores; "" for every other dtype."""
+    for owner, pattern, remedy in STORED:
+        if owner == library and pattern.fullmatch(dtype_name):
+            return remedy
+    return ""
 
 
 def accumulator(xp: Namespace, device: Any, compute: DType) -> DType:

@@ -82,8 +82,8 @@ def test_a_layout_changes_only_where_an_axis_moves(layout: str, full: tuple[int,
 def test_the_dtypes_of_a_call(given: dict[str, Any], loss: str, compute: str) -> None:
     y = given.get("y", form(X, "float16"))
     found = verdict(form(X, "float16"), y, **{k: v for k, v in given.items() if k != "y"})
-    assert found.problem.loss_dtype == loss
-    assert found.compute == found.problem.dtype == compute
+    assert np.dtype(found.problem.loss_dtype) == loss
+    assert np.dtype(found.compute) == found.problem.dtype == compute
     assert found.acc == np.float64
     assert found.problem.target.dtype == y.dtype.name
     if "pos_weight" in given:

@@ -196,6 +196,11 @@ class Backend:
         """A uint8 array's bytes as a bool array, not converted: what is true may be another byte than 1."""
         raise Unsupported(f"{self.name} makes its bool arrays itself, of 0 and 1")
 
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        """By name, the same values in each format that is no dense array: the container, the remedy that a refusal
+        has to name, and that remedy, which makes a dense array of the same values (in any shape)."""
+        return {}
+
     def write(self, array: Any, value: float) -> None:
         """Write `value` into every element, in place; raises where arrays cannot be written to."""
         raise Unsupported(f"arrays of {self.name} cannot be written to")

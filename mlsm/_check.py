@@ -181,7 +181,7 @@ def _layout(value: Any, name: str, now: str) -> str:
 def _weight_form(value: Any, argument: str, now: str = "traced") -> Form | None:
     if value is None:
         return None
-    if isinstance(value, Real | list | tuple):
+    if type(value).__module__ != "torch" and isinstance(value, Real | list | tuple):  # a Size is a tuple, and no weight
         return Form("", None, _nested_shape(value, argument), None, "C")
     return _form(value, argument, now)
 

@@ -374,6 +374,106 @@ def test_a_third_partys_kernel_serves_tensors_that_need_a_gradient() -> None:
     check(second.numpy(), mlsm.hessian_diag(X, Y, kernel="generic"), 1e-16)
 
 
+def _narrow(v: Any) -> Any:
+    return v.astype(np.float16) if isinstance(v, np.ndarray) else v.half()
+
+
+def _cut(v: Any) -> Any:
+    return v[:1]
+
+
+def _listed(v: Any) -> Any:
+    return v.tolist()
+
+
+def _computed(result: Any) -> None:
+    """Dask's blocks are only looked into when they are computed."""
+    for part in result if isinstance(result, tuple) else (result,):
+        part.compute()
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "dask"])
+@pytest.mark.parametrize(("wrong", "came"), [(_narrow, "float16"), (_cut, "shape"), (_listed, "list")])
+def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(library: str, wrong: Any, came: str) -> None:
+    make: Any = np.asarray
+    if library == "torch":
+        make = pytest.importorskip("torch", reason="a road of its own").as_tensor
+    elif library == "dask":
+        da = pytest.importorskip("dask.array", reason="a road of its own")
+
+        def make(v: Any) -> Any:
+            return da.from_array(v, chunks=(2, 3))
+
+    x, y = make(np.zeros((4, 3))), make(np.ones((4, 3)))
+    right: dict[str, Any] = {f: getattr(_core, f) for f in ("rows", "rows_vjp", "curvature", "rows_and_vjp")}
+
+    def broken(function: str, place: int | None = None) -> Kernel:
+        def run(*arguments: Any) -> Any:
+            found = right[function](*arguments)
+            if place is None:
+                return wrong(found)
+            return tuple(wrong(v) if i == place else v for i, v in enumerate(found))
+
+        return _kernel(libraries=("numpy", "torch"), **{**right, function: run})
+
+    def forward(**options: Any) -> Any:
+        return loss(x, y, **options)
+
+    def backward(**_: Any) -> Any:
+        leaf = x.clone().requires_grad_()
+        loss(leaf, y, pos_weight=x.new_ones(4, 3), where=y > 0).backward()
+
+    roads = [
+        (forward, "rows", None),
+        (lambda **o: mlsm.grad(x, y, **o), "rows_vjp", None),
+        (lambda **o: mlsm.hessian_diag(x, y, **o), "curvature", None),
+        (lambda **o: mlsm.value_and_grad(x, y, **o), "rows_and_vjp", 0),
+        (lambda **o: mlsm.value_and_grad(x, y, **o), "rows_and_vjp", 1),
+        *([(backward, "rows", None), (backward, "rows_vjp", None)] if library == "torch" else []),
+    ]
+    for road, function, place in roads:
+        mlsm.register_kernel(broken(function, place))
+        with pytest.raises(RuntimeError, match=rf"The kernel 'ours' returned .*{came}.* from `{function}`; it must"):
+            _computed(road())
+        mlsm.unregister_kernel("ours")
+
+
+def test_a_pair_that_is_none_and_a_row_that_is_a_scalar() -> None:
+    mlsm.register_kernel(_kernel(rows_and_vjp=lambda o, g: _core.rows(o)))
+    with pytest.raises(RuntimeError, match=r"'ours' must return a pair from `rows_and_vjp`.*got a ndarray"):
+        mlsm.value_and_grad(X, Y)
+    mlsm.unregister_kernel("ours")
+    mlsm.register_kernel(_kernel(rows=lambda o: np.float64(_core.rows(o))))
+    identical(loss(X[0], Y[0]), loss(X[0], Y[0], kernel="generic"))
+
+
+def test_an_array_of_another_library_or_device_is_no_result() -> None:
+    torch = pytest.importorskip("torch", reason="it has devices, and is another library")
+    mlsm.register_kernel(_kernel(rows=lambda o: torch.zeros(len(o.x))))
+    with pytest.raises(RuntimeError, match=r"an array of torch.*as an array of numpy"):
+        loss(X, Y)
+    mlsm.unregister_kernel("ours")
+    mlsm.register_kernel(_kernel(libraries=("torch",), rows=lambda o: _core.rows(o).to("meta")))
+    with pytest.raises(RuntimeError, match=r"an array on meta.*as one on cpu"):
+        loss(torch.from_numpy(X), torch.from_numpy(Y))
+
+
+def test_a_kernel_for_arrays_and_tensors_gets_tensors_where_numpy_cannot_view_them() -> None:
+    torch = pytest.importorskip("torch", reason="its tensors lie on devices")
+    seen = []
+
+    def rows(o: Any) -> Any:
+        seen.append(type(o.x))
+        return _core.rows(o)
+
+    mlsm.register_kernel(_kernel(libraries=("numpy", "torch"), rows=rows))
+    for device in ("cpu", "meta"):
+        x, y = (torch.from_numpy(v).to(device) for v in (X, Y))
+        for leaf in (x, x.clone().requires_grad_()):
+            assert loss(leaf, y).device.type == device
+    assert seen == [torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]
+
+
 # ---------------------------------------------------------------- explanations
 
 

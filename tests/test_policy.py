@@ -22,7 +22,8 @@ REAL = ("bool", "int", "uint", "intc", "uintc", "longlong", "ulonglong", "int8",
 # Before and after each of the accepted ones in the alphabet, and containing or beginning like one.
 NOT_REAL = ("", "bits8", "bcomplex32", "boolean", "complex64", "complex128", "clongdouble", "object", "str", "str128",
             "void", "datetime64[s]", "timedelta64[ns]", "float", "float8_e4m3fn", "float128", "longdouble", "double",
-            "ints", "int8x", "int1", "int2", "uint4", "uint7", "int81", "xint8", "point8", "hint", "qint8", "quint8", "uuint8", "uint64_t")  # fmt: skip
+            "ints", "int8x", "xint8", "point8", "hint", "qint8", "quint8", "uuint8", "uint64_t",
+            "int1", "int2", "uint4", "uint7", "int81")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -418,3 +418,30 @@ def test_mask_on_the_graph(rng: np.random.Generator) -> None:
     (h,) = torch.autograd.grad(gx.sum(), x)
     assert (h[~where] == 0).all()
     assert torch.isfinite(h).all()
+
+
+@pytest.mark.parametrize("value", [1e41, -1e300, 3.4028235e38, 1e-50, 5e-324], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_no_flag_of_numpy_is_raised_for_tensors(dtype: Any, value: float) -> None:
+    """A tensor's call has no guard around it: whoever works on its memory by NumPy has one of its own."""
+    x = torch.tensor([[0.5, -1.0, 2.0], [88.0, -100.0, 1.0]]).to(dtype)
+    y, wide = (x > 0).to(dtype), torch.full((2,), value, dtype=torch.float64)
+    for kernel in (None, *_serving(x, y)):
+        with np.errstate(all="raise"):
+            for g in (value, wide[0]):
+                mlsm.grad(x, y, grad_output=g, kernel=kernel)
+            mlsm.grad(x, y, reduction="none", grad_output=wide, kernel=kernel)
+            for weight in (value, [value, 1.0, 2.0], wide.new_full((3,), value)):
+                for call in (mlsm.multilabel_soft_margin_loss, mlsm.value_and_grad, mlsm.hessian_diag):
+                    call(x, y, weight, pos_weight=weight, kernel=kernel)
+            for where in (None, y > 0):
+                leaf = x.clone().requires_grad_()
+                rows = mlsm.multilabel_soft_margin_loss(leaf, y, reduction="none", where=where)
+                rows.backward(wide.to(rows.dtype))
+                assert leaf.grad is not None
+                assert leaf.grad.dtype == dtype
+
+
+def _serving(x: Any, y: Any) -> list[str]:
+    reasons = dict(mlsm.explain(x, y, kernel="generic").reasons)
+    return ["generic", *(name for name, reason in reasons.items() if "could serve" in reason)]

@@ -91,6 +91,67 @@ def test_compile_over_transforms_and_transforms_over_compile(backend: str) -> No
     check(under.numpy(), expected.numpy(), allowed, "func.grad over compile")
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _mixed(x: Any, y: Any, w: Any) -> tuple[Any, ...]:
+    return loss(x, y, w), mlsm.grad(x, y, w), *mlsm.value_and_grad(x, y), mlsm.hessian_diag(x, y, pos_weight=w)
+
+
+def _spaced(dtype: Any, found: Any, expected: Any, what: str) -> None:
+    """Of the dtype, and next to it: one rounding to a half, some of float32 before it."""
+    assert found.dtype == expected.dtype == dtype, what
+    eps = torch.finfo(dtype).eps
+    tiny = torch.finfo(dtype).smallest_normal * eps
+    room = (8 if dtype in (torch.float32, torch.float64) else 2) * eps * expected.abs().double() + tiny
+    check(found.double().numpy(), expected.double().numpy(), room.numpy(), what)
+
+
+@pytest.mark.parametrize("dx", FLOATS, ids=str)
+def test_every_mix_of_dtypes(dx: Any) -> None:
+    x = torch.tensor([[0.0, -0.0, 1.5, -4.0], [0.5, -1.25, 3.0, 0.25]]).to(dx)
+    for dy in (*FLOATS, torch.bool, torch.int64, torch.uint8):
+        for dw in (torch.bfloat16, torch.float32, torch.float64) if dy == dx else (dx,):
+            torch._dynamo.reset()
+            y, w = (x > 0).to(dy), torch.tensor(W).to(dw)
+            compiled = torch.compile(_mixed, backend="eager", fullgraph=True)
+            for i, (a, b) in enumerate(zip(compiled(x, y, w), _mixed(x, y, w), strict=True)):
+                _spaced(b.dtype, a, b, f"{dx}, {dy}, {dw}: result {i}")
+            value = loss(x, y, w).dtype
+            both = [d for d in (dx, dy, dw) if d.is_floating_point]
+            assert value == sum(torch.zeros(1, dtype=d) for d in both).dtype
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_halves_fullgraph(backend: str) -> None:
+    x = torch.tensor([[0.0, -0.0, 1.5, -4.0], [0.5, -1.25, 3.0, 0.25]])
+    for dx, dw in ((torch.bfloat16, torch.float32), (torch.float16, torch.float16)):
+        call = x.to(dx), (x > 0).to(dx), torch.tensor(W).to(dw)
+        compiled = torch.compile(_mixed, backend=backend, fullgraph=True)
+        for i, (a, b) in enumerate(zip(compiled(*call), _mixed(*call), strict=True)):
+            _spaced(b.dtype, a, b, f"{dx}, {dw}: result {i}")
+
+
+class _Both(torch.nn.Module):
+    def forward(self, x: Any, y: Any) -> tuple[Any, Any]:
+        return loss(x, y), mlsm.grad(x, y)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_of_halves_with_a_batch_of_any_length(strict: bool) -> None:
+    """Without a largest length: nothing compares a symbol with a number."""
+    x = torch.linspace(-3, 3, 12).reshape(4, 3)
+    for dtype in (torch.bfloat16, torch.float32):
+        batch = torch.export.Dim("batch")
+        call = x.to(dtype), (x > 0).float()
+        program = torch.export.export(_Both(), call, dynamic_shapes=({0: batch}, {0: batch}), strict=strict)
+        for n in (4, 2, 9):
+            longer = torch.linspace(-2, 2, 3 * n).reshape(n, 3)
+            given = longer.to(dtype), (longer > 0).float()
+            for a, b in zip(program.module()(*given), _Both()(*given), strict=True):
+                _spaced(b.dtype, a, b, f"{dtype}, {n} rows")
+
+
 def _count(function: Callable[..., Any], **options: Any) -> tuple[Callable[..., Any], Any]:
     from torch._dynamo.testing import CompileCounterWithBackend
 

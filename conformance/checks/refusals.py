@@ -230,6 +230,31 @@ def complex_(context: Context, tally: Tally) -> None:
     _refused(context, tally, calls)
 
 
+@check(
+    "refusals.formats",
+    "A sparse, nested or masked container is a TypeError in every argument, and the remedy that it names works.",
+    anybody=False,
+)
+def formats(context: Context, tally: Tally) -> None:
+    b, d = context.backend, "float32" if "float32" in context.dtypes else context.dtypes[-1]
+    base = _base(context, d)
+    numbers = b.formats(Tensor((2, 3), (1.0, 0.0, 1.0, 0.0, 0.0, 1.0), d))
+    masks = b.formats(Tensor((2, 3), (True, False, True, False, False, True), "bool"))
+    if not numbers:
+        tally.passed_by("the library has no other format than dense arrays")
+        return
+    shapes = {"input": numbers, "target": numbers, "weight": numbers, "pos_weight": numbers, "where": masks}
+    for argument, made in shapes.items():
+        for name, (value, remedy, apply) in made.items():
+            given = {**base, argument: value}
+            _refused(context, tally, [(f"{argument} {name}", TypeError, (f"`{argument}`", remedy), given)])
+            mended = context.subject.loss(**{**base, argument: apply(value)})
+            tally.true(b.owns(mended), f"{argument} {name}: the remedy gives no array of {b.library}")
+    for name, (value, remedy, _) in b.formats(Tensor((2, 1), (1.0, 1.0), d)).items():
+        given = {**base, "reduction": "none", "grad_output": value}
+        _refused(context, tally, [(f"grad_output {name}", TypeError, ("`grad_output`", remedy), given)])
+
+
 @check("refusals.library", "Arrays of two libraries in one call are a TypeError that names both.", anybody=False)
 def library(context: Context, tally: Tally) -> None:
     foreign = None

@@ -65,6 +65,13 @@ class JAX(Backend):
 
         return installed_versions("jax", "jaxlib")
 
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        from jax.experimental import sparse
+
+        a = self.make(tensor)
+        made = {"BCOO": sparse.BCOO.fromdense(a), "BCSR": sparse.BCSR.fromdense(a)}
+        return {name: (value, ".todense()", lambda v: v.todense()) for name, value in made.items()}
+
     def write(self, array: Any, value: float) -> None:
         try:
             array[...] = value

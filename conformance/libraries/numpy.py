@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..backends import Backend, Bulk, Unsupported
+from ..backends import Backend, Bulk, Unsupported, missing
 from ..tensors import LAYOUTS, Case, Tensor
 
 
@@ -90,6 +90,16 @@ class NumPy(Backend):
 
     def as_bool(self, array: Any) -> Any:
         return array.view(np.bool_)
+
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        if missing("scipy") or tensor.dtype in ("float16", "bfloat16"):  # of which SciPy makes no matrix
+            return {}
+        from scipy import sparse
+
+        a = self.make(tensor)
+        made = {f"{kind} {form}": getattr(sparse, f"{form}_{kind}")(a) for kind in ("array", "matrix")
+                for form in ("coo", "csr", "csc", "bsr", "dok", "lil", "dia")}  # fmt: skip
+        return {name: (value, ".toarray()", lambda v: v.toarray()) for name, value in made.items()}
 
     def write(self, array: Any, value: float) -> None:
         array[...] = value

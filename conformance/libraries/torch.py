@@ -72,6 +72,32 @@ class Torch(Backend):
     def as_bool(self, array: Any) -> Any:
         return array.view(torch.bool)
 
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        a = self.make(tensor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch calls most of these a prototype
+            made: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {}
+            sparse = {
+                "COO": a.to_sparse(),
+                "CSR": a.to_sparse_csr(),
+                "CSC": a.to_sparse_csc(),
+                "BSR": a.to_sparse_bsr((1, 1)),
+                "BSC": a.to_sparse_bsc((1, 1)),
+            }
+            if a.is_floating_point() and a.device.type == "cpu":
+                sparse["mkldnn"] = a.to_mkldnn()
+            for name, value in sparse.items():
+                made[name] = value, ".to_dense()", lambda v: v.to_dense()
+            made["nested"] = torch.nested.nested_tensor([a[:1], a[1:]]), ".unbind()", lambda v: torch.cat(v.unbind())
+            jagged = torch.nested.nested_tensor([a[:1], a[1:]], layout=torch.jagged)
+            made["jagged"] = jagged, ".values()", lambda v: v.values()
+            masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
+            made["masked"] = masked, ".get_data()", lambda v: v.get_data()
+            if a.dtype == torch.float32 and a.device.type == "cpu":
+                quantised = torch.quantize_per_tensor(a, 0.5, 8, torch.quint8)
+                made["quantised"] = quantised, ".dequantize()", lambda v: v.dequantize()
+        return made
+
     def write(self, array: Any, value: float) -> None:
         array.fill_(value)
 

@@ -112,7 +112,7 @@ def _of_ones(shape: tuple[int, ...], dtype: str) -> Tensor:
 
 @check(
     "lazy.lies",
-    "A block that has not the declared shape is refused for every argument: never broadcast, cut, or read past its end.",
+    "A block that has not the declared shape is refused for every argument: never broadcast, cut or read past its end.",
     needs=("unknown_sizes",),
     offers=("loss", "gradient", "hessian"),
     anybody=False,
@@ -130,7 +130,12 @@ def lies(context: Context, tally: Tally) -> None:
                 actual = (*shape[:axis], length, *shape[axis + 1 :])
                 given = {"input": b.make(case.input), "target": b.make(case.target)}
                 lie = b.lying(_of_ones(shape, dtype), _of_ones(actual, dtype))
-                asks = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "none"), Ask("hessian", "mean"))
+                asks: tuple[Ask, ...] = (
+                    Ask("loss", "none"),
+                    Ask("loss", "mean"),
+                    Ask("gradient", "none"),
+                    Ask("hessian", "mean"),
+                )
                 if name == "grad_output":
                     asks = (Ask("gradient", "none", grad_output=(1.0,)), Ask("gradient", "none", "target", (1.0,)))
                 else:

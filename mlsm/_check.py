@@ -116,13 +116,14 @@ def problem(
         now,
         xp,
     )
+    at, ndim = described.axis, input.ndim
     if name == "dask":
         from .lazy.dask import prepared, verified
 
-        input, target = verified(input, "input"), verified(target, "target")
-        weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
-        where = verified(where, "where")
-    at, ndim = described.axis, input.ndim
+        if at != ndim - 1:  # before axes are moved that a block may not have
+            input, target = verified(input, "input"), verified(target, "target")
+            weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
+            where = verified(where, "where")
     o = Operands(
         xp,
         last(xp, input, at, ndim),

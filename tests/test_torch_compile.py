@@ -114,9 +114,9 @@ def test_every_mix_of_dtypes(dx: Any) -> None:
         for dw in (torch.bfloat16, torch.float32, torch.float64) if dy == dx else (dx,):
             torch._dynamo.reset()
             y, w = (x > 0).to(dy), torch.tensor(W).to(dw)
-            compiled = torch.compile(_mixed, backend="eager", fullgraph=True)
-            for i, (a, b) in enumerate(zip(compiled(x, y, w), _mixed(x, y, w), strict=True)):
-                _spaced(b.dtype, a, b, f"{dx}, {dy}, {dw}: result {i}")
+            for call in (loss, mlsm.grad):
+                found = torch.compile(call, backend="eager", fullgraph=True)(x, y, w)
+                _spaced(call(x, y, w).dtype, found, call(x, y, w), f"{call.__name__} of {dx}, {dy}, {dw}")
             value = loss(x, y, w).dtype
             both = [d for d in (dx, dy, dw) if d.is_floating_point]
             assert value == sum(torch.zeros(1, dtype=d) for d in both).dtype

@@ -68,9 +68,9 @@ class JAX(Backend):
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         from jax.experimental import sparse
 
-        a = self.make(tensor)
+        a = self.make(tensor)  # whose bools become integers in a sum of entries, as `todense` is
         made = {"BCOO": sparse.BCOO.fromdense(a), "BCSR": sparse.BCSR.fromdense(a)}
-        return {name: (value, ".todense()", lambda v: v.todense()) for name, value in made.items()}
+        return {name: (value, ".todense()", lambda v: v.todense().astype(a.dtype)) for name, value in made.items()}
 
     def write(self, array: Any, value: float) -> None:
         try:

@@ -269,7 +269,7 @@ def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
     """The adjoint of broadcasting from `shape` to the logits' shape; a sum is in the accumulation dtype.
 
-    The axes that are summed are brought together at the end first, for the reason that `total` gives.
+    The axes that are summed are brought together at the end first, where `total` adds accurately.
     """
     xp, added = o.xp, values.ndim - len(shape)
     spread = (*range(added), *(added + i for i, n in enumerate(shape) if n == 1))
@@ -282,6 +282,6 @@ def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
         together = math.prod(values.shape[i] for i in spread)
         values = xp.permute_dims(values, (*kept, *spread))
         values = xp.reshape(values, (*values.shape[: len(kept)], together))
-        return xp.reshape(xp.sum(values, axis=-1, dtype=o.acc), shape)
+        return xp.reshape(total(o, values), shape)
     values = xp.sum(values, axis=spread, keepdims=True, dtype=o.acc)
     return values[(*(0,) * added, ...)] if added else values

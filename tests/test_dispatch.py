@@ -225,7 +225,7 @@ def test_who_looks_through_the_arithmetic_gets_the_reference(state: str) -> None
     if served:
         assert _dispatch.select(problem, "ours").name == "ours"
     else:
-        with pytest.raises(ValueError, match="'ours' cannot serve this call: .*compiler"):
+        with pytest.raises(ValueError, match=r"'ours' cannot serve this call: .*compiler"):
             _dispatch.select(problem, "ours")
     assert _dispatch.select(problem, "generic").name == "generic"
 

@@ -8,6 +8,7 @@ NumPy sums a Fortran-ordered block naively: so each block of logits is made cont
 is built and changes no value.
 """
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -61,7 +62,7 @@ def prepared(o: Operands) -> Operands:
         for argument, other in zip(given.values(), others.values(), strict=True)
     )
     tied = _over_blocks(_fitting, (x, *others.values()), x.chunks, dtype=x.dtype, kinds=kinds)
-    return o._replace(x=tied, flat=False, **others)
+    return o._replace(x=tied, xp=_Namespace(o.xp), flat=False, **others)
 
 
 def prepared_cotangent(g: Any, o: Operands) -> Any:
@@ -185,3 +186,34 @@ def _fitting_rows(g: Any, rows: Any, declared: tuple[Any, ...]) -> Any:
 def _spelled(declared: tuple[Any, ...]) -> str:
     inside = ", ".join(str(n) if n == n else "unknown" for n in declared)
     return f"({inside},)" if len(declared) == 1 else f"({inside})"
+
+
+# ---------------------------------------------------------------- sums
+
+
+class _Namespace:
+    """Dask's namespace, but for its sum, which adds the rows of a block one after the other."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+    @staticmethod
+    def sum(values: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+        return da.reduction(
+            values, _summed, _summed, axis=axis, keepdims=keepdims, dtype=dtype or values.dtype
+        )
+
+
+def _summed(block: Any, axis: Any, keepdims: bool, dtype: Any = None) -> Any:
+    """A block's sums over axes that are brought together and made contiguous first, where NumPy adds pair by pair."""
+    spread = tuple(a % block.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    kept = tuple(i for i in range(block.ndim) if i not in spread)
+    shape = tuple(block.shape[i] for i in kept)
+    lined = block.transpose((*kept, *spread)).reshape((*shape, math.prod(block.shape[i] for i in spread)))
+    if hasattr(lined, "flags"):  # what is not strided has no order
+        lined = np.ascontiguousarray(lined)
+    sums = lined.sum(axis=-1, dtype=dtype)
+    return sums.reshape(tuple(1 if i in spread else n for i, n in enumerate(block.shape))) if keepdims else sums

@@ -1,0 +1,174 @@
+"""Derivatives that are summed back to a weight obey the bound of sums; blocks change no value; numbers at the edge."""
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlsm
+from mlsm import _blocks, _check, _core
+
+from ._support import check
+
+U = 2.0**-53
+ELEMENTWISE = 10 * U  # numerics.md's bound, with a factor for the scale and one for the weight
+
+
+def _elements(x: Any, y: Any, wrt: str) -> Any:
+    """The bracket or its positive part, by extended precision."""
+    precise = np.longdouble
+    a = np.abs(x.astype(precise))
+    smooth = np.log1p(np.exp(-a))
+    positive = y * (np.where(x < 0, a, 0) + smooth)
+    return positive if wrt == "pos_weight" else positive + (1 - y.astype(precise)) * (np.where(x >= 0, a, 0) + smooth)
+
+
+needs_extended = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant <= 60, reason="the judge needs a format wider than float64"
+)
+LIBRARIES = ["numpy", "numpy-generic", "torch", "torch-generic", "torch-backward", "dask"]
+
+
+def _gradient(library: str, x: Any, y: Any, wrt: str, weight: Any) -> Any:
+    kernel = "generic" if library.endswith("-generic") else None
+    options: dict[str, Any] = {wrt: weight, "reduction": "sum", "kernel": kernel}
+    if library.startswith("numpy"):
+        return mlsm.grad(x, y, wrt=wrt, **options)  # type: ignore[arg-type]
+    if library == "dask":
+        da = pytest.importorskip("dask.array", reason="Dask's sums")
+        chunks = tuple(max(1, (2 * n) // 3) for n in x.shape)
+        options[wrt] = da.from_array(weight)
+        lazy: Any = mlsm.grad(da.from_array(x, chunks=chunks), da.from_array(y, chunks=chunks), wrt=wrt, **options)  # type: ignore[arg-type]
+        return lazy.compute(scheduler="synchronous")
+    torch = pytest.importorskip("torch", reason="PyTorch's sums")
+    options[wrt] = torch.from_numpy(np.array(weight))
+    # What NumPy reads backwards PyTorch cannot view.
+    x, y = (torch.from_numpy(v.copy() if min(v.strides) < 0 else v) for v in (x, y))
+    if library != "torch-backward":
+        found: Any = mlsm.grad(x, y, wrt=wrt, **options)
+        return found.numpy()
+    options[wrt].requires_grad_()
+    mlsm.multilabel_soft_margin_loss(x, y, **options).backward()
+    return options[wrt].grad.numpy()
+
+
+@needs_extended
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
+@pytest.mark.parametrize("layout", ["C", "F", "rows reversed"])
+@pytest.mark.parametrize("data", ["random", "equal"])
+def test_sums_back_to_a_weight(library: str, wrt: str, layout: str, data: str) -> None:
+    """Equal terms are what adds up the same rounding a million times: 164,532 u, if row follows row."""
+    rng = np.random.default_rng(5)
+    n, c = 300_000, 2
+    x = rng.standard_normal((n, c)) if data == "random" else np.full((n, c), 0.1)
+    y = rng.random((n, c)) if data == "random" else np.full((n, c), 0.3)
+    terms = _elements(x, y, wrt) / c
+    order: Callable[[Any], Any] = {"C": lambda v: v, "F": np.asfortranarray, "rows reversed": lambda v: v[::-1]}[layout]
+    x, y, terms = order(x), order(y), order(terms)
+    bound = ELEMENTWISE + (math.log2(n * c) + 8) * U
+    shapes: list[tuple[int, ...]] = [(), (1,), (c,), (1, c), (1, 1), (n, 1)]
+    for shape in shapes:
+        weight = np.ones(shape)
+        axes = tuple(i for i, m in enumerate((1,) * (2 - len(shape)) + shape) if m == 1)
+        exact = terms.sum(axis=axes, keepdims=True).reshape(shape).astype(np.float64)
+        found = _gradient(library, x, y, wrt, weight)
+        check(found, exact, bound * np.abs(exact), f"{shape}")
+
+
+@pytest.mark.parametrize("shape", [(3, 40_000), (70_001, 1), (3, 5, 9_000), (40, 900, 3), (40_001,), (2, 1, 40_000)])
+@pytest.mark.parametrize("library", ["numpy", "torch", "bfloat16"])
+def test_blocks_are_the_generic_formula(shape: tuple[int, ...], library: str, rng: np.random.Generator) -> None:
+    """Every derivative of every cut, at infinite logits, with masks and weights of every shape."""
+    x, y = 3 * rng.standard_normal(shape), rng.random(shape)
+    x[..., 0], y[..., 0] = np.inf, 1
+    broadcast = [tuple(d) for d in itertools.product(*({1, n} for n in shape))]
+    for w_shape, m_shape in itertools.product((shape[-1:], broadcast[0], broadcast[-1]), (None, (), *broadcast)):
+        w, p = 0.5 + rng.random(w_shape), 0.5 + rng.random(broadcast[len(broadcast) // 2])
+        m = None if m_shape is None else rng.random(m_shape) < 0.7
+        arrays: list[Any] = [x, y, w, p, m]
+        if library != "numpy":
+            torch = pytest.importorskip("torch", reason="the same for tensors")
+            kind = torch.float64 if library == "torch" else torch.bfloat16
+            arrays = [None if v is None else torch.from_numpy(v) for v in arrays[:4]]
+            arrays = [v.to(kind) for v in arrays] + [None if m is None else torch.from_numpy(np.asarray(m))]
+        call: Any = _check.problem
+        _, o = call(*arrays, "none", 0.0, -1)
+        assert o.host
+        u = U if library != "bfloat16" else 2.0**-8
+        g = o.xp.asarray(rng.random(shape[:-1]) + 0.5)
+        for name in ("rows", "rows_vjp", "curvature", "target_vjp", "weight_vjp", "pos_weight_vjp"):
+            arguments: list[Any] = [o] if name == "rows" else [o, g]
+            arguments += [o.x.dtype] if name.startswith(("target", "weight", "pos")) else []
+            with np.errstate(all="ignore"):
+                found, right = (getattr(m, name)(*arguments) for m in (_blocks, _core))
+            assert (found.shape, found.dtype) == (right.shape, right.dtype), name
+            found, right = (
+                np.asarray(v.to(o.acc) if library != "numpy" else v, dtype=np.float64) for v in (found, right)
+            )
+            # Of one sign but for those of the target and the logits, which are not summed.
+            check(found, right, 64 * u * np.abs(right), f"{name}, weight {w_shape}, where {m_shape}")
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("shape", ["(N, C)", "(N, 1)", "(1, C)", "(C,)", "()"])
+def test_mean_counts_observed_rows_by_every_shape_of_where(shape: str, library: str, rng: np.random.Generator) -> None:
+    n, c = 5_000, 11
+    x, y = rng.standard_normal((n, c)), rng.random((n, c))
+    where = rng.random({"(N, C)": (n, c), "(N, 1)": (n, 1), "(1, C)": (1, c), "(C,)": (c,), "()": ()}[shape]) < 0.6
+    where = np.asarray(where)
+    if shape == "(N, C)":
+        where[: n // 2, :] = False
+    full = np.broadcast_to(where, (n, c))
+    elements = np.where(full, _elements(x, y, "weight"), 0).astype(np.float64)
+    counts = full.sum(axis=-1)
+    exact = (elements.sum(axis=-1) / np.maximum(counts, 1)).sum() / max(1, (counts > 0).sum())
+    arrays: list[Any] = [x, y, where]
+    if library == "torch":
+        torch = pytest.importorskip("torch", reason="the same for tensors")
+        arrays = [torch.from_numpy(v) for v in arrays]
+    for kernel in (None, "generic"):
+        found = mlsm.multilabel_soft_margin_loss(arrays[0], arrays[1], where=arrays[2], kernel=kernel)
+        check(found, exact, 64 * U * exact, str(kernel))
+
+
+def test_a_sum_of_parts_keeps_infinities_and_few_arrays() -> None:
+    assert _blocks._added(iter([1.0, np.inf, 2.0, 3.0, 4.0])) == np.inf
+    for n in range(1, 70):
+        assert _blocks._added(iter(range(n))) == n * (n - 1) // 2
+
+
+LARGEST = 3.4028235e38  # what float32's largest number is printed as: a little more than it is
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    "number", [LARGEST, [LARGEST], np.float64(LARGEST), int(LARGEST), Fraction(int(LARGEST)), -LARGEST], ids=repr
+)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_float32s_largest_number_as_a_weight(dtype: str, number: Any, library: str) -> None:
+    x = np.zeros((1, 1), dtype=dtype)
+    arrays: list[Any] = [x, x]
+    if library == "torch":
+        torch = pytest.importorskip("torch", reason="the same for tensors")
+        arrays = [torch.from_numpy(x)] * 2
+    single = np.float32(number[0] if isinstance(number, list) else number)
+    assert np.isfinite(single)
+    call: Any = _check.problem
+    _, o = call(*arrays, number, None, None, "mean", 0.0, -1)
+    assert float(o.w.reshape(-1)[0]) == single
+
+
+@pytest.mark.parametrize("factor", [1, -1])
+def test_numbers_are_rounded_as_float32_rounds_them(factor: int) -> None:
+    """Below the midpoint to what would be the next number: the largest; from there on: infinite."""
+    midpoint = math.ldexp(2 - 2.0**-24, 127)
+    x = np.zeros((1, 1), dtype=np.float32)
+    for value in (math.nextafter(midpoint, 0), midpoint, math.nextafter(midpoint, math.inf)):
+        _, o = _check.problem(x, x, factor * value, None, None, "mean", 0.0, -1)
+        with np.errstate(all="ignore"):
+            assert o.w == np.float32(factor * value), value

@@ -62,9 +62,9 @@ def _gradient(library: str, x: Any, y: Any, wrt: Any, weight: Any) -> Any:
 @pytest.mark.parametrize("layout", ["C", "F", "rows reversed"])
 @pytest.mark.parametrize("data", ["random", "equal"])
 def test_sums_back_to_a_weight(library: str, wrt: str, layout: str, data: str) -> None:
-    """Equal terms are what adds up the same rounding a million times: 164,532 u, if row follows row."""
+    """Equal terms are what adds up the same rounding many times over, if row follows row."""
     rng = np.random.default_rng(5)
-    n, c = 200_000, 2
+    n, c = 50_000, 2
     x = rng.standard_normal((n, c)) if data == "random" else np.full((n, c), 0.1)
     y = rng.random((n, c)) if data == "random" else np.full((n, c), 0.3)
     terms = _elements(x, y, wrt) / c
@@ -85,10 +85,14 @@ def test_sums_back_to_a_weight(library: str, wrt: str, layout: str, data: str) -
         check(found, exact, bound * np.abs(exact), f"{shape}")
 
 
-@pytest.mark.parametrize("shape", [(3, 40_000), (70_001, 1), (3, 5, 9_000), (40, 900, 3), (40_001,), (2, 1, 40_000)])
+@pytest.mark.parametrize("shape", [(3, 40), (70, 1), (3, 5, 19), (40, 9, 3), (41,), (2, 1, 40)])
 @pytest.mark.parametrize("library", ["numpy", "torch", "bfloat16"])
-def test_blocks_are_the_generic_formula(shape: tuple[int, ...], library: str, rng: np.random.Generator) -> None:
+def test_blocks_are_the_generic_formula(
+    shape: tuple[int, ...], library: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every derivative of every cut, at infinite logits, with masks and weights of every shape."""
+    monkeypatch.setattr(_blocks, "BLOCK", 24)
+    monkeypatch.setattr(_blocks, "WIDEST", 10)
     x, y = 3 * rng.standard_normal(shape), rng.random(shape)
     x[..., 0], y[..., 0] = np.inf, 1
     each = tuple(itertools.product(*({1, n} for n in shape)))
@@ -96,13 +100,13 @@ def test_blocks_are_the_generic_formula(shape: tuple[int, ...], library: str, rn
     for place, m_shape in enumerate(masks):  # every shape of each, but not with every shape of the others
         w_shape, p_shape = each[place % len(each)], each[(3 * place + 1) % len(each)]
         w, p = 0.5 + rng.random(w_shape), 0.5 + rng.random(p_shape)
-        m = None if m_shape is None else rng.random(m_shape) < 0.7
+        m = None if m_shape is None else np.asarray(rng.random(m_shape) < 0.7)
         arrays: list[Any] = [x, y, w, p, m]
         if library != "numpy":
             torch = pytest.importorskip("torch", reason="the same for tensors")
             kind = torch.float64 if library == "torch" else torch.bfloat16
             arrays = [None if v is None else torch.from_numpy(v) for v in arrays[:4]]
-            arrays = [v.to(kind) for v in arrays] + [None if m is None else torch.from_numpy(np.asarray(m))]
+            arrays = [v.to(kind) for v in arrays] + [None if m is None else torch.from_numpy(m)]
         call: Any = _check.problem
         _, o = call(*arrays, "none", 0.0, -1)
         assert o.host

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 from ..check import Context, check
 from ..judging import Tally
@@ -79,7 +81,7 @@ def _numpy(context: Context, tally: Tally) -> None:
 
 
 # A fresh process, because the peak of a process never falls; VmHWM, because ru_maxrss survives an exec.
-_PROBE = """
+_LOSS_PROBE = """
 import re, sys, torch, mlsm
 torch.set_num_threads(1)
 def peak():
@@ -100,10 +102,132 @@ def _torch(context: Context, tally: Tally, kernel: str) -> None:
         return
     result = ROWS * CLASSES * 4
     for call, size in (("multilabel_soft_margin_loss", ROWS * 8), ("value_and_grad", result + ROWS * 8)):
-        command = [sys.executable, "-c", _PROBE, kernel, call, str(ROWS), str(CLASSES)]
+        command = [sys.executable, "-c", _LOSS_PROBE, kernel, call, str(ROWS), str(CLASSES)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode:
             tally.fail(f"{call}: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no answer'}")
             continue
         over = int(done.stdout) - size
         tally.true(over <= SPARE, f"{call} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
+
+
+# Many cases in one process, where Linux lets its peak be reset.
+_PROBE = """
+import gc, json, re, sys
+import numpy as np, mlsm
+kernel, library, rows, classes, cases = json.loads(sys.argv[1])
+if library == "torch":
+    import torch
+    torch.set_num_threads(1)
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) << 10
+
+def made(shape, kind):
+    if library == "torch":
+        return torch.full(shape, 1, dtype=getattr(torch, kind))
+    return np.full(shape, 1, dtype=kind)
+
+def arguments(n, case):
+    given = {"input": made((n, classes), case["dtype"]), "target": made((n, classes), case["dtype"])}
+    for name, shape in case["arrays"].items():
+        kind = "bool" if name == "where" else case["dtype"]
+        given[name] = made([{"N": n, "C": classes}.get(length, length) for length in shape], kind)
+    for name in case["tracked"]:
+        given[name].requires_grad_()
+    return given
+
+def call(given, case):
+    loss = case["call"] == "backward"
+    function = mlsm.multilabel_soft_margin_loss if loss else getattr(mlsm, case["call"])
+    found = function(**given, **case["options"], kernel=kernel)
+    if loss:
+        found.backward()
+        found = tuple(given[name].grad for name in case["tracked"])
+    return found if isinstance(found, tuple) else (found,)
+
+for case in cases:
+    try:
+        for _ in range(2):  # what is made once and kept is no part of a call
+            call(arguments(256, case), case)
+    except ValueError as error:
+        if "cannot serve" not in str(error):
+            raise
+        print("declined")
+        continue
+    given = arguments(rows, case)
+    gc.collect()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    found = call(given, case)
+    print(status("VmHWM") - before - sum(v.nbytes for v in found))
+    del given, found
+"""
+
+
+_Shape = tuple[str | int, ...]
+
+
+def _case(
+    call: str, arrays: dict[str, _Shape], tracked: tuple[str, ...] = (), dtype: str = "float32", wrt: str = ""
+) -> dict[str, Any]:
+    """One measured call: the shapes of its arrays ("N" rows, "C" classes), and which of them require a gradient."""
+    return {
+        "call": call,
+        "arrays": arrays,
+        "tracked": tracked,
+        "dtype": dtype,
+        "options": {"wrt": wrt} if wrt else {},
+    }
+
+
+_FUNCTIONS = ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag")
+_SHAPES: tuple[_Shape, ...] = (("N", "C"), ("N", 1), (1, "C"), ("C",))
+_WEIGHTS = ("weight", "pos_weight")
+_CASES = [
+    *(_case(call, {}) for call in _FUNCTIONS),
+    *(_case(call, {"where": mask}) for call in _FUNCTIONS for mask in _SHAPES),
+    *(_case(call, {"weight": ("N", 1)}) for call in _FUNCTIONS),
+    *(_case("grad", {"where": mask}, wrt="target") for mask in _SHAPES),
+    *(_case("grad", {wrt: shape}, wrt=wrt) for wrt in _WEIGHTS for shape in _SHAPES),
+]
+_TENSORS = [
+    *(_case(call, {"where": ("N", "C"), "weight": ("N", 1)}, dtype="bfloat16") for call in _FUNCTIONS),
+    *(_case(call, {}, ("input",), dtype) for call in _FUNCTIONS[1:] for dtype in ("float32", "bfloat16")),
+    *(_case("grad", {"weight": ("C",)}, ("input",), dtype, "weight") for dtype in ("float32", "bfloat16")),
+    *(_case("backward", {wrt: ("C",)}, ("input", wrt)) for wrt in _WEIGHTS),
+    _case("backward", {"weight": ("C",), "where": ("N", 1)}, ("weight",), "bfloat16"),
+]
+WIDTH, HEIGHT = 500, 40_000  # 76 MiB of float32, 19 MiB of bool
+
+
+@check(
+    "memory.options",
+    "Masks, weights of rows, derivatives of every argument, half precision and tracked tensors take no more.",
+    "16 MiB",
+    level="quick",
+    anybody=False,
+)
+def options(context: Context, tally: Tally) -> None:
+    library = context.backend.library
+    if library not in ("numpy", "torch") or context.backend.name not in ("numpy", "torch"):
+        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
+        return
+    if _served(context) == "generic":
+        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
+        return
+    if not Path("/proc/self/clear_refs").exists():
+        tally.passed_by("the peak of a process can be read and reset on Linux only")
+        return
+    kernel = None if context.subject.kernel == "auto" else context.subject.kernel
+    cases = [c for c in _CASES + _TENSORS * (library == "torch") if c["dtype"] in context.dtypes]
+    spec = json.dumps((kernel, library, HEIGHT, WIDTH, cases))
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, spec], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode:
+        tally.fail(done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
+        return
+    for case, over in zip(cases, done.stdout.split(), strict=True):
+        if over != "declined":
+            tally.true(int(over) <= SPARE, f"{case}: {int(over) / MIB:.1f} MiB beyond the result")

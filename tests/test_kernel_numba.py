@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def _reason() -> str | None:
     """Why the kernel cannot be tested here; None where it can."""
     if importlib.util.find_spec("mlsm.kernels") is None or importlib.util.find_spec("mlsm.kernels.numba") is None:
         return "mlsm/kernels/numba.py is deleted"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return "NUMBA_DISABLE_JIT is set, and the kernel declines"
     return "numba is not installed" if importlib.util.find_spec("numba") is None else None
 
 
@@ -266,11 +269,10 @@ def test_every_byte_but_0_is_true(library: str, dtype: str, rng: np.random.Gener
     x = make(rng.normal(0, 4, (9, 131)).astype(dtype))
     bytes_ = rng.choice(np.array([0, 0, 1, 2, 128, 255], np.uint8), (9, 131))
     odd = find(library).as_bool(make(bytes_))
-    for option in ({}, {"pos_weight": 1.5, "label_smoothing": 0.25}):
-        for function in (mlsm.value_and_grad, mlsm.hessian_diag):
-            found, right = (function(x, y, kernel="numba", **option) for y in (odd, make(bytes_ != 0)))
-            for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (found, right)), strict=True):
-                identical(np.asarray(a), np.asarray(b))
+    for function in (mlsm.value_and_grad, mlsm.hessian_diag):
+        found, right = (function(x, y, kernel="numba") for y in (odd, make(bytes_ != 0)))
+        for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (found, right)), strict=True):
+            identical(np.asarray(a), np.asarray(b))
 
 
 def test_every_float16_is_widened_exactly(loops: Any) -> None:
@@ -323,9 +325,18 @@ def test_threads_do_not_change_a_bit(
     assert len(used) > 1
 
 
-def test_thread_count(kernel: Any) -> None:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+def test_thread_count(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(kernel._threads, "_quota", lambda: 2**31)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     assert kernel._threads.allowed(False) == cores
+    for text, most in (("1", 1), ("1,4", 1), (" 1 ", 1), ("0", 1), (str(cores + 5), cores), ("many", cores)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert kernel._threads.allowed(False) == most, text
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(kernel._threads, "_quota", lambda: 1)
+    assert kernel._threads.allowed(False) == 1
+    monkeypatch.setattr(kernel._threads, "_quota", lambda: 2**31)
     found: list[int] = []
     worker = threading.Thread(
         target=lambda: found.extend((kernel._threads.allowed(False), kernel._threads.allowed(True)))
@@ -335,12 +346,191 @@ def test_thread_count(kernel: Any) -> None:
     assert found == [1, 1]  # whoever calls from a thread of his own has parallelism of his own
 
 
-def test_tensors_follow_torch(kernel: Any) -> None:
+# What /proc/self/cgroup says, the files of the control groups, and how many cores' time they allow.
+GROUPS: list[tuple[str, dict[str, str], int]] = [
+    ("0::/\n", {}, 2**31),
+    ("0::/\n", {"cpu.max": "max 100000\n"}, 2**31),
+    ("0::/\n", {"cpu.max": "350000 100000\n"}, 3),
+    ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+    ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000", "cpu.max": "400000 100000"}, 2),
+    ("0::/../host/path\n", {"cpu.max": "200000 100000\n"}, 2),
+    ("4:memory:/x\n3:cpu,cpuacct:/x\n0::/\n",
+     {"cpu,cpuacct/x/cpu.cfs_quota_us": "400000\n", "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+      "memory/x/cpu.max": "100000 100000"}, 4),
+    ("3:cpu:/docker/x\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2**31),
+    ("3:cpu:/docker/x\n", {"cpu/cpu.cfs_quota_us": "500000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 5),
+    ("0::/\n", {"cpu.max": "unreadable"}, 2**31),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "files", "expected"), GROUPS)
+def test_quota_of_control_groups(own: str, files: dict[str, str], expected: int, kernel: Any, tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(own)
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert kernel._threads._quota(tmp_path) == expected
+
+
+def test_no_control_groups(kernel: Any, tmp_path: Path) -> None:
+    assert kernel._threads._quota(tmp_path) == 2**31
+
+
+BIG = """
+import numpy as np
+import mlsm
+x = np.linspace(-9, 9, 2**20, dtype=np.float32).reshape(1024, 1024)
+y = x > 1
+"""
+
+
+def _script(code: str, **environment: str | None) -> str:
+    """What a process prints whose environment is ours with these changes."""
+    own = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
+    command = [sys.executable, "-W", "error", "-c", BIG + code]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def right() -> str:
+    return _script("print(mlsm.multilabel_soft_margin_loss(x, y), mlsm.grad(x, y).sum(dtype=float))")
+
+
+TWO = "from mlsm.kernels import _threads\n_threads.allowed = lambda tensors: 2\n"
+LOSS = "print(mlsm.multilabel_soft_margin_loss(x, y))\n"
+BOTH = "print(mlsm.multilabel_soft_margin_loss(x, y), mlsm.grad(x, y).sum(dtype=float))\n"
+
+
+def test_a_call_as_the_interpreter_ends(right: str) -> None:
+    """No pool takes work by then, whether it exists already or not."""
+    late = f"import atexit\n@atexit.register\ndef late():\n    {BOTH}"
+    assert _script(TWO + late) == right
+    assert _script(TWO + late + BOTH) == f"{right}\n{right}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_a_call_in_a_signal_handler(right: str) -> None:
+    """Which interrupts a call as it hands its parts over, holding the pool's locks."""
+    code = f"""
+import os, signal
+from mlsm.kernels import _threads
+_threads.allowed = lambda tensors: 2
+signal.signal(signal.SIGUSR1, lambda *_: {BOTH.strip()})
+executor = _threads._executor
+def interrupted(size):
+    with _threads._lock:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        len([0])  # a handler runs between two instructions
+    return executor(size)
+_threads._executor = interrupted
+mlsm.multilabel_soft_margin_loss(x, y)
+"""
+    assert _script(code) == right
+
+
+def test_no_thread_to_be_had(right: str) -> None:
+    """None at all, or a second one: parts that the pool has queued all the same are done once, by the caller."""
+    refuse = """
+import threading
+from mlsm.kernels import _threads
+_threads.allowed = lambda tensors: 4
+start, left = threading.Thread.start, [{left}]
+def limited(self):
+    if not left[0]:
+        raise RuntimeError("can't start new thread")
+    left[0] -= 1
+    start(self)
+threading.Thread.start = limited
+"""
+    for left in (0, 1):
+        assert _script(refuse.format(left=left) + BOTH) == right
+
+
+def test_parts_are_done_once_where_threads_fail(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, done = kernel._threads, []
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(threads, "_executor", lambda size: pool)
+    adjust, calls = pool._adjust_thread_count, []  # type: ignore[attr-defined]  # where a thread is started
+
+    def limited() -> None:
+        calls.append(0)
+        if len(calls) > 1:
+            raise RuntimeError("can't start new thread")
+        adjust()
+
+    monkeypatch.setattr(pool, "_adjust_thread_count", limited)
+    threads.spread(4, 8, lambda i, j: done.append((i, j)))
+    pool.shutdown()  # what was queued has been looked at
+    assert len(calls) > 1
+    assert sorted(done) == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+def test_one_thread_in_a_worker_of_a_pool() -> None:
+    code = """
+import multiprocessing
+from mlsm.kernels import _threads
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.apply(_threads.allowed, (False,)), pool.apply(_threads.allowed, (True,)))
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["1", "1"]
+
+
+def test_compiler_switched_off() -> None:
+    """Every call works, by another kernel; to force this one tells why."""
+    code = """
+print(mlsm.explain(x, y).chosen, dict(mlsm.explain(x, y).reasons)["numba"])
+mlsm.multilabel_soft_margin_loss(x, y), mlsm.value_and_grad(x, y), mlsm.hessian_diag(x, y)
+try:
+    mlsm.grad(x, y, kernel="numba")
+except ValueError as error:
+    print(error)
+"""
+    said = _script(code, NUMBA_DISABLE_JIT="1").splitlines()
+    assert said[0] == "numpy Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+    assert "`kernel` 'numba' cannot serve this call: Numba's compiler is switched off" in said[1]
+
+
+def test_a_cache_that_fails(right: str, tmp_path: Path) -> None:
+    """A disk that is full when the code is to be written, an index or code that is damaged, no place at all."""
+    full = """
+import builtins, errno, os, tempfile
+from numba.core import caching
+def refuse(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+import mlsm.kernels._numba_loops
+caching.IndexDataCacheFile.save = refuse
+"""
+    assert _script(full + LOSS, NUMBA_CACHE_DIR=str(tmp_path / "full")) == right.split()[0]
+    assert _script(LOSS, NUMBA_CACHE_DIR=str(tmp_path / "kept")) == right.split()[0]
+    for ending in (".nbc", ".nbi"):
+        files = [*(tmp_path / "kept").rglob(f"*{ending}")]
+        assert files
+        for file in files:
+            file.write_bytes(b"damaged")
+        note = "print(mlsm.explain(x, y).note is not None)\n"
+        assert _script(note + LOSS, NUMBA_CACHE_DIR=str(tmp_path / "kept")).splitlines()[1] == right.split()[0]
+    (tmp_path / "file").write_text("no folder")
+    nowhere = {"NUMBA_CACHE_DIR": str(tmp_path / "file"), "HOME": None, "XDG_CACHE_HOME": None}
+    assert _script(LOSS, **nowhere) == right.split()[0]
+
+
+def test_tensors_follow_torch(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="this test asks for PyTorch's number of threads")
     before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(kernel._threads, "_quota", lambda: 2**31)
+    cores = kernel._threads.allowed(False)
     try:
-        torch.set_num_threads(before + 1)
-        assert kernel._threads.allowed(True) == before + 1
+        for threads in (1, cores, cores + 1):  # never more than the process may use
+            torch.set_num_threads(threads)
+            assert kernel._threads.allowed(True) == min(threads, cores)
     finally:
         torch.set_num_threads(before)
 

@@ -10,6 +10,7 @@ choice that is made once per machine.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import numba.extending
@@ -612,7 +613,32 @@ def _compiled(function: Any) -> Any:
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
+    else:
+        dispatcher._cache = _Optional(dispatcher._cache)
     return dispatcher
+
+
+class _Optional:
+    """Numba's cache on disk, of which no failure (a disk that is full or read-only, a damaged file) ends a call.
+
+    Numba itself lets them through. It has no public place for this; a test notices if it moves.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return self._cache.load_overload(*arguments)
+        except Exception:  # a damaged pickle may fail in any way
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        with suppress(Exception):  # likewise: an index is read before it is written
+            self._cache.save_overload(*arguments)
 
 
 fused, bent, widen, narrow = map(_compiled, (fused, bent, widen, narrow))

@@ -1,6 +1,7 @@
 """Threads for a kernel that releases the interpreter: how many, and an ordinary pool for the parts of one call.
 
 Not Numba's own threads, which may abort under concurrent callers. Knows no array; starts nothing before it is needed.
+Where no thread is to be had (the interpreter shuts down, a limit is reached), the caller does all parts himself.
 """
 
 import multiprocessing
@@ -8,40 +9,100 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _lock = threading.Lock()
+_handing_over = False  # whether a call is giving parts to the pool, which holds locks that a signal handler cannot get
 
 
 def allowed(tensors: bool) -> int:
-    """How many threads may take part in one call: one a core that the process may use.
+    """How many threads may take part in one call: one a core that the process may use, at most OMP_NUM_THREADS.
 
     A call from any but the main thread is part of somebody's own parallelism (Dask's threads, a server's), and so is
-    one in a child process of multiprocessing: it gets one. Tensors follow `torch.set_num_threads`.
+    one in a child process of multiprocessing: it gets one. Tensors also follow `torch.set_num_threads`.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or multiprocessing.parent_process() is not None:
         return 1
+    most = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1, _quota())
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is for two levels of nesting
+    if wanted.isdecimal():
+        most = min(most, max(1, int(wanted)))
     if tensors:
         import torch
 
-        return torch.get_num_threads()
-    if multiprocessing.parent_process() is not None:
-        return 1
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        most = min(most, torch.get_num_threads())
+    return most
+
+
+@cache
+def _quota(root: Path = Path("/")) -> int:
+    """How many cores' time the control groups of this process (and theirs) allow; many where they set no limit."""
+    least = float(2**31)
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux, or nothing that may be read
+        groups = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / controllers if controllers else root / "sys/fs/cgroup"
+        inner = top / path.lstrip("/")
+        # In a container the path may be the host's, which is not there; the group itself is then mounted at the top.
+        for folder in (inner, *(p for p in inner.parents if p.is_relative_to(top))):
+            least = min(least, _share(folder))
+    return max(1, int(least))
+
+
+def _share(group: Path) -> float:
+    """The cores' time that one control group sets, of version 2 or 1; infinite where it sets none."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else float("inf")
+    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+        return float("inf")
 
 
 def spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
     """work(i, j) over 0:count, in as many consecutive parts as threads, the first of them by the caller."""
+    global _handing_over
     threads = max(1, min(threads, count))
-    ends = [count * k // threads for k in range(threads + 1)]
-    others = [_executor(threads - 1).submit(work, i, j) for i, j in pairwise(ends[1:])]
+    if threads == 1 or _handing_over:
+        work(0, count)
+        return
+    parts = list(pairwise(count * k // threads for k in range(threads + 1)))
+    futures: list[Future[None]] = []
+    ready, served = threading.Event(), 0
+
+    def part(k: int) -> None:
+        # A pool that could start no thread has queued the part all the same: whoever finds it later leaves it alone.
+        ready.wait()
+        if k < served:
+            work(*parts[k])
+
+    _handing_over = True
     try:
-        work(ends[0], ends[1])
+        for k in range(1, threads):
+            futures.append(_executor(threads - 1).submit(part, k))
+    except RuntimeError:
+        pass  # no thread to be had, or the interpreter shuts down
     finally:
-        for future in others:
+        _handing_over = False
+        served = 1 + len(futures)
+        ready.set()
+    try:
+        for i, j in (parts[0], *parts[served:]):
+            work(i, j)
+    finally:
+        for future in futures:
             future.result()
 
 
@@ -56,8 +117,8 @@ def _executor(size: int) -> ThreadPoolExecutor:
 
 def _forget_pool() -> None:
     """A forked child has the pool but not its threads."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    global _pool, _lock, _handing_over
+    _pool, _lock, _handing_over = None, threading.Lock(), False
 
 
 if sys.platform != "win32":

@@ -35,6 +35,17 @@ _READ: Final = frozenset(
 _NATIVE: Final = frozenset(np.dtype(name) for name in _READ)  # a byte-swapped dtype equals none of them
 
 
+@cache
+def _switched_off() -> str | None:
+    """Why Numba compiles nothing here; asked once, with the import of what it compiles, which decides it for good."""
+    from numba import config
+
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]  # Numba makes its settings as the module runs
+        return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+    _loops()
+    return None
+
+
 @cache  # an import statement costs half a microsecond even where nothing is left to import
 def _loops() -> ModuleType:
     """What is compiled; importing it imports Numba."""
@@ -63,7 +74,7 @@ def accepts(problem: Problem) -> str | None:
             return f"rows of more than {WIDEST} classes would have to be converted whole"
         if len(x.shape) > 2 and not (x.layout == y.layout == "C"):
             return "it reads strided arrays with one batch axis only"
-    return None
+    return _switched_off()
 
 
 def _as_it_is(meta: Meta) -> bool:
@@ -108,7 +119,11 @@ def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
     if dispatcher.stats.cache_path is None:
         return False
     cache = dispatcher._cache
-    return cache._index_key(signature, dispatcher.targetctx.codegen()) in cache._cache_file._load_index()
+    try:
+        kept = cache._cache_file._load_index()
+    except Exception:  # what cannot be read is not there, and a pickle may fail in any way
+        return False
+    return cache._index_key(signature, dispatcher.targetctx.codegen()) in kept
 
 
 # ---------------------------------------------------------------- the seam

@@ -61,10 +61,8 @@ conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, o
 	$(BIN)/python -m mlsm_conformance run $(or $(BACKENDS),$(CPU_BACKENDS)) --level quick \
 		$(addprefix --require=,$(or $(BACKENDS),$(CPU_BACKENDS)))
 
-# A file named after CuPy imports it at its top, and CuPy cannot be imported without CUDA: no doctests are collected there.
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)
-	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --ignore=mlsm/kernels/cupy.py --ignore=conformance/libraries/cupy.py \
-		--conformance-level smoke mlsm tests conformance $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --conformance-level smoke mlsm tests conformance $(PYTEST)
 
 # Not part of `make test`, which has tests/test_threads.py: each of these runs eight times. What is meant for one thread is
 # marked so, with the reason, and left out.

@@ -1,6 +1,6 @@
 """Multi-label soft margin loss for every array library at once: the public names, and nothing else."""
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+import typing as _t
 
 from ._dispatch import Kernel, register_kernel, unregister_kernel
 from ._loss import explain, grad, hessian_diag, multilabel_soft_margin_loss, value_and_grad
@@ -21,7 +21,7 @@ __all__ = [
     "value_and_grad",
 ]
 
-if _TYPE_CHECKING:  # a `__getattr__` that a type checker sees would let every misspelled name pass
+if _t.TYPE_CHECKING:  # a `__getattr__` that a type checker sees would let every misspelled name pass
     from . import nn as nn
 else:
     __getattr__, __dir__ = _on_first_use(globals(), "nn")

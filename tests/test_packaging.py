@@ -121,6 +121,24 @@ def workflow() -> str:
     return (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
 
 
+def readme_arguments() -> list[str]:
+    """What the README's lines without make give to pytest."""
+    (line,) = re.findall(r"^python -m pytest (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    arguments: list[str] = line.split()
+    return arguments
+
+
+def test_the_lines_without_make_collect() -> None:
+    """Every file that can be imported here, and no error for one that cannot."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *readme_arguments()], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "mlsm/_loss.py::" in done.stdout
+    assert ("libraries/cupy.py" in done.stdout) <= (find_spec("cupy") is not None)
+
+
 @pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
 def test_every_backend_is_required_somewhere() -> None:
     """By `make test` and by a job of the workflow: whatever needs no device is a failure when it is absent."""
@@ -212,7 +230,7 @@ def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
                 expected.add(f"{name}/{file.relative_to(folder).as_posix()}")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected
-    assert "mlsm/py.typed" in held
+    assert {"mlsm/py.typed", "mlsm_conformance/py.typed"} <= held
     assert "mlsm_conformance/golden.json" in held
 
 
@@ -236,10 +254,37 @@ def test_wheel_metadata(wheel: Path) -> None:
 def test_sdist_holds_what_a_distributor_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "pyproject.toml"}
+    needed = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "conftest.py", "pyproject.toml"}
     needed |= {"tests/test_packaging.py", "docs/examples/seven_segments.py", "conformance/golden.json"}
     assert needed <= held
     assert not [name for name in held if "__pycache__" in name or name.startswith((".venv", "build"))]
+
+
+def test_a_type_checker_sees_both_packages(wheel: Path, tmp_path: Path) -> None:
+    """Installed as a user has them, without the sources: their annotations count only where `py.typed` is."""
+    pytest.importorskip("mypy", reason="it is what is asked here")
+    environment, user = tmp_path / "environment", tmp_path / "user.py"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    (site,) = environment.rglob("site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
+    user.write_text(
+        "import mlsm\n"
+        "from mlsm_conformance.suite import BackendSuite\n"
+        "from mlsm_conformance.tensors import Tensor\n"
+        "class TestMine(BackendSuite):\n    backend = 'numpy'\n"
+        "reveal_type(Tensor((1,), (0.0,), 'float32').shape)\n"
+        "reveal_type(mlsm.MultiLabelSoftMarginLoss().reduction)\n"
+        "mlsm.nonesuch\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path / 'cache'}"]
+    command += [f"--python-executable={environment / 'bin' / 'python'}", "--config-file=", str(user)]
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    said = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False).stdout
+    assert "py.typed" not in said, said
+    assert 'Revealed type is "tuple[int, ...]"' in said.replace("builtins.", ""), said
+    assert "Literal['" in said, said
+    assert 'Module has no attribute "nonesuch"' in said, said
+    assert said.strip().splitlines()[-1].startswith("Found 1 error"), said
 
 
 def test_wheel_alone_with_numpy_alone_passes_the_smoke_level(wheel: Path, tmp_path: Path) -> None:

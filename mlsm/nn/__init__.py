@@ -1,10 +1,10 @@
 """Twins of the loss in the module systems of frameworks, a file per framework, each imported on first use."""
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+import typing as _t
 
 from .._on_first_use import on_first_use as _on_first_use
 
-if _TYPE_CHECKING:
+if _t.TYPE_CHECKING:
     from . import torch as torch
 else:
     __getattr__, __dir__ = _on_first_use(globals(), "torch")

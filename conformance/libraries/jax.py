@@ -66,8 +66,9 @@ class JAX(Backend):
         return installed_versions("jax", "jaxlib")
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
-        from jax.experimental import sparse
+        from jax.experimental import sparse as experimental
 
+        sparse: Any = experimental  # as Any: JAX ships the types of these in part
         a = self.make(tensor)  # whose bools become integers in a sum of entries, as `todense` is
         made = {"BCOO": sparse.BCOO.fromdense(a), "BCSR": sparse.BCSR.fromdense(a)}
         return {name: (value, ".todense()", lambda v: v.todense().astype(a.dtype)) for name, value in made.items()}

@@ -83,7 +83,7 @@ def _over_blocks(function: Any, arrays: tuple[Any, ...], chunks: Any, **options:
         parts += [array.name, tuple(range(first.ndim - array.ndim, first.ndim))]
     axes = tuple(range(first.ndim))
     name = f"mlsm-{tokenize(function.__name__, [a.name for a in arrays], str(chunks), str(options))}"
-    graph = blockwise(
+    graph = blockwise(  # type: ignore[no-untyped-call]  # Dask ships its types in part
         *(function, name, axes, *parts, ArrayChunkShapeDep(chunks), axes),
         numblocks={array.name: array.numblocks for array in arrays},
         **options,
@@ -202,9 +202,7 @@ class _Namespace:
 
     @staticmethod
     def sum(values: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
-        return da.reduction(
-            values, _summed, _summed, axis=axis, keepdims=keepdims, dtype=dtype or values.dtype
-        )
+        return da.reduction(values, _summed, _summed, axis=axis, keepdims=keepdims, dtype=dtype or values.dtype)
 
 
 def _summed(block: Any, axis: Any, keepdims: bool, dtype: Any = None) -> Any:

@@ -212,8 +212,15 @@ def vmap(context: Context, tally: Tally) -> None:
 def _traced(
     context: Context, tally: Tally, trace: Callable[[Callable[..., Any]], Callable[..., Any]], how: str
 ) -> None:
-    for d in _dtypes(context):
-        for case in (_points[d], *packs.optioned("where", d)[:1], *packs.optioned("weight", d)[:1]):
+    halves = [d for d in context.dtypes if d not in ("float32", "float64")]
+    for d in (*halves, *_dtypes(context)):
+        cases = [_points[d], *packs.optioned("where", d)[:1], *packs.optioned("weight", d)[:1]]
+        if d in halves:  # few, and none with one dtype only: there is a cast for each argument
+            x = packs.plain(d)
+            weight = Tensor((4,), (0.5, 1.0, 2.0, 4.0), "float32")
+            mixed = Case(f"{d}-mixed", x.input, packs.plain("float32").target, weight=weight)
+            cases = [_points[d], mixed]
+        for case in cases:
             arrays = context.arrays(case)
             names = list(arrays)
             fixed = context.options(case)

@@ -70,7 +70,8 @@ class JAX(Backend):
 
         sparse: Any = experimental  # as Any: JAX ships the types of these in part
         a = self.make(tensor)  # whose bools become integers in a sum of entries, as `todense` is
-        made = {"BCOO": sparse.BCOO.fromdense(a), "BCSR": sparse.BCSR.fromdense(a)}
+        kinds: Any = sparse.BCOO, sparse.BCSR  # as Any: JAX leaves them untyped
+        made = {kind.__name__: kind.fromdense(a) for kind in kinds}
         return {name: (value, ".todense()", lambda v: v.todense().astype(a.dtype)) for name, value in made.items()}
 
     def write(self, array: Any, value: float) -> None:

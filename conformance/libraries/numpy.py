@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -94,7 +95,7 @@ class NumPy(Backend):
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         if missing("scipy") or tensor.dtype in ("float16", "bfloat16"):  # of which SciPy makes no matrix
             return {}
-        from scipy import sparse
+        sparse: Any = importlib.import_module("scipy.sparse")  # as Any: it ships no types
 
         a = self.make(tensor)
         made = {f"{kind} {form}": getattr(sparse, f"{form}_{kind}")(a) for kind in ("array", "matrix")

@@ -122,6 +122,8 @@ class Torch(Backend):
         return torch.func.vmap(function)(*arrays)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # Its caches count the programs of one code object, whatever they hold, and end in an error after eight.
+        torch._dynamo.reset()
         # aot_eager traces forward and backward as inductor does, and needs no C++ compiler on the machine.
         return torch.compile(function, fullgraph=True, backend="aot_eager")
 

@@ -241,13 +241,9 @@ def value_and_grad(
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(None, problem, o)
     chosen = _dispatch.select(problem, kernel)
-
-    def pair(pass_: Callable[[Operands, Any], tuple[Any, Any]], o: Operands, g: Any) -> tuple[Any, Any]:
-        rows, slope = pass_(o, g)
-        return reduced(problem.reduction, o, rows, problem.loss_dtype), slope
-
-    served, reference = partial(pair, chosen.value_and_slope), partial(pair, _core.rows_and_vjp)
-    value, slope = _derivative(problem, o, cotangent, kernel, served, reference)
+    rows, slope = _derivative(problem, o, cotangent, kernel, chosen.value_and_slope, _core.rows_and_vjp)
+    with silent(problem.library):
+        value = reduced(problem.reduction, o, rows, problem.loss_dtype)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(problem, o, slope)
     return found
 

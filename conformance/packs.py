@@ -102,6 +102,14 @@ def _mask(shape: tuple[int, ...], hidden: tuple[int, ...]) -> Tensor:
     return Tensor(shape, tuple(i not in hidden for i in range(n)), "bool")
 
 
+def _tall(dtype: str) -> Case:
+    """1,500 rows with `where`, some of them without an observed class; six different ones, for the oracle's sake."""
+    base, rows = plain(dtype), 1500
+    x, y = (Tensor((rows, 4), t.values * (rows // 6), t.dtype) for t in (base.input, base.target))
+    hidden = tuple(i for i in range(4 * rows) if i % 7 == 3 or (i // 4) % 250 == 11)
+    return Case(f"{dtype}-where-tall", x, y, where=_mask((rows, 4), hidden))
+
+
 @functools.cache
 def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
     """One or two calls in which only the theme's option is given, each with unequal values so that a wrong place
@@ -113,19 +121,31 @@ def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
         fields: Any = options  # named as a case's fields are; mypy cannot see through **
         return Case(f"{dtype}-{theme}-{name}", x, y, **fields)
 
+    cube = plain(dtype, (3, 3, 4), "cube")
+
+    def equal(option: str) -> Case:
+        base = plain(dtype, (4, 4), "square")
+        given: Any = {option: _weights(dtype, (4,), option)}
+        return Case(f"{dtype}-{option}-square", base.input, base.target, **given)
+
     if theme == "weight":
         return (
             case("classes", weight=_weights(dtype, (4,), "w")),
             case("rows", weight=_weights(dtype, (6, 1), "w")),
             case("number", weight=3.0),
+            # as many rows as classes, where nothing but the rule tells one from the other, and an axis of rows besides
+            equal("weight"),
+            Case(f"{dtype}-weight-planes", cube.input, cube.target, weight=_weights(dtype, (3, 1, 1), "w")),
         )
     if theme == "pos_weight":
-        return (case("classes", pos_weight=_weights(dtype, (4,), "p")), case("number", pos_weight=2.5))
+        classes = case("classes", pos_weight=_weights(dtype, (4,), "p"))
+        return (classes, case("number", pos_weight=2.5), equal("pos_weight"))
     if theme == "where":
         return (
             case("some", where=_mask((6, 4), (1, 5, 6, 10, 20, 21))),
             case("a-row", where=_mask((6, 4), (8, 9, 10, 11, 3))),
             case("classes", where=_mask((4,), (2,))),
+            _tall(dtype),
         )
     if theme == "label_smoothing":
         return (case("tenth", label_smoothing=0.1), case("tiny", label_smoothing=1e-7))
@@ -136,7 +156,7 @@ def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
             Case(f"{dtype}-axis-middle", square.input, square.target, axis=1),
         )
     if theme == "plain":
-        return (base, plain(dtype, (5,)), plain(dtype, (3, 2, 4)))
+        return (base, plain(dtype, (5,)), plain(dtype, (3, 2, 4)), cube)
     if theme == "dtypes":
         wide = {"float16": "float32", "bfloat16": "float32", "float32": "float64", "float64": ""}[dtype]
         hard = tuple(round(v) for v in y.values)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
-from typing import Any
+import time
+from typing import Any, ClassVar
 
 import pytest
 
@@ -170,6 +171,18 @@ class Racing(Mlsm):
         return result * 2 if threading.current_thread() is not threading.main_thread() else result
 
 
+class Sharing(Mlsm):
+    """Right alone; many threads at once share one scratch array, which it works in for a while."""
+
+    scratch: ClassVar[dict[Any, Any]] = {}
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        shared = self.scratch.setdefault(given["input"].shape, given["input"].copy())
+        shared[...] = given["input"]
+        time.sleep(0.001)
+        return super()._call(function, {**given, "input": shared})
+
+
 class Bytewise(Mlsm):
     """Reads a bool as the number that its byte is."""
 
@@ -217,6 +230,7 @@ VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
     (Scaled, "numpy", ["purity.readonly"]),
     (Drifting, "numpy", ["determinism.again", "determinism.layout"]),
     (Racing, "numpy", ["threads.bits"]),
+    (Sharing, "numpy", ["threads.bits"]),
     (Gullible, "torch", [c.id for c in _checks("refusals") if c.id not in BY_MLSM]),
     (Eager, "dask", ["lazy.silent", "lazy.result", "lazy.unknown-classes"]),
     (Gullible, "dask", ["lazy.disagreement"]),

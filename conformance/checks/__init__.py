@@ -7,6 +7,7 @@ from ..tensors import Case
 from . import (
     derivatives,
     determinism,
+    large,
     laws,
     lazy,
     memory,
@@ -24,6 +25,7 @@ CHECKS: tuple[Check, ...] = tuple(
     for module in (
         namespace,
         values,
+        large,
         derivatives,
         laws,
         special,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import packs
@@ -75,10 +76,16 @@ def arguments(context: Context, tally: Tally) -> None:
 )
 def grad_output(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        for case in (packs.plain(dtype), *packs.optioned("where", dtype)[:1], *packs.optioned("weight", dtype)[:2]):
+        two = packs.plain(dtype, (3, 2, 4))  # a `grad_output` of two dimensions
+        for case in (
+            packs.plain(dtype),
+            two,
+            *packs.optioned("where", dtype)[:1],
+            *packs.optioned("weight", dtype)[:2],
+        ):
             if not context.backend.serves(case):
                 continue
-            seeds = tuple((1.0, -0.75, 0.0, 3.0, 0.625, 2.0)[: case.batch[0]])
+            seeds = tuple((1.0, -0.75, 0.0, 3.0, 0.625, 2.0)[: math.prod(case.batch)])
             asks = [Ask("gradient", "none", "input", seeds), Ask("gradient", "mean", "input", (-1.5,))]
             if case.weight is not None:
                 asks.append(Ask("gradient", "none", "weight", seeds))

@@ -49,22 +49,27 @@ def layout(context: Context, tally: Tally) -> None:
                 tally.exactly(context.backend.to_list(seen), expected, f"{case.name}: {ask}")
 
 
-@check("threads.bits", "Eight threads that call at once all get the bits of one.")
+@check("threads.bits", "Eight threads that call at once, each with data of its own, all get the bits of one.")
 def threads(context: Context, tally: Tally) -> None:
     for d in context.dtypes[-1:]:
-        case = _big(context, d)
-        if not context.backend.serves(case):
+        # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
+        shape = _big(context, d).input.shape
+        cases = [packs.plain(d, shape, f"thread{i}") for i in range(8)]
+        if not all(map(context.backend.serves, cases)):
             continue
         asks = _asks(context)
-        right = [context.backend.to_list(a) for a in context.answers(case, asks)]
+        right = [[context.backend.to_list(a) for a in context.answers(case, asks)] for case in cases]
         found: list[Any] = [None] * 8
         start = threading.Barrier(8)
 
-        def work(index: int, found: list[Any] = found, asks: list[Ask] = asks, case: Case = case) -> None:
+        def work(index: int, found: list[Any] = found, asks: list[Ask] = asks, cases: list[Case] = cases) -> None:
             start.wait()  # noqa: B023 - the threads end before the loop goes on
             try:
                 with context.backend.session():  # flags and switches are thread-local in most libraries
-                    found[index] = [context.backend.to_list(a) for a in context.answers(case, asks)]
+                    for _ in range(1 if context.backend.slow >= 4 else 4):
+                        found[index] = [context.backend.to_list(a) for a in context.answers(cases[index], asks)]
+                        if found[index] != right[index]:  # noqa: B023 - likewise; it is judged below
+                            break
             except Exception as error:
                 found[index] = error
 
@@ -77,5 +82,5 @@ def threads(context: Context, tally: Tally) -> None:
             if isinstance(seen, Exception):
                 tally.fail(f"thread {index}: raised {type(seen).__name__}: {seen}")
                 continue
-            for ask, values, expected in zip(asks, seen, right, strict=True):
-                tally.exactly(values, expected, f"{case.name}: {ask} in thread {index}")
+            for ask, values, expected in zip(asks, seen, right[index], strict=True):
+                tally.exactly(values, expected, f"{cases[index].name}: {ask} in thread {index}")

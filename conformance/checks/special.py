@@ -141,6 +141,8 @@ def weight_zero(context: Context, tally: Tally) -> None:
         case = _case("weight-zero", dtype, (3.0, INF, -1.0, -INF) * 2, (0, 0, 1, 0) * 2, (8, 1), weight=0.0)
         if context.backend.serves(case):
             context.judge(tally, case, [Ask("loss", "none")])
+        off = Tensor((2,), (0.0, 2.0), dtype)  # class by class, beside one that counts
+        _all(context, tally, _case("weight-off", dtype, (INF, 1.0, -2.0, 0.5), (0, 1, 1, 0), (2, 2), weight=off))
 
 
 @check(

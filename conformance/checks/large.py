@@ -1,0 +1,83 @@
+"""Batches larger than a block, a grid or the integers of float32, judged by what is known of a few of their rows.
+
+The oracle works in Python, element by element, so these repeat a handful of rows, whose exact answers repeat likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import packs
+from ..backends import Bulk
+from ..bounds import bound_sum
+from ..check import Ask, Context, check, exact
+from ..formats import ulp
+from ..judging import Tally
+from ..tensors import Case, Tensor
+
+DTYPE = "float32"
+
+
+def _repeated(context: Context, tally: Tally, case: Case, rows: int, asks: list[Ask]) -> None:
+    """Judge `rows` rows that repeat those of `case`: each row by itself, and their mean."""
+    import numpy as np
+
+    if DTYPE not in context.dtypes or not context.backend.serves(case):
+        tally.passed_by(f"it is asked in {DTYPE}, of a backend that is judged in it")
+        return
+    few, classes = case.input.shape
+    times = -(-rows // few)
+
+    def bulk(tensor: Tensor) -> Bulk:
+        values = np.asarray(tensor.values, np.float64).reshape(few, classes)
+        return Bulk((rows, classes), np.tile(values, (times, 1))[:rows], DTYPE)
+
+    def tiled(values: tuple[float, ...]) -> list[float]:
+        each = len(values) // few
+        return (list(values) * times)[: rows * each]
+
+    arrays: dict[str, Any] = {name: context.backend.make(bulk(getattr(case, name))) for name in ("input", "target")}
+    limits = context.limits(case)
+    row = Ask("loss", "none")
+    shares = [len(range(i, rows, few)) / rows for i in range(few)]
+
+    def averaged(values: tuple[float, ...]) -> float:
+        return math.fsum(v * share for v, share in zip(values, shares, strict=True))
+
+    mean = averaged(exact(case, row).values)
+    room = (
+        averaged(context.allowed(case, row, limits))
+        + bound_sum(mean, rows * classes, DTYPE, context.accumulator)
+        + ulp(mean, DTYPE)
+    )
+    for ask, array in zip(asks, context.answers(case, asks, arrays), strict=True):
+        seen, what = context.backend.to_list(array), f"{rows} rows of {case.name}: {ask}"
+        if ask.reduction == "mean":
+            tally.values(seen, [mean], [room], what, DTYPE)
+        else:
+            tally.values(seen, tiled(exact(case, ask).values), tiled(context.allowed(case, ask, limits)), what, DTYPE)
+
+
+@check(
+    "values.many-rows",
+    "Of 70,001 rows each has its own loss and gradient, and their mean is theirs.",
+    "the elementwise budget of each row, and the sum's roundings",
+)
+def many_rows(context: Context, tally: Tally) -> None:
+    asks = [Ask("loss", "none"), Ask("loss", "mean")]
+    if context.ours:
+        asks.append(Ask("gradient", "none"))
+    _repeated(context, tally, packs.plain(DTYPE, (7, 2), "period"), 70_001, asks)
+
+
+@check(
+    "values.many-elements",
+    "A mean of 2^24 + 1 elements, one more than float32 can count.",
+    "elementwise + 8u, or what a tree of float32 sums may cost where the device has no float64",
+)
+def many_elements(context: Context, tally: Tally) -> None:
+    if context.backend.slow >= 4:
+        tally.passed_by(f"{context.backend.name} takes seconds for it")
+        return
+    _repeated(context, tally, packs.plain(DTYPE, (1, 1), "counted"), 2**24 + 1, [Ask("loss", "mean")])

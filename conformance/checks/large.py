@@ -77,7 +77,7 @@ def many_rows(context: Context, tally: Tally) -> None:
     "elementwise + 8u, or what a tree of float32 sums may cost where the device has no float64",
 )
 def many_elements(context: Context, tally: Tally) -> None:
-    if context.backend.slow >= 4:
+    if context.backend.slow >= 2:
         tally.passed_by(f"{context.backend.name} takes seconds for it")
         return
     _repeated(context, tally, packs.plain(DTYPE, (1, 1), "counted"), 2**24 + 1, [Ask("loss", "mean")])

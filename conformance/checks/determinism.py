@@ -54,11 +54,13 @@ def threads(context: Context, tally: Tally) -> None:
     for d in context.dtypes[-1:]:
         # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
         shape = _big(context, d).input.shape
-        cases = [packs.plain(d, shape, f"thread{i}") for i in range(8)]
+        different = 8 if context.backend.slow < 4 else 2
+        cases = [packs.plain(d, shape, f"thread{i % different}") for i in range(8)]
         if not all(map(context.backend.serves, cases)):
             continue
         asks = _asks(context)
-        right = [[context.backend.to_list(a) for a in context.answers(case, asks)] for case in cases]
+        right = [[context.backend.to_list(a) for a in context.answers(case, asks)] for case in cases[:different]]
+        right *= 8 // different
         found: list[Any] = [None] * 8
         start = threading.Barrier(8)
 

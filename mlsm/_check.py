@@ -15,7 +15,7 @@ from . import _policy
 from ._core import Operands
 from ._library import library
 from ._operands import last, number, operand
-from ._problem import Meta, Problem, Shape, device_of, flattens, layout_of, shape_of, state
+from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
 from ._typing import Array, DType, Namespace
 from ._words import spelled
 
@@ -134,7 +134,8 @@ def problem(
         eps,
         compute,
         acc,
-        flattens(input, name),
+        # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
+        flat=name in _policy.FLATTENED and (now != "traced" or type(input).__name__ in ("Tensor", "Parameter")),
         host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
     )
     return described, prepared(o) if name == "dask" else o

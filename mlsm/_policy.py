@@ -44,7 +44,8 @@ STORED: Final = (
 
 # Libraries whose arrays always know their lengths, so that nobody need ask.
 SIZED: Final = frozenset({"numpy", "torch", "cupy", "jax", "array_api_strict"})
-# Libraries whose own sums depend on how an array lies in memory: they are taken of flat arrays.
+# Libraries whose sums are taken of flat arrays, a view or one copy there: their own depend on how an array lies in
+# memory. Elsewhere it would move chunks or shards about, and not every length is known.
 FLATTENED: Final = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
 # Libraries that are there for good once they have been imported, so that their names may be remembered.
 LASTING: Final = SIZED | {"dask"}

@@ -72,14 +72,6 @@ def layout_of(value: Any, library: str) -> str:
     return "unknown"
 
 
-def flattens(value: Any, library: str) -> bool:
-    """Whether a sum takes the array flat, for its accuracy or the same bits in every layout: where that is a view or
-    one copy. It would move the chunks and shards of other arrays, and not every length is known there."""
-    if library == "torch":
-        return type(value).__name__ in ("Tensor", "Parameter")  # DTensor is a subclass
-    return library in _policy.FLATTENED
-
-
 def state(library: str, *operands: Any) -> str:
     """Whether something looks through the arithmetic; only PyTorch's arrays do not show it by their type."""
     if library != "torch":

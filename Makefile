@@ -11,7 +11,8 @@ BACKENDS ?=
 DEMO ?=
 PYTEST ?=
 
-# Every variant that needs no device; a test compares this list with the suite's own.
+# Every variant that needs no device, but for the sharded ones, which take minutes and have a job of the workflow; a test
+# compares this list with the suite's own.
 CPU_BACKENDS := numpy numpy-readonly numpy-bfloat16 array-api-strict array-api-strict-nodata array-api-strict-nofloat64 \
 	torch jax jax-x64 jax-jit dask dask-chunked-class dask-unknown
 

@@ -245,6 +245,8 @@ _VARIANTS: dict[str, tuple[str, str]] = {
     "jax": ("jax", "JAX"),
     "jax-x64": ("jax", "JAXX64"),
     "jax-jit": ("jax", "JAXJit"),
+    "jax-sharded": ("jax", "JAXSharded"),
+    "jax-sharded-explicit": ("jax", "JAXShardedExplicit"),
     "dask": ("dask", "Dask"),
     "dask-chunked-class": ("dask", "DaskChunkedClass"),
     "dask-unknown": ("dask", "DaskUnknown"),

@@ -50,6 +50,14 @@ class TestJAXJit(BackendSuite):
     backend = "jax-jit"
 
 
+class TestJAXSharded(BackendSuite):
+    backend = "jax-sharded"
+
+
+class TestJAXShardedExplicit(BackendSuite):
+    backend = "jax-sharded-explicit"
+
+
 class TestDask(BackendSuite):
     backend = "dask"
 

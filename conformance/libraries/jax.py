@@ -4,16 +4,18 @@ judges nothing."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..backends import Backend, Bulk, Unsupported
-from ..tensors import Tensor
+from ..backends import Backend, Bulk, NotInstalled, Unsupported, several_host_devices
+from ..tensors import Case, Tensor
 from .numpy import host
+
+several_host_devices()  # JAX reads it when it makes its first array, not when it is imported
 
 
 class JAX(Backend):
@@ -124,3 +126,47 @@ class JAXJit(JAX):
 
     def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
         return jax.jit(function)(*arrays)
+
+
+class JAXSharded(JAX):
+    """Spread over four devices of the CPU: the first axis over two, the last over two, wherever they are even."""
+
+    name = "jax-sharded"
+    slow: ClassVar[float] = 192.0  # every operation is compiled for every way of spreading, besides
+    kind: ClassVar[str] = "Auto"
+
+    def __init__(self) -> None:
+        devices = jax.devices("cpu")
+        if len(devices) < 4:
+            raise NotInstalled(f"{self.name}: JAX was started with {len(devices)} devices of the CPU, not with four")
+        types = (getattr(jax.sharding.AxisType, self.kind),) * 2
+        self.mesh = jax.make_mesh((2, 2), ("first", "last"), axis_types=types, devices=devices[:4])
+        self.device = "four of the CPU"
+
+    def spec(self, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+        """Along which axis of the mesh each axis of an array is spread; one axis alone may be rows or classes."""
+        wanted = ["first", *[None] * (len(shape) - 2), "last"] if len(shape) > 1 else [None] * len(shape)
+        return tuple(None if n % 2 or not n else name for n, name in zip(shape, wanted, strict=True))
+
+    def serves(self, case: Case) -> bool:
+        # What cannot be spread is judged by the other variants.
+        return super().serves(case) and any(self.spec(case.input.shape))
+
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
+        spec = jax.sharding.PartitionSpec(*self.spec(tensor.shape))  # type: ignore[no-untyped-call]
+        return jax.device_put(super().make(tensor, layout), jax.sharding.NamedSharding(self.mesh, spec))
+
+    def device_of(self, array: Any) -> str:
+        return self.device if len(array.sharding.device_set) == 4 else str(array.sharding)
+
+
+class JAXShardedExplicit(JAXSharded):
+    """On an Explicit mesh, where an array's type says how it is spread, and nothing is moved without being asked."""
+
+    name = "jax-sharded-explicit"
+    kind: ClassVar[str] = "Explicit"
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        with super().session(), jax.set_mesh(self.mesh):
+            yield

@@ -53,8 +53,9 @@ def prepared(o: Operands) -> Operands:
         other = getattr(o, field)
         _array(other._meta, argument)
         cut = chunked_like(other, x.chunks, argument)
-        # A scalar becomes an array; and `where` is counted too, which asks its blocks alone.
-        if cut is not other or not other.ndim or field == "m":
+        # A scalar becomes an array, and what has fewer axes than the logits is given them before it meets their blocks;
+        # and `where` is counted too, which asks its blocks alone.
+        if cut is not other or other.ndim < x.ndim or field == "m":
             other = chunked_like(verified(other, argument), x.chunks, argument)
         others[field] = other
     kinds = tuple(

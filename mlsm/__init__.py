@@ -3,7 +3,14 @@
 import typing as _t
 
 from ._dispatch import Kernel, register_kernel, unregister_kernel
-from ._loss import explain, grad, hessian_diag, multilabel_soft_margin_loss, value_and_grad
+from ._loss import (
+    explain,
+    grad,
+    hessian_diag,
+    multilabel_soft_margin_loss,
+    sigmoid_binary_cross_entropy,
+    value_and_grad,
+)
 from ._module import MultiLabelSoftMarginLoss
 from ._on_first_use import on_first_use as _on_first_use
 from ._version import __version__
@@ -17,6 +24,7 @@ __all__ = [
     "hessian_diag",
     "multilabel_soft_margin_loss",
     "register_kernel",
+    "sigmoid_binary_cross_entropy",
     "unregister_kernel",
     "value_and_grad",
 ]

@@ -94,8 +94,10 @@ def problem(
     reduction_: Any,
     label_smoothing_: Any,
     axis_: Any,
+    *,
+    elementwise: bool = False,
 ) -> tuple[Problem, Operands]:
-    """All checks of one call; its metadata and its operands."""
+    """All checks of one call; its metadata and its operands. `elementwise` makes each element a row of one class."""
     how, eps, classes = reduction(reduction_), label_smoothing(label_smoothing_), axis(axis_)
     name, xp = library(input, "input")
     device = device_of(input, name)
@@ -112,7 +114,7 @@ def problem(
         None if where is None else _form(where, "where", now),
         how,
         eps,
-        classes,
+        None if elementwise else classes,
         now,
         xp,
     )
@@ -238,7 +240,7 @@ def _judge(
     where: Form | None,
     how: str,
     eps: float,
-    classes: int,
+    classes: int | None,
     now: str,
     xp: Namespace,
 ) -> Verdict:
@@ -248,7 +250,7 @@ def _judge(
             f"`input` must have a real floating dtype ({', '.join(sorted(_policy.FLOATS))}); got {kind}: "
             f"{_policy.stored(x.library, kind) or 'cast the logits to one of these first'}."
         )
-    if not x.shape:
+    if classes is not None and not x.shape:
         raise ValueError("`input` must have at least one dimension, the classes; got a 0-d array.")
     _same_library(y, "target", x.library)
     floats = [x.dtype]
@@ -276,7 +278,15 @@ def _judge(
             )
         _broadcasts(where.shape, "where", x.shape)
         _same_device(where, "where", x.device)
-    at = _class_axis(x.shape, classes)
+    if classes is None:
+        at = len(x.shape)
+        x, y = (form._replace(shape=(*form.shape, 1)) for form in (x, y))
+        weight, pos_weight, where = (
+            form if form is None or not form.shape else form._replace(shape=(*form.shape, 1))
+            for form in (weight, pos_weight, where)
+        )
+    else:
+        at = _class_axis(x.shape, classes)
     loss_dtype, compute = _promoted(xp, floats)
 
     def meta(form: Form | None) -> Any:

@@ -96,14 +96,80 @@ def multilabel_soft_margin_loss(
     [0.388021 0.617929]
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    chosen = _dispatch.select(problem, kernel)
-    if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
-        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
+    value: ArrayT = _value(problem, o, kernel)
+    return value
 
-        value: ArrayT = bridge.bridged(chosen, problem, o)
-    else:
-        with silent(problem.library):
-            value = reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
+
+def sigmoid_binary_cross_entropy(
+    input: ArrayT,
+    target: Array,
+    weight: Weight | None = None,
+    *,
+    pos_weight: Weight | None = None,
+    where: Array | None = None,
+    label_smoothing: float = 0.0,
+    kernel: str | None = None,
+) -> ArrayT:
+    r"""Sigmoid cross-entropy of each element, not averaged: what the rows of the loss are the means of.
+
+    For logits x and targets y, with y' = y*(1-eps) + eps/2 and 1-y likewise::
+
+        l = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
+
+    The mean of l over the observed classes of a row is `multilabel_soft_margin_loss` with ``reduction="none"``.
+
+    Parameters
+    ----------
+    input : array, any shape
+        Logits, of float16, bfloat16, float32 or float64, of any Array API library. There is no class axis: 0-d, 1-D
+        and empty arrays are shapes like any other.
+    target : array, same shape
+        Labels: bool, integer or floating, hard (0 or 1) or soft. Targets outside [0, 1] get the formula unchanged.
+    weight, pos_weight : array, number or nested list, optional
+        Factors of each term, and of its positive part; each broadcasts to `input`'s shape without enlarging it.
+    where : bool array, optional
+        True where a label was observed; broadcasts like `weight`. Elsewhere the result is exactly 0, whatever stands
+        there.
+    label_smoothing : float
+        eps in [0, 1]: moves every target towards 1/2.
+    kernel : str, optional
+        Force a kernel by name; "generic" is the reference. See `explain`.
+
+    Returns
+    -------
+    array
+        Of `input`'s shape, on its device. Its dtype is the library's `result_type` of the floating arrays among
+        `input`, `target`, `weight` and `pos_weight`.
+
+    Raises
+    ------
+    TypeError
+        For what is no array, for arrays of two libraries, and for dtypes that are not accepted or do not promote.
+    ValueError
+        For shapes, devices and options that do not fit.
+
+    Notes
+    -----
+    Infinite logits are exact: (+inf, 1) and (-inf, 0) give 0, (+inf, 0) and (-inf, 1) give +inf. NaN stays in its
+    element. Nothing warns. Plain differentiation is right at 0 and at infinite logits, to every order.
+
+    References
+    ----------
+    ``optax.sigmoid_binary_cross_entropy`` and, with reduction "none",
+    ``torch.nn.functional.binary_cross_entropy_with_logits``, which are NaN or lose every digit in the tails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlsm
+    >>> x, y = np.asarray([0.5, -1.0, np.inf]), np.asarray([1, 0, 1])
+    >>> print(mlsm.sigmoid_binary_cross_entropy(x, y).round(6))
+    [0.474077 0.313262 0.      ]
+    >>> print(mlsm.sigmoid_binary_cross_entropy(x, y, where=y == 1, label_smoothing=0.1).round(6))
+    [0.499077 0.            inf]
+    """
+    problem, o = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
+    value: ArrayT = _value(problem, o, kernel)
     return value
 
 
@@ -195,6 +261,7 @@ def value_and_grad(
     target: Array,
     weight: Weight | None = None,
     *,
+    grad_output: Array | Number | None = None,
     reduction: Reduction = "mean",
     pos_weight: Weight | None = None,
     where: Array | None = None,
@@ -204,13 +271,15 @@ def value_and_grad(
 ) -> tuple[ArrayT, ArrayT]:
     r"""The loss and its gradient for `input`, in one pass over the data where a kernel can.
 
-    The pair ``(multilabel_soft_margin_loss(...), grad(...))`` of the same arguments; the value has the same bits.
-    With reduction "none" the gradient is that of the sum of the rows (a `grad_output` of ones).
+    The pair ``(multilabel_soft_margin_loss(...), grad(...))`` of the same arguments; the value has the same bits. The
+    gradient is multiplied by `grad_output`, the value is not.
 
     Parameters
     ----------
     input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
         As for `multilabel_soft_margin_loss`.
+    grad_output : array or number, optional
+        As for `grad`: what the gradient is the pullback of; ones by default.
 
     Returns
     -------
@@ -220,7 +289,7 @@ def value_and_grad(
     Raises
     ------
     TypeError, ValueError
-        As for `multilabel_soft_margin_loss`.
+        As for `grad`.
 
     Notes
     -----
@@ -237,9 +306,12 @@ def value_and_grad(
     >>> value, gradient = mlsm.value_and_grad(np.zeros((1, 2)), np.asarray([[1, 0]]))
     >>> print(f"{value:.15f}", gradient)
     0.693147180559945 [[-0.25  0.25]]
+    >>> value, gradient = mlsm.value_and_grad(np.zeros((1, 2)), np.asarray([[1, 0]]), grad_output=2)
+    >>> print(f"{value:.15f}", gradient)
+    0.693147180559945 [[-0.5  0.5]]
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    problem, cotangent = _check.cotangent(None, problem, o)
+    problem, cotangent = _check.cotangent(grad_output, problem, o)
     chosen = _dispatch.select(problem, kernel)
     rows, slope = _derivative(problem, o, cotangent, kernel, chosen.value_and_slope, _core.rows_and_vjp)
     with silent(problem.library):
@@ -253,6 +325,7 @@ def hessian_diag(
     target: Array,
     weight: Weight | None = None,
     *,
+    grad_output: Array | Number | None = None,
     reduction: Reduction = "mean",
     pos_weight: Weight | None = None,
     where: Array | None = None,
@@ -266,22 +339,26 @@ def hessian_diag(
 
         d2l/d input2 = weight * ((1-y)' + pos_weight*y') * sigma(x)*sigma(-x)
 
-    with the reduction's divisors. The loss is separable, so for "sum" and "mean" this diagonal is the whole Hessian.
+    with the reduction's divisors, times `grad_output`. The loss is separable, so for "sum" and "mean" this diagonal is
+    the whole Hessian.
 
     Parameters
     ----------
     input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
         As for `multilabel_soft_margin_loss`.
+    grad_output : array or number, optional
+        As for `grad`: what each row, or the reduced loss, is multiplied by; ones by default.
 
     Returns
     -------
     array
-        Of `input`'s shape and dtype; for non-negative weights between 0 and weight*max(1, pos_weight)/(4*C*N).
+        Of `input`'s shape and dtype; for non-negative weights and no `grad_output` between 0 and
+        weight*max(1, pos_weight)/(4*C*N).
 
     Raises
     ------
     TypeError, ValueError
-        As for `multilabel_soft_margin_loss`.
+        As for `grad`.
 
     Notes
     -----
@@ -298,9 +375,11 @@ def hessian_diag(
     >>> import mlsm
     >>> mlsm.hessian_diag(np.asarray([[0.0, np.inf]]), np.asarray([[1, 0]]))
     array([[0.125, 0.   ]])
+    >>> mlsm.hessian_diag(np.asarray([[0.0, np.inf]]), np.asarray([[1, 0]]), grad_output=4)
+    array([[0.5, 0. ]])
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    problem, cotangent = _check.cotangent(None, problem, o)
+    problem, cotangent = _check.cotangent(grad_output, problem, o)
     chosen = _dispatch.select(problem, kernel)
     result = _derivative(problem, o, cotangent, kernel, chosen.curvature, _core.curvature)
     value: ArrayT = _moved_back(problem, o, result)
@@ -371,6 +450,17 @@ def _derivative(
         )
     with silent(problem.library):
         return served(o, adjoint(o, cotangent))
+
+
+def _value(problem: Problem, o: Operands, kernel: str | None) -> Any:
+    """The loss of a checked call, differentiable."""
+    chosen = _dispatch.select(problem, kernel)
+    if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
+        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
+
+        return bridge.bridged(chosen, problem, o)
+    with silent(problem.library):
+        return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
 
 
 def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:

@@ -105,16 +105,28 @@ class MultiLabelSoftMarginLoss:
         return self.grad(input, target, grad_output=grad_output, wrt=wrt, where=where, kernel=kernel)
 
     def value_and_grad(
-        self, input: ArrayT, target: Array, *, where: Array | None = None, kernel: str | None = None
+        self,
+        input: ArrayT,
+        target: Array,
+        *,
+        grad_output: Array | Number | None = None,
+        where: Array | None = None,
+        kernel: str | None = None,
     ) -> tuple[ArrayT, ArrayT]:
         """Both in one pass; `mlsm.value_and_grad` with the options of this object."""
-        return value_and_grad(input, target, where=where, kernel=kernel, **self._options())
+        return value_and_grad(input, target, grad_output=grad_output, where=where, kernel=kernel, **self._options())
 
     def hessian_diag(
-        self, input: ArrayT, target: Array, *, where: Array | None = None, kernel: str | None = None
+        self,
+        input: ArrayT,
+        target: Array,
+        *,
+        grad_output: Array | Number | None = None,
+        where: Array | None = None,
+        kernel: str | None = None,
     ) -> ArrayT:
         """The diagonal of the Hessian; `mlsm.hessian_diag` with the options of this object."""
-        return hessian_diag(input, target, where=where, kernel=kernel, **self._options())
+        return hessian_diag(input, target, grad_output=grad_output, where=where, kernel=kernel, **self._options())
 
     def extra_repr(self) -> str:
         """The configuration, as `repr` shows it: the reduction, and every other option that was set."""

@@ -30,7 +30,9 @@ def operand(xp: Namespace, value: Any, argument: str, compute: DType, device: An
 
 
 def last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
-    """The array with the class axis at the end."""
+    """The array with the class axis at the end; one of length 1 is added where there was none (an axis of `ndim`)."""
+    if axis == ndim:
+        return value[..., None]
     return value if axis == ndim - 1 else xp.moveaxis(value, axis, -1)
 
 

@@ -14,8 +14,9 @@ POSITIONAL = ["input", "target", "weight"]
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "multilabel_soft_margin_loss": OPTIONS | {"kernel": None},
     "grad": {"grad_output": None, "wrt": "input"} | OPTIONS | {"kernel": None},
-    "value_and_grad": OPTIONS | {"kernel": None},
-    "hessian_diag": OPTIONS | {"kernel": None},
+    "value_and_grad": {"grad_output": None} | OPTIONS | {"kernel": None},
+    "hessian_diag": {"grad_output": None} | OPTIONS | {"kernel": None},
+    "sigmoid_binary_cross_entropy": {"pos_weight": None, "where": None, "label_smoothing": 0.0, "kernel": None},
     "explain": OPTIONS | {"kernel": None},
 }
 METHODS: dict[str, tuple[list[str], list[str]]] = {
@@ -23,8 +24,8 @@ METHODS: dict[str, tuple[list[str], list[str]]] = {
     "forward": (["input", "target"], ["where", "kernel"]),
     "grad": (["input", "target"], ["grad_output", "wrt", "where", "kernel"]),
     "backward": (["input", "target", "grad_output"], ["wrt", "where", "kernel"]),
-    "value_and_grad": (["input", "target"], ["where", "kernel"]),
-    "hessian_diag": (["input", "target"], ["where", "kernel"]),
+    "value_and_grad": (["input", "target"], ["grad_output", "where", "kernel"]),
+    "hessian_diag": (["input", "target"], ["grad_output", "where", "kernel"]),
 }
 
 
@@ -86,6 +87,7 @@ SECTIONS = {
     "grad": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "value_and_grad": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "hessian_diag": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
+    "sigmoid_binary_cross_entropy": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "explain": ["Parameters", "Returns", "Raises", "Examples"],
     "MultiLabelSoftMarginLoss": ["Parameters", "Raises", "References", "Examples"],
     "register_kernel": ["Parameters", "Raises", "Examples"],

@@ -30,7 +30,7 @@ class Subject:
 
     name = "mlsm"
     kernel = "auto"
-    offers: frozenset[str] = frozenset({"loss", "gradient", "hessian", "value_and_grad", "arguments"})
+    offers: frozenset[str] = frozenset({"loss", "gradient", "hessian", "value_and_grad", "arguments", "elements"})
     options: frozenset[str] = frozenset(OPTIONS)
 
     def loss(self, **given: Any) -> Any:
@@ -48,6 +48,10 @@ class Subject:
     def hessian_diag(self, **given: Any) -> Any:
         """The diagonal of the second derivative."""
         raise Declined(f"{self.name} has no Hessian of its own")
+
+    def elements(self, **given: Any) -> Any:
+        """The loss of each element, not averaged."""
+        raise Declined(f"{self.name} has no elementwise loss")
 
     def claims(self, given: Mapping[str, Any]) -> None:
         """Raise `Declined` where an option is asked for (not merely left at its default) that the subject lacks."""
@@ -94,6 +98,9 @@ class Mlsm(Subject):
 
     def hessian_diag(self, **given: Any) -> Any:
         return self._call(self._mlsm.hessian_diag, given)
+
+    def elements(self, **given: Any) -> Any:
+        return self._call(self._mlsm.sigmoid_binary_cross_entropy, given)
 
 
 class Foreign(Subject):

@@ -92,6 +92,9 @@ class Scaled(Mlsm):
         value, gradient = super().value_and_grad(**given)
         return value * 1.03125, gradient * 1.03125
 
+    def elements(self, **given: Any) -> Any:
+        return super().elements(**given) * 1.03125
+
 
 class Shifted(Mlsm):
     """Every result moved to where no symmetry and no zero survives; slopes and curvatures out of their ranges."""
@@ -163,6 +166,20 @@ class Eager(Mlsm):
         return super()._call(function, dask.compute(given)[0])  # what is not lazy comes back as it is
 
 
+class Deaf(Mlsm):
+    """Takes no notice of `grad_output`."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        return super()._call(function, {k: v for k, v in given.items() if k != "grad_output"})
+
+
+class Leaking(Mlsm):
+    """Something small everywhere, behind the mask and at infinity too."""
+
+    def elements(self, **given: Any) -> Any:
+        return super().elements(**given) + 0.125
+
+
 class Racing(Mlsm):
     """Right alone, wrong in company."""
 
@@ -216,7 +233,11 @@ def _checks(*groups: str) -> list[Check]:
 BY_MLSM = ("refusals.signature", "refusals.kernel", "refusals.promotion")
 """These call mlsm itself (and PyTorch promotes everything): the message tests of the package hold them."""
 VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
-    (Scaled, "numpy", [c.id for c in _checks("values", "derivatives")]),
+    (Scaled, "numpy", [c.id for c in _checks("values", "derivatives") if c.id != "derivatives.grad_output-of-both"]),
+    (Deaf, "numpy", ["derivatives.grad_output-of-both"]),
+    (Scaled, "numpy", ["elements.values", "elements.options", "elements.shapes"]),
+    (Leaking, "numpy", ["elements.masked", "elements.infinite"]),
+    (Scaled, "jax", ["elements.gradient", "elements.jit", "elements.vmap"]),
     (Shifted, "numpy", [c.id for c in _checks("laws") if c.id not in ("laws.convex", "laws.half")]),
     (Uneven, "numpy", ["laws.convex", "laws.half"]),
     (Scaled, "numpy", ["special.zero", "special.hazards", "special.catalogue", "special.large"]),

@@ -7,6 +7,7 @@ from ..tensors import Case
 from . import (
     derivatives,
     determinism,
+    elements,
     large,
     laws,
     lazy,
@@ -27,6 +28,7 @@ CHECKS: tuple[Check, ...] = tuple(
         values,
         large,
         derivatives,
+        elements,
         laws,
         special,
         types,

@@ -8,6 +8,7 @@ from typing import Any
 from .. import packs
 from ..check import Ask, Check, Context, check
 from ..judging import Tally
+from ..tensors import Tensor
 from .values import themed, turned
 
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
@@ -90,6 +91,46 @@ def grad_output(context: Context, tally: Tally) -> None:
             if case.weight is not None:
                 asks.append(Ask("gradient", "none", "weight", seeds))
             context.judge(tally, case, asks)
+
+
+@check(
+    "derivatives.grad_output-of-both",
+    "`grad_output` scales the gradient of `value_and_grad` and the Hessian as it scales `grad`, and leaves the value.",
+    offers=("value_and_grad", "hessian"),
+    anybody=False,
+)
+def grad_output_of_both(context: Context, tally: Tally) -> None:
+    backend = context.backend
+    for dtype in [d for d in context.dtypes if d in ("float32", "float64")]:
+        for case in (packs.plain(dtype), *packs.optioned("where", dtype)[:1]):
+            if not backend.serves(case):
+                continue
+            fixed, arrays = context.options(case), context.arrays(case)
+            names = list(arrays)
+            # Powers of two, negative and 0: exact wherever they are multiplied in.
+            factors = (1.0, -0.5, 0.0, 4.0, 2.0, -8.0)
+            seed = backend.cotangent(Tensor(case.batch, factors, case.compute_dtype), case)
+
+            def all_(seed: Any, *values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
+                rows = {**dict(zip(names, values, strict=True)), **fixed, "reduction": "none"}
+                mean = {**rows, "reduction": "mean"}
+                s = context.subject
+                return (
+                    *s.value_and_grad(**rows, grad_output=seed),
+                    *s.value_and_grad(**rows),
+                    s.hessian_diag(**rows, grad_output=seed),
+                    s.hessian_diag(**rows),
+                    s.hessian_diag(**mean, grad_output=-2.0),
+                    s.hessian_diag(**mean),
+                )
+
+            found = [backend.to_list(v) for v in backend.call(all_, seed, *arrays.values())]
+            scale = [f for f in factors for _ in range(case.classes)]
+            tally.exactly(found[0], found[2], f"{case.name}: the value is not scaled")
+            for place, what in ((1, "gradient"), (4, "Hessian")):
+                plain = found[3] if place == 1 else found[5]
+                tally.exactly(found[place], [v * f for v, f in zip(plain, scale, strict=True)], f"{case.name}: {what}")
+            tally.exactly(found[6], [-2 * v for v in found[7]], f"{case.name}: Hessian of the mean")
 
 
 @check(

@@ -129,7 +129,7 @@ def test_row(peer: str, theirs: str, ours: str, rng: np.random.Generator) -> Non
         make = pkgutil.resolve_name(f"{known.arrays}.asarray")
         names = {name: make(value) for name, value in _data(rng, known.dtype).items()}
         names |= {name: pkgutil.resolve_name(path) for name, path in known.names.items()}
-        names |= {"loss": mlsm.multilabel_soft_margin_loss}
+        names |= {"loss": mlsm.multilabel_soft_margin_loss, "element": mlsm.sigmoid_binary_cross_entropy}
         disagreement(eval(theirs, names), eval(ours, names))
 
 

@@ -41,6 +41,17 @@ def test_it_is_the_functions_with_the_options_fixed(options: dict[str, Any]) -> 
         identical(criterion.grad(X, Y, grad_output=g, **masked), gradient, "grad of a cotangent")
         identical(criterion.backward(X, Y, g, **masked), gradient, "backward of a cotangent")
         for a, b in zip(
+            criterion.value_and_grad(X, Y, grad_output=g, **masked),
+            mlsm.value_and_grad(X, Y, **options, **masked, grad_output=g),
+            strict=True,
+        ):
+            identical(a, b, "value_and_grad of a cotangent")
+        identical(
+            criterion.hessian_diag(X, Y, grad_output=g, **masked),
+            mlsm.hessian_diag(X, Y, **options, **masked, grad_output=g),
+            "hessian of a cotangent",
+        )
+        for a, b in zip(
             criterion.value_and_grad(X, Y, **masked), mlsm.value_and_grad(X, Y, **options, **masked), strict=True
         ):
             identical(a, b, "value_and_grad")

@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 if _t.TYPE_CHECKING:  # a `__getattr__` that a type checker sees would let every misspelled name pass
+    from . import integrations as integrations
     from . import nn as nn
+    from . import objectives as objectives
 else:
-    __getattr__, __dir__ = _on_first_use(globals(), "nn")
+    __getattr__, __dir__ = _on_first_use(globals(), "integrations", "nn", "objectives")

@@ -5,6 +5,7 @@ device), never by a value, so nothing here synchronises a GPU, computes a lazy a
 verdict depends on nothing else, it is remembered. Nothing behind this door checks again.
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
@@ -57,6 +58,13 @@ def label_smoothing(value: Any) -> float:
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.")
+
+
+def min_hessian(value: Any) -> float:
+    number: Any = value
+    if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number < math.inf:
+        return float(number)
+    raise ValueError(f"`min_hessian` must be a finite Python number of at least 0; got {spelled(value)}.")
 
 
 def axis(value: Any) -> int:
@@ -167,6 +175,30 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
 
         value = prepared_cotangent(value, o)
     return problem._replace(state=now), o.xp.astype(value, o.acc, copy=False)
+
+
+def sample_weight(value: Any, input: Array, problem: Problem, o: Operands) -> tuple[Problem, Any]:
+    """`sample_weight` as an array in the compute dtype that broadcasts to `input`, and the problem that includes it."""
+    if value is None:
+        return problem, None
+    form = _weight_form(value, "sample_weight")
+    assert form is not None  # None has returned already
+    shape = problem.input.shape[:-1]  # without the class axis that each element was given
+    expected = shape[:-1] if len(shape) > 1 else shape
+    if form.dtype is not None:
+        _same_library(form, "sample_weight", problem.library)
+        _real(form, "sample_weight")
+    if form.shape != expected:
+        raise ValueError(
+            f"`sample_weight` must have one number a row, {_plain(expected)} for an `input` of shape {_plain(shape)}; "
+            f"got {_plain(form.shape)}." + _remedy(shape, form.shape)
+        )
+    if form.dtype is not None:
+        _same_device(form, "sample_weight", problem.device)
+    scale = operand(o.xp, value, "sample_weight", o.dtype, problem.device, len(expected) - 1, len(expected))
+    scale = o.xp.astype(scale, o.dtype, copy=False)
+    now = state(problem.library, o.x, o.y, o.w, o.p, o.m, scale)
+    return problem._replace(state=now), scale[..., None] if len(shape) > 1 else scale
 
 
 # ---------------------------------------------------------------- forms

@@ -125,10 +125,23 @@ def slope(o: Operands, f: Parts) -> Any:
     return _scaled(f.w, f.sign * (t - _scaled(f.q, f.e / (1 + f.e))))
 
 
-def bend(o: Operands, f: Parts) -> Any:
-    """w * q*s*(1 - s)."""
+def bend(o: Operands, f: Parts, least: float = 0.0) -> Any:
+    """w * q*s*(1 - s), of which s*(1 - s) is no less than `least`."""
     s = f.e / (1 + f.e)
-    return _scaled(f.w, _scaled(f.q, s * (1 - s)))
+    curve = s * (1 - s)
+    if least:
+        curve = o.xp.where(curve < least, o.xp.full_like(curve, least), curve)
+    return _scaled(f.w, _scaled(f.q, curve))
+
+
+def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
+    """Slope and curvature of every element, not averaged: times `scale`, which broadcasts to x or is None for 1."""
+    f = parts(o)
+    gradient, hessian = (
+        o.xp.astype(_select(o, _scaled(scale, values)), o.x.dtype, copy=False)
+        for values in (slope(o, f), bend(o, f, least))
+    )
+    return gradient, hessian
 
 
 def by_target(o: Operands, f: Parts) -> Any:

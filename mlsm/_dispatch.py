@@ -43,12 +43,20 @@ class Kernel:
     note
         ``note(problem)``, what `explain` should say of a call that the kernel serves (that it has to compile first,
         say), or None.
+    derivatives
+        ``derivatives(operands, scale, least)``, slope and curvature of every element, not averaged, like the logits:
+        each times `scale` (None, or of the compute dtype and broadcasting to the logits), masked elements exactly 0,
+        the factor s*(1-s) of the curvature no less than `least`. Here the operands may have any shape, 0-d included.
+    accepts_derivatives
+        ``accepts_derivatives(problem)``, where `derivatives` serves other calls than the rest; by default `accepts`.
+        The problem's class axis has a length of 1.
 
     Notes
     -----
-    All after `rows` are optional: the generic code stands in for `rows_vjp` and `curvature`, and two passes for
-    `rows_and_vjp`. Nothing is checked here; `register_kernel` does it, and sees to it that what the functions return
-    is checked at every call: another shape, dtype, library or device than is asked for above is a RuntimeError.
+    All after `rows` are optional: the generic code stands in for `rows_vjp`, `curvature` and `derivatives`, and two
+    passes for `rows_and_vjp`. Nothing is checked here; `register_kernel` does it, and sees to it that what the
+    functions return is checked at every call: another shape, dtype, library or device than is asked for above is a
+    RuntimeError.
 
     References
     ----------
@@ -70,6 +78,14 @@ class Kernel:
     rows_and_vjp: Callable[[Operands, Any], tuple[Any, Any]] | None = None
     curvature: Callable[[Operands, Any], Any] = _core.curvature
     note: Callable[[Problem], str | None] | None = None
+    derivatives: Callable[[Operands, Any, float], tuple[Any, Any]] = _core.derivatives
+    accepts_derivatives: Callable[[Problem], str | None] | None = None
+
+    def reason(self, problem: Problem, elements: bool = False) -> str | None:
+        """Why it declines a call across the row seam, or one of `derivatives`; None where it serves it."""
+        if elements and self.accepts_derivatives is not None:
+            return self.accepts_derivatives(problem)
+        return self.accepts(problem)
 
     def value_and_slope(self, o: Operands, g: Any) -> tuple[Any, Any]:
         """`rows_and_vjp` where the kernel has one, else its two halves."""
@@ -150,9 +166,18 @@ def register_kernel(kernel: Kernel) -> None:
         raise TypeError(f"`kernel.name` must be a non-empty string; got {spelled(name)}.")
     if not (isinstance(libraries, tuple) and libraries and all(isinstance(n, str) for n in libraries)):
         raise TypeError(f'`kernel.libraries` must be a tuple of names such as ("numpy",); got {libraries!r}.')
-    for field in ("accepts", "rows", "rows_vjp", "curvature", "rows_and_vjp", "note"):
+    for field in (
+        "accepts",
+        "rows",
+        "rows_vjp",
+        "curvature",
+        "rows_and_vjp",
+        "note",
+        "derivatives",
+        "accepts_derivatives",
+    ):
         value = getattr(kernel, field)
-        if not callable(value) and not (field in ("rows_and_vjp", "note") and value is None):
+        if not callable(value) and not (field in ("rows_and_vjp", "note", "accepts_derivatives") and value is None):
             raise TypeError(f"`kernel.{field}` must be callable; got {value!r}.")
     with _lock:
         if kernel.name in names():
@@ -309,18 +334,21 @@ def _table(library: str) -> tuple[Kernel, ...]:
 # ---------------------------------------------------------------- the choice
 
 
-def select(problem: Problem, name: str | None = None) -> Kernel:
-    """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code."""
+def select(problem: Problem, name: str | None = None, *, elements: bool = False) -> Kernel:
+    """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code.
+
+    `elements` asks for `Kernel.derivatives`.
+    """
     if name is not None:
-        return _forced(problem, name)
+        return _forced(problem, name, elements)
     if problem.state != "traced":
         for kernel in _table(problem.library):
-            if kernel.accepts(problem) is None:
+            if kernel.reason(problem, elements) is None:
                 return kernel
     return GENERIC
 
 
-def _forced(problem: Problem, name: str) -> Kernel:
+def _forced(problem: Problem, name: str, elements: bool) -> Kernel:
     if not isinstance(name, str):
         raise TypeError(f"`kernel` must be the name of a kernel or None; got {spelled(name)}.")
     if name == GENERIC.name:
@@ -328,7 +356,7 @@ def _forced(problem: Problem, name: str) -> Kernel:
     found = _find(name)
     if found is None:
         raise ValueError(f"`kernel` must be one of {', '.join(names())}; got {spelled(name)}.")
-    reason = _reason(found, problem)
+    reason = _reason(found, problem, elements)
     if reason is not None:
         raise ValueError(f"`kernel` {name!r} cannot serve this call: {reason}.")
     assert isinstance(found, Kernel)  # a string would have been its own reason
@@ -342,14 +370,14 @@ def _find(name: str) -> Kernel | str | None:
     return _load(name) if name in _ours() else None
 
 
-def _reason(kernel: Kernel | str | None, problem: Problem) -> str | None:
+def _reason(kernel: Kernel | str | None, problem: Problem, elements: bool = False) -> str | None:
     if kernel is None or isinstance(kernel, str):
         return kernel
     if problem.library not in kernel.libraries:
         return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"
     if problem.state == "traced":
         return "a compiler or a function transform is at work, which sees through the generic code only"
-    return kernel.accepts(problem)
+    return kernel.reason(problem, elements)
 
 
 def explanation(problem: Problem, name: str | None = None) -> Explanation:

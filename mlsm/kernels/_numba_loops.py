@@ -539,6 +539,47 @@ def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> N
                     _put(out, first + j, h * _at(factors, j))
 
 
+def elements(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, slope: Any, bend: Any) -> None:
+    """Slope and curvature of every element of flat arrays: w, p and m (bytes) are None or of the same length.
+
+    All floating arguments have one dtype. The factor s*(1-s) of the curvature is no less than `least`.
+    """
+    _wide()
+    zero, one = _real(0, least), _real(1, least)
+    for start in range(0, x.size, PIECE):
+        stop = min(start + PIECE, x.size)
+        _ask(x, start, stop)
+        _ask(y, start, stop)
+        _ask(slope, start, stop)
+        _ask(bend, start, stop)
+        for i in range(start, stop):
+            logit, on = _item(x, i), _item(y, i)
+            off = one - on
+            if smooth is not None:
+                keep, add = _real(smooth[0], least), _real(smooth[1], least)
+                on, off = _fma(on, keep, add), _fma(off, keep, add)
+            if p is not None:
+                on = _item(p, i) * on
+            right = logit >= zero
+            e = _decay(abs(logit))
+            s = e / (one + e)
+            t = off if right else on
+            h = s * (one - s)
+            h = least if h < least else h
+            d = t - s if p is None else _fma(-(off + on), s, t)
+            d = d if right else -d
+            if p is not None:
+                h = (off + on) * h
+            if w is not None:
+                factor = _item(w, i)
+                d, h = factor * d, factor * h
+            if m is not None:
+                seen = _item(m, i) != 0
+                d, h = d if seen else zero, h if seen else zero
+            _put(slope, i, d)
+            _put(bend, i, h)
+
+
 # ---------------------------------------------------------------- half precision
 
 # NumPy's own conversion takes 160 ns for a result that is subnormal in float16, since it raises the flag each time, and
@@ -641,4 +682,4 @@ class _Optional:
             self._cache.save_overload(*arguments)
 
 
-fused, bent, widen, narrow = map(_compiled, (fused, bent, widen, narrow))
+fused, bent, elements, widen, narrow = map(_compiled, (fused, bent, elements, widen, narrow))

@@ -16,12 +16,13 @@ from .. import _policy
 from .._core import Operands
 from .._dispatch import Kernel
 from .._problem import Meta, Problem
-from . import _threads
+from . import _derivatives, _threads
 
 # Tuning, measured on two cores with AVX-512. ALONE: a part costs 11 us to hand over and a quarter of a million elements
 # take 200 us. CONVERTED: 2^13 2.8, 2^15 1.9, 2^17 1.9 ns an element of loss and gradient in float16.
 ALONE: Final = 2**18  # elements a thread has at least
 CONVERTED: Final = 2**15  # elements of a block that is converted before it is read: 128 KiB of float32 an array
+ELEMENTS: Final = 2**17  # of a block of derivatives: a call of compiled code takes 5 us, as long as 10,000 elements
 WIDEST: Final = 2**18  # classes of a row that is converted whole, since a block has one row at least: 1 MiB an array
 SAFE: Final = 2.0**127  # a number below it is cast to float32 without a flag; a guard around it takes 0.3 us
 
@@ -161,6 +162,31 @@ def _fused(o: Operands, g: Any, want_rows: bool, want_slope: bool) -> tuple[Any,
         fused(x, y, w, p, smooth, scale, rows, slope)
 
     return _run(o, work, real, _scale(o, g, real) if want_slope else _NO_SCALE[real], want_rows, want_slope)
+
+
+def accepts_derivatives(problem: Problem) -> str | None:
+    """Any layout, weight and mask: what is not ready is made so block by block, by NumPy."""
+    if problem.library == "torch" and problem.device.type != "cpu":
+        return f"it works on host memory, and the tensors are on {problem.device}"
+    return _derivatives.unreadable(problem)
+
+
+def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
+    arrays = _derivatives.host(o)
+    scale = scale if scale is None or arrays is o else _host(scale)
+    real = np.float64 if o.dtype == o.acc else np.float32
+    elements = _loops().elements
+
+    def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, slope: Any, bend: Any) -> None:
+        elements(_host(x), _host(y), w, p, m, smooth, real(least), slope, bend)
+
+    with np.errstate(all="ignore"):
+        found = _derivatives.derivatives(arrays, scale, least, work, ELEMENTS)
+    if arrays is o:
+        return found
+    from torch import from_numpy
+
+    return from_numpy(found[0]), from_numpy(found[1])
 
 
 # ---------------------------------------------------------------- arrays
@@ -324,4 +350,6 @@ KERNEL = Kernel(
     rows_and_vjp=rows_and_vjp,
     curvature=curvature,
     note=note,
+    derivatives=derivatives,
+    accepts_derivatives=accepts_derivatives,
 )

@@ -24,6 +24,7 @@ from .. import _core
 from .._core import Operands
 from .._dispatch import Kernel
 from .._problem import Problem
+from . import _derivatives
 
 # Elements of a block: 128 KiB of float32, of which five scratch blocks and the operands' share fit a 1 MiB L2. Measured
 # on a Xeon with AVX-512 and 2 MiB of L2, 8192x1000 float32, time over that of 16384, value_and_grad / loss:
@@ -60,7 +61,33 @@ def curvature(o: Operands, g: Any) -> Any:
     return _run(o, g, value=False, derivative="bend")[1]
 
 
-KERNEL = Kernel("numpy", ("numpy", "torch"), accepts, rows, rows_vjp, rows_and_vjp, curvature)
+def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
+    arrays = _derivatives.host(o)
+    scale = scale if scale is None or arrays is o else _array(scale)
+    with np.errstate(all="ignore"):
+        found = _derivatives.derivatives(arrays, scale, least, _derivatives.by_numpy({}))
+    if arrays is o:
+        return found
+    import torch
+
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def accepts_derivatives(problem: Problem) -> str | None:
+    return accepts(problem) or (_derivatives.unreadable(problem) if problem.library == "torch" else None)
+
+
+KERNEL = Kernel(
+    "numpy",
+    ("numpy", "torch"),
+    accepts,
+    rows,
+    rows_vjp,
+    rows_and_vjp,
+    curvature,
+    derivatives=derivatives,
+    accepts_derivatives=accepts_derivatives,
+)
 
 
 # ---------------------------------------------------------------- views

@@ -250,6 +250,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
     extras = {"torch", "jax", "dask", "cupy12", "cupy13", "fast", "conformance", "strategies", "demo"}
+    extras |= {"xgboost", "lightgbm", "sklearn", "transformers"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 

@@ -6,7 +6,7 @@ Computes no derivative (that is `derivatives`) and knows no booster.
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from .. import _check
 from .._loss import sigmoid_binary_cross_entropy
@@ -100,7 +100,7 @@ def _like(value: Any, margins: Any) -> Any:
     """An array of weights in the library and dtype of the margins; None, a number and a list as they are."""
     if value is None or _check.is_number(value) or isinstance(value, list | tuple):
         return value
-    return array_namespace(margins).asarray(value, dtype=margins.dtype)
+    return array_namespace(margins).asarray(value, dtype=margins.dtype, device=device(margins))
 
 
 def _comparable(value: Any) -> Any:

@@ -21,7 +21,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help test lint types conformance unit parallel demo docs mutants bench dist format clean
+.PHONY: help test test-integrations lint types conformance unit parallel demo docs mutants bench dist format clean
 # One step after the other: the checks print what they do, and two of them measure time.
 .NOTPARALLEL:
 
@@ -64,6 +64,11 @@ conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, o
 
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)
 	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --conformance-level smoke mlsm tests conformance $(PYTEST)
+
+# Not part of `make test`, because Transformers is as large as all the rest. Imported first: a test that is skipped tests nothing.
+test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, in the real Trainer
+	$(BIN)/python -c 'import accelerate, transformers'
+	$(BIN)/python -m pytest tests/test_integrations_transformers.py $(PYTEST)
 
 # Not part of `make test`, which has tests/test_threads.py: each of these runs eight times. What is meant for one thread is
 # marked so, with the reason, and left out.

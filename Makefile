@@ -68,7 +68,8 @@ unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose q
 # Not part of `make test`, because Transformers is as large as all the rest. Imported first: a test that is skipped tests nothing.
 test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, in the real Trainer
 	$(BIN)/python -c 'import accelerate, transformers'
-	$(BIN)/python -m pytest --doctest-modules mlsm/integrations/transformers.py tests/test_integrations_transformers.py $(PYTEST)
+	$(BIN)/python -m pytest --doctest-modules mlsm/integrations/transformers.py tests/test_integrations_transformers.py \
+		'tests/test_docs.py::test_blocks_run[docs/tutorials/transformers.md]' $(PYTEST)
 
 # Not part of `make test`, which has tests/test_threads.py: each of these runs eight times. What is meant for one thread is
 # marked so, with the reason, and left out.

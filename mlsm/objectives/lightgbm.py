@@ -65,7 +65,7 @@ class Objective(Options):
     With the library itself::
 
         booster = lightgbm.train({"objective": objective, "num_class": 2}, objective.dataset(X))
-        probability = 1 / (1 + np.exp(-booster.predict(X)))
+        probability = scipy.special.expit(booster.predict(X))
     """
 
     __slots__ = ("_looked_up", "target")

@@ -85,10 +85,8 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
     >>> model = MultiLabelLogisticRegression().fit(X, Y)
     >>> model.coef_.shape, model.predict_proba(X).shape
     ((2, 1), (4, 2))
-    >>> model.predict(X)
+    >>> model.predict(X[[0, 3]])
     array([[0, 1],
-           [0, 1],
-           [1, 0],
            [1, 0]])
     """
 

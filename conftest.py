@@ -18,6 +18,8 @@ _NEEDS = {
     "numba_loops": "numba",
     "strict": "array_api_strict",
     "torch": "torch",
+    "transformers": "transformers",
+    "triton": "triton",
 }
 
 

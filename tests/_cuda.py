@@ -36,17 +36,16 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def host(double: bool) -> ctypes.CDLL:
-    """The kernel's source as a library of this machine, for one compute dtype."""
+def host(double: bool, counting: bool = False) -> ctypes.CDLL:
+    """The kernel's source as a library of this machine, for one compute dtype; or one that counts what warps do."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler (c++, g++, clang++) to build the kernel's arithmetic for the host")
     kernels = Path(mlsm.__file__).parent / "kernels"
-    out = Path(_folder().name) / f"double{int(double)}.so"
-    subprocess.run(
-        [compiler, *FLAGS, f"-DDOUBLE={int(double)}", f"-I{kernels}", "-o", str(out), str(FOLDER / "_cuda_host.cpp")],
-        check=True,
-    )
+    out = Path(_folder().name) / f"double{int(double)}{int(counting)}.so"
+    macros = (f"-DDOUBLE={int(double)}", f"-DCOUNTING={int(counting)}")
+    command = [compiler, *FLAGS, *macros, f"-I{kernels}", "-o", str(out), str(FOLDER / "_cuda_host.cpp")]
+    subprocess.run(command, check=True)
     return ctypes.CDLL(str(out))
 
 
@@ -73,25 +72,35 @@ class HostDevice:
     def like(self, array: Any) -> Any:
         return self.empty(array.shape, array.dtype) if array.flags.c_contiguous else np.full_like(array, UNWRITTEN)
 
+    def processors(self) -> int:
+        return 2
+
     def launch(self, name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
-        launch(name, macros, grid, block, arguments, self.backwards)
+        launch(name, macros, grid, block, shared, arguments, self.backwards)
         for around in self._made.__dict__.get("around", ()):
             assert (around[:MARGIN] == UNWRITTEN).all()
             assert (around[-MARGIN:] == UNWRITTEN).all()
 
 
 def launch(
-    name: str, macros: Sequence[str], grid: int, block: int, arguments: Sequence[Any], backwards: bool = False
+    name: str,
+    macros: Sequence[str],
+    grid: int,
+    block: int,
+    shared: int,
+    arguments: Sequence[Any],
+    backwards: bool = False,
+    counting: bool = False,
 ) -> None:
     """One launch of the kernel `name`, compiled with these macros, carried out by the host."""
     said = {key: int(value) for key, _, value in (macro.removeprefix("-D").partition("=") for macro in macros)}
-    order = ("X_TYPE", "Y_TYPE", "W_TYPE", "P_TYPE", "G_TYPE", "MODE", "SMOOTH")
+    order = ("X_TYPE", "Y_TYPE", "W_TYPE", "P_TYPE", "G_TYPE", "MODE", "SMOOTH", "MASKED", "W_ROW", "STAGED")
     codes = (ctypes.c_int * len(order))(*(said[key] for key in order))
     assert block <= said["THREADS"]
     passed = [ctypes.c_double(v) if isinstance(v, float) else ctypes.c_longlong(v) for v in arguments]
-    finish = {"mlsm_pass": 0, "mlsm_finish": 1}[name]
-    sizes = (ctypes.c_longlong(grid), ctypes.c_longlong(block))
-    host(bool(said["DOUBLE"])).run(finish, int(backwards), codes, *sizes, *passed)
+    kernel = ("mlsm_pass", "mlsm_finish", "mlsm_count").index(name)
+    sizes = (ctypes.c_longlong(grid), ctypes.c_longlong(block), ctypes.c_longlong(shared))
+    host(bool(said["DOUBLE"]), counting).run(kernel, int(backwards), codes, *sizes, *passed)
 
 
 def on_host(name: str, device: HostDevice) -> Any:

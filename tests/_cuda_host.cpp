@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-static thread_local int x_type, y_type, w_type, p_type, g_type, mode, smooth;
+static thread_local int x_type, y_type, w_type, p_type, g_type, mode, smooth, masked, w_row, staged;
 #define X_TYPE x_type
 #define Y_TYPE y_type
 #define W_TYPE w_type
@@ -15,58 +15,162 @@ static thread_local int x_type, y_type, w_type, p_type, g_type, mode, smooth;
 #define G_TYPE g_type
 #define MODE mode
 #define SMOOTH smooth
+#define MASKED masked
+#define W_ROW w_row
+#define STAGED staged
 
 using std::fma;
 using std::fmaf;
+
+#if COUNTING
+// What a warp asks for. Its lanes go the same way, so that the k-th read of a site is one instruction of all of them:
+// each of its bytes lies in a sector of 32, and each element that is worked on takes a step of the whole warp.
+#include <algorithm>
+#include <tuple>
+
+static std::vector<std::tuple<int, int, int, unsigned long long>> touched;  // site, number, part, sector
+static const char *shared_from, *shared_to;
+static int site_now, number_now, steps_now;
+static long long useful_bytes, sectors, useful_steps, warp_steps;
+
+static void touch(int part, const char *from, long long bytes) {
+    if (from >= shared_from && from < shared_to) return;
+    useful_bytes += bytes;
+    for (auto at = (unsigned long long)from / 32; at <= ((unsigned long long)from + bytes - 1) / 32; ++at)
+        touched.emplace_back(site_now, number_now, part, at);
+}
+static void note_read(int size, const char *base, long long at, long long stride, int n, bool pieces) {
+    if (pieces && n == 4) {
+        touch(0, base + at * size, 4 * size);
+    } else {
+        for (int i = 0; i < n; ++i) touch(1 + i, base + (at + i * stride) * size, size);
+    }
+    ++number_now;
+}
+#define NOTE_SITE(k) site_now = k, number_now = 0
+#define NOTE_READ(type, base, at, stride, n, pieces) note_read(size_of(type), (const char *)base, at, stride, n, pieces)
+#define NOTE_COPY(from, bytes) touch(0, from, bytes), ++number_now
+#define NOTE_STEP(on) ++steps_now, useful_steps += on
+
+static void end_of_warp(int most) {
+    std::sort(touched.begin(), touched.end());
+    sectors += std::unique(touched.begin(), touched.end()) - touched.begin();
+    touched.clear();
+    warp_steps += 32 * most;
+}
+#endif
 
 #include "_cuda.cu"
 
 extern "C" {
 
-void run(int finish, int backwards, const int *codes, i64 grid, i64 threads, PARAMETERS) {
+void run(int kernel, int backwards, const int *codes, i64 grid, i64 threads, i64 shared_bytes, PARAMETERS) {
     x_type = codes[0], y_type = codes[1], w_type = codes[2], p_type = codes[3], g_type = codes[4], mode = codes[5],
-    smooth = codes[6];
+    smooth = codes[6], masked = codes[7], w_row = codes[8], staged = codes[9];
     const Call c = CALL;
-    const i64 groups = threads / c.lanes;
-    std::vector<Sum> sums(threads);
+    const i64 groups = threads >> c.shift_lanes;
+    std::vector<Sum> own(threads), sums(threads);
+    std::vector<double> observed(threads, 1);
+    std::vector<Words> words(shared_bytes / 16 + 1);
+    char *shared = (char *)words.data();
+    const int size = (int)threads;
     auto each = [&](auto phase) {
+#if COUNTING
+        int most = 0;
+        shared_from = shared, shared_to = shared + shared_bytes;
+        for (int i = 0; i < threads; ++i) {
+            number_now = steps_now = 0;
+            phase(i);
+            most = std::max(most, steps_now);
+            if (i % 32 == 31 || i + 1 == threads) end_of_warp(most), most = 0;
+        }
+#else
         for (int i = 0; i < threads; ++i) phase(backwards ? (int)threads - 1 - i : i);
+#endif
+    };
+    auto fold_all = [&] {
+        sums = own;
+        for (int half = 1 << c.shift_lanes >> 1; half; half >>= 1) {
+            each([&](int t) { fold(c, t, size, half, sums.data()); });
+        }
     };
     for (i64 block = 0; block < grid; ++block) {
         for (i64 first = block * groups; first < c.tasks; first += grid * groups) {
-            each([&](int t) {
-                if (finish) {
-                    gather_parts(c, first, t, (int)threads, sums[t]);
-                } else {
-                    gather(c, first, t, (int)threads, sums[t]);
+            auto observe = [&](bool whole_rows) {
+                each([&](int t) { observed[t] = observed_of(c, first, t, size, sums.data(), whole_rows); });
+            };
+            auto store = [&](bool part) {
+                each([&](int t) { store_row(c, first, t, size, sums.data(), part, observed[t]); });
+            };
+            if (kernel == 0) {
+                if (staged) each([&](int t) { copy_in(c, first, t, size, shared); });
+                if (masked) {
+                    if (!c.counts) {
+                        each([&](int t) { count(c, first, t, size, shared, own[t]); });
+                        fold_all();
+                    }
+                    observe(false);
                 }
-            });
-            if (!(mode & ROWS)) continue;
-            for (i64 half = c.lanes / 2; half; half /= 2) {
-                each([&](int t) { fold(c, t, (int)threads, half, sums.data()); });
+                each([&](int t) { gather(c, first, t, size, shared, observed[t], own[t]); });
+                if (mode & ROWS) fold_all(), store(c.chunks > 1);
+                if (staged && mode & (SLOPE | BEND)) each([&](int t) { copy_out(c, first, t, size, shared); });
+            } else if (kernel == 1) {
+                each([&](int t) { gather_parts(c, first, t, size, own[t]); });
+                if (masked && !c.counting) observe(true);
+                fold_all(), store(false);
+            } else {
+                each([&](int t) { count(c, first, t, size, shared, own[t]); });
+                fold_all(), store(true);
             }
-            each([&](int t) { store_row(c, first, t, (int)threads, sums.data(), !finish && c.chunks > 1); });
         }
     }
 }
 
+#if COUNTING
+void counted(i64 *out) {  // and begins anew
+    out[0] = useful_bytes, out[1] = 32 * sectors, out[2] = useful_steps, out[3] = warp_steps;
+    useful_bytes = sectors = useful_steps = warp_steps = 0;
+}
+#endif
+
 // The element, bare: loss, slope and bend of n logits of one target, without weights and divisors.
 void elements(i64 n, const real *x, real y, real *loss, real *slope, real *bend) {
-    w_type = p_type = NONE, smooth = 0;
+    w_type = p_type = NONE, smooth = masked = 0;
     Call c{};
     real derivative = 0, unused = 0;
     for (i64 i = 0; i < n; ++i) {
+        real share[8] = {}, rest[8] = {};
         mode = ROWS | SLOPE;
-        element(c, x[i], y, 1, 1, 1, loss[i], derivative);
+        element(c, x[i], y, 1, 1, 1, true, share[0], rest[0], derivative);
+        loss[i] = (real)run_of(share, rest);
         slope[i] = derivative;
         mode = BEND;
-        element(c, x[i], y, 1, 1, 1, unused, derivative);
+        element(c, x[i], y, 1, 1, 1, true, unused, unused, derivative);
         bend[i] = derivative;
     }
 }
 
 void functions(i64 n, const real *a, real *exp_of_minus, real *log1p_of_it) {
-    for (i64 i = 0; i < n; ++i) exp_of_minus[i] = decay(a[i]), log1p_of_it[i] = log1p_of(exp_of_minus[i]);
+    for (i64 i = 0; i < n; ++i) exp_of_minus[i] = decay(a[i]), log1p_of_it[i] = log1p_of_many(exp_of_minus[i]);
+}
+
+// log1p of what eight numbers are together: (1 + e0)...(1 + e7) - 1.
+void together(i64 n, const real *e, real *out) {
+    w_type = p_type = NONE;
+    const real nothing[8] = {};
+    for (i64 i = 0; i < n; ++i) out[i] = (real)run_of(nothing, e + 8 * i);
+}
+
+// How many of n quotients by way of a reciprocal that is up to `off` ulp wrong are not e/d.
+i64 wrong_quotients(i64 n, const float *e, const float *d, int off) {
+    i64 wrong = 0;
+    for (i64 i = 0; i < n; ++i) {
+        for (int k = -off; k <= off; ++k) {
+            float reciprocal = float_of(bits_of(1 / d[i]) + k);
+            wrong += quotient(e[i], d[i], reciprocal) != e[i] / d[i];
+        }
+    }
+    return wrong;
 }
 
 void halves(float *from_half, unsigned short *to_half, const float *values, i64 n) {

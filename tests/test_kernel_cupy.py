@@ -159,13 +159,185 @@ def test_no_bit_depends_on_who_does_it(
     for i, parts in enumerate(single):
         for found, right in zip(parts, expected, strict=True):
             identical(found, right[i : i + 1], f"row {i} by itself")
-    for blocks, threads in ((1, 32), (3, 64), (2**20, 1024)):
-        monkeypatch.setattr(_cuda, "BLOCKS", blocks)
+    for processors, threads in ((1, 32), (3, 64), (2**20, 1024)):
+        monkeypatch.setattr(DEVICE, "processors", lambda n=processors: n)
         monkeypatch.setattr(_cuda, "THREADS", threads)
         _cuda._launches.cache_clear()
         for found, right in zip(_all(x, y), expected, strict=True):
-            identical(found, right, f"{blocks} blocks of {threads}")
+            identical(found, right, f"{processors} processors, blocks of {threads}")
     _cuda._launches.cache_clear()
+
+
+# ---------------------------------------------------------------- masks and weights
+
+
+MASKS = {"(N,C)": (9, None), "(C,)": (None,), "(N,1)": (9, 1), "(1,1)": (1, 1)}
+
+
+@pytest.mark.parametrize("classes", [1, 20, 33, 300, 2049, 5000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", MASKS)
+def test_masks(shape: str, dtype: str, classes: int, rng: np.random.Generator) -> None:
+    """The divisor is what was observed, and where nothing was, all is exactly 0, whatever stands there."""
+    x, y = rng.normal(0, 4, (9, classes)).astype(dtype), (rng.random((9, classes)) < 0.5).astype(dtype)
+    where = rng.random(tuple(n or classes for n in MASKS[shape])) < 0.5
+    if len(where) == 9:
+        where[3], where[4] = False, True
+    seen = np.broadcast_to(where, x.shape)
+    w, p = rng.random((9, 1)).astype(dtype), rng.random((9, classes)).astype(dtype)
+    hidden_x, hidden_y, hidden_w, hidden_p = (np.where(seen, a, np.nan).astype(dtype) for a in (x, y, w, p))
+    row_w = np.where(seen.any(-1, keepdims=True), w, np.nan).astype(dtype)
+    for options, hidden in (
+        ({}, {}),
+        ({"weight": w}, {"weight": row_w}),
+        ({"weight": p, "pos_weight": w}, {"weight": hidden_p, "pos_weight": row_w}),
+        ({"weight": w[0], "pos_weight": p}, {"weight": w[0], "pos_weight": hidden_p}),
+    ):
+        found = _all(hidden_x, hidden_y, where=where, **hidden)
+        expected = _all(x, y, "generic", where=where, **options)
+        for a, b in zip(found, _all(x, y, where=where, **options), strict=True):
+            identical(a, b, f"what is masked, {list(options)}")
+        for a, b in zip(found, expected, strict=True):
+            check(a, b, 16 * np.where(b == 0, 0, spacing(b, dtype)), f"{list(options)}")
+        assert not any(a[~seen].any() for a in found[2:])
+    assert hidden_w.shape == x.shape
+
+
+@pytest.mark.parametrize("classes", [5, 33, 300, 2049])
+def test_a_mask_of_all_is_no_mask(classes: int, rng: np.random.Generator) -> None:
+    x, y = rng.normal(0, 4, (7, classes)).astype(np.float32), rng.random((7, classes)) < 0.5
+    for found, right in zip(_all(x, y, where=np.ones(classes, bool))[:2], _all(x, y)[:2], strict=True):
+        check(found, right, np.spacing(right))  # a division by the count, and not a product with 1/C
+
+
+WEIGHTS = [(), (1,), (5,), (4, 1, 1), (3, 1), (4, 1, 5), (1, 3, 5), (4, 3, 5), (1, 1, 5)]
+
+
+@pytest.mark.parametrize("shape", WEIGHTS, ids=str)
+def test_weights_of_every_shape(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    x, y = rng.normal(0, 4, (4, 3, 5)).astype(np.float32), rng.random((4, 3, 5)) < 0.5
+    given, where = np.asarray(rng.random(shape), np.float32), np.asarray(rng.random(shape) < 0.7)
+    spread = np.broadcast_to(given, x.shape).copy()
+    for name in ("weight", "pos_weight"):
+        expected = _all(x, y, "generic", **{name: given})
+        for found, whole, right in zip(
+            _all(x, y, **{name: given}), _all(x, y, **{name: spread}), expected, strict=True
+        ):
+            check(found, right, 8 * spacing(right, "float32"), name)
+            check(whole, right, 8 * spacing(right, "float32"), f"{name}, spread")
+    for found, right in zip(_all(x, y, where=where), _all(x, y, where=np.broadcast_to(where, x.shape)), strict=True):
+        identical(found, right, "where")
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (33, 21), (3, 300), (3, 2049)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_options_have_the_same_bits_wherever_they_lie(
+    shape: tuple[int, ...], dtype: str, rng: np.random.Generator
+) -> None:
+    x, y, w, p = (rng.random(shape).astype(dtype) for _ in range(4))
+    m = rng.random(shape) < 0.5
+    expected = _all(x, y, weight=w, pos_weight=p, where=m)
+    for kernel in (NAME, f"{NAME}-backwards"):
+        for places in zip(*(_layouts(a).items() for a in (w, p, m)), strict=True):
+            (name, w2), (_, p2), (_, m2) = places
+            for found, right in zip(_all(x, y, kernel, weight=w2, pos_weight=p2, where=m2), expected, strict=True):
+                identical(found, right, name)
+    turned = _layouts(x)["F"]
+    for found, right in zip(_all(turned, y, weight=w, pos_weight=p, where=m), expected, strict=True):
+        identical(found, right, "F")
+
+
+def test_bool_bytes_are_true_or_false(rng: np.random.Generator) -> None:
+    """A byte other than 0 is true, in a target, a mask and a weight, read one by one and in fours."""
+    for classes in (8, 33, 300):
+        bytes_ = rng.choice(np.array([0, 1, 2, 128, 255], np.uint8), (9, classes))
+        x, odd, even = rng.normal(0, 4, bytes_.shape).astype(np.float32), bytes_.view(bool), bytes_ != 0
+        for a, b in (
+            (_all(x, odd), _all(x, even)),
+            (_all(x, even, where=odd), _all(x, even, where=even)),
+            (_all(x, even, weight=odd), _all(x, even, weight=even)),
+        ):
+            for found, right in zip(a, b, strict=True):
+                identical(found, right)
+
+
+def test_lengths_are_checked_again_at_the_edge() -> None:
+    """A caller who has not come through the checks gets an error, and no read outside of an array."""
+    from mlsm._core import Operands
+
+    def run(y: Any = (4, 5), w: Any = (), p: Any = (), m: Any = (), g: Any = ()) -> None:
+        arrays = (np.zeros(shape, np.float32) for shape in ((4, 5), y, w, p))
+        o = Operands(np, *arrays, np.ones(m, bool), 0.0, np.float32, np.float64)
+        _cuda.run(o, np.zeros(g), _cuda.ROWS | _cuda.SLOPE, DEVICE)
+
+    run(w=(5,), p=(4, 1), m=(4, 5), g=(4,))
+    for argument, wrong in (
+        ("target", {"y": (4, 4)}),
+        ("weight", {"w": (4,)}),
+        ("pos_weight", {"p": (3, 1)}),
+        ("where", {"m": (1, 4, 5)}),
+        ("grad_output", {"g": (5,)}),
+    ):
+        with pytest.raises(ValueError, match=rf"`{argument}` must"):
+            run(**wrong)
+
+
+# ---------------------------------------------------------------- who reads what
+
+
+class _Counting(HostDevice):
+    """The host as a device that counts what warps do."""
+
+    def launch(self, name: str, macros: Any, grid: int, block: int, shared: int, arguments: Any) -> None:
+        launch(name, macros, grid, block, shared, arguments, counting=True)
+
+
+def _work(classes: int, rows: int, dtype: Any = np.float32) -> tuple[float, float]:
+    """What part of the sectors that a warp's reads touch is asked for, and of its lanes' steps is worth taking."""
+    from mlsm._core import Operands
+
+    def aligned() -> Any:  # to where device memory begins
+        memory = np.zeros(rows * classes * np.dtype(dtype).itemsize + 512, np.uint8)
+        begin = -memory.ctypes.data % 512
+        return memory[begin : begin + memory.size - 512].view(dtype).reshape(rows, classes)
+
+    o = Operands(np, aligned(), aligned(), None, None, None, 0.0, np.float32, np.float64)
+    _cuda.run(o, None, _cuda.ROWS, _Counting())
+    found = (ctypes.c_longlong * 4)()
+    host(False, True).counted(found)
+    asked, touched, useful, taken = found
+    assert useful == rows * classes
+    return asked / touched, useful / taken
+
+
+@pytest.mark.parametrize("first", range(1, 513, 64))
+def test_lanes_and_sectors_are_not_wasted(first: int) -> None:
+    """By count, over what the source does: no number of classes leaves a fifth of a warp idle, or of its sectors
+    unused."""
+    for classes in range(first, first + 64):
+        sectors, steps = _work(classes, 512 if classes < _cuda.STAGED else 8)
+        assert min(sectors, steps) >= (0.8 if classes >= 26 else 0.6), (classes, sectors, steps)
+
+
+@pytest.mark.parametrize("classes", [513, 600, 777, 1000, 1001, 1023, 1025, 1027, 2047, 2049, 2052, 2100, 4097, 33_333])
+def test_lanes_and_sectors_of_long_rows(classes: int) -> None:
+    sectors, steps = _work(classes, 8)
+    assert min(sectors, steps) >= 0.8, (sectors, steps)
+
+
+@pytest.mark.parametrize("classes", [20, 50, 80, 91, 100, 157, 200, 260, 1000])
+def test_lanes_and_sectors_of_halves(classes: int) -> None:
+    sectors, steps = _work(classes, 512 if classes < _cuda.STAGED else 8, np.float16)
+    assert min(sectors, steps) >= 0.8, (sectors, steps)
+
+
+def test_lanes() -> None:
+    for classes in (*range(1, 5000), 10**6, 2**40):
+        lanes, wide = _cuda.lanes_of(classes)
+        assert lanes in (1, 2, 4, 8, 16, 32)
+        assert lanes >= 16 or classes < 256
+        assert not wide or classes % 4 == 0
+    assert _cuda.lanes_of(1000) == (32, True), "of equals, more lanes"
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
@@ -259,6 +431,45 @@ def test_float32_functions() -> None:
             check(found, right, ulps * spacing(right, "float32"), f"{name}, y = {y}, x of sign {sign}")
 
 
+def test_one_logarithm_of_several(rng: np.random.Generator) -> None:
+    """Eight e as one: tails keep every digit, whatever stands beside them, and a 0 changes nothing."""
+    for double, dtype in ((False, np.float32), (True, np.float64)):
+        library = host(double)
+        a = np.concatenate([rng.uniform(0, 3, (400, 8)), rng.uniform(0, 60, (400, 8)), np.zeros((1, 8))])
+        a = np.concatenate([a, a + rng.uniform(0, 80, (len(a), 1))])
+        e = np.exp(-a).astype(dtype)
+        e[rng.random(e.shape) < 0.1] = 0
+        found = np.empty(len(e), dtype)
+        library.together(ctypes.c_longlong(len(e)), _pointer(e), _pointer(found))
+        with mpmath.workprec(200):
+            right = [mpmath.fsum(mpmath.log1p(mpmath.mpf(v)) for v in row) for row in e.tolist()]
+            for seen, exact in zip(found.tolist(), right, strict=True):
+                unit = float(spacing(float(exact), dtype.__name__))
+                assert abs(mpmath.mpf(seen) - exact) <= 4 * unit, (seen, exact)  # three products and a logarithm
+        e[:, 1:] = 0
+        alone, nothing = np.empty_like(found), np.empty_like(found)
+        library.together(ctypes.c_longlong(len(e)), _pointer(e), _pointer(alone))
+        check(alone, np.log1p(e[:, 0].astype(np.longdouble)).astype(dtype), 2 * spacing(alone, dtype.__name__))
+        e[:] = np.nan
+        library.together(ctypes.c_longlong(len(e)), _pointer(e), _pointer(nothing))
+        assert np.isnan(nothing).all()
+
+
+def test_a_quotient_by_a_reciprocal_is_the_quotient() -> None:
+    """Every d that 1 + e can be, with the e at both ends and in the middle of what is rounded to it, and every 4099th
+    e, from reciprocals up to two ulp off (a device's is off by one at most): the bits are those of the division."""
+    library = host(False)
+    d = np.arange(0x3F800000, 0x40000001, dtype=np.uint32).view(np.float32)
+    most = (d.astype(np.float64) - 1 + 2.0**-24).astype(np.float32).clip(0, 1)
+    least = (d.astype(np.float64) - 1 - 2.0**-24).clip(0, 1).astype(np.float32)
+    every = np.arange(0, 0x3F800001, 4099, dtype=np.uint32).view(np.float32)
+    last = np.arange(0x3F800000 - 64, 0x3F800001, dtype=np.uint32).view(np.float32)  # 2 - 2^-23 is the step's exception
+    for e in (most, least, d - 1, every, last):
+        divisor = (e + np.float32(1)).astype(np.float32)
+        wrong = library.wrong_quotients(ctypes.c_longlong(e.size), _pointer(e), _pointer(divisor), 2)
+        assert wrong == 0
+
+
 def test_float64_functions(rng: np.random.Generator) -> None:
     library = host(True)
     a = np.concatenate([rng.uniform(0, 2, 300), rng.uniform(0, 750, 300), 2.0 ** rng.uniform(-60, 3, 300)])
@@ -296,28 +507,31 @@ def test_half_conversions() -> None:
 # ---------------------------------------------------------------- compiled, without a GPU
 
 VARIANTS = {
-    "plain": ("float32", "float32", "none", "none", 0),
-    "float16, bool targets, weighted, smoothed": ("float16", "bool", "float16", "float32", 1),
-    "bfloat16, int64 targets": ("bfloat16", "int64", "none", "bfloat16", 0),
-    "float64": ("float64", "float64", "float64", "float64", 1),
+    "plain": ("float32", "float32", "none", "none", 0, 0, 0, 0),
+    "short rows": ("float32", "float32", "none", "none", 0, 0, 0, 1),
+    "float16, bool targets, weighted, smoothed": ("float16", "bool", "float16", "float32", 1, 0, 0, 0),
+    "bfloat16, int64 targets, short masked rows": ("bfloat16", "int64", "none", "bfloat16", 0, 1, 0, 1),
+    "masked, a weight a row": ("float32", "bool", "float32", "none", 0, 1, 1, 0),
+    "float64": ("float64", "float64", "float64", "float64", 1, 1, 0, 0),
 }
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiles(variant: str, architecture: str) -> None:
-    x, y, w, p, smooth = VARIANTS[variant]
+    x, y, w, p, smooth, masked, by_row, staged = VARIANTS[variant]
     double = x == "float64"
     types_of = zip("XYWPG", (x, y, w, p, "float64"), strict=True)
     macros = [f"-D{name}_TYPE={_cuda.CODES[dtype]}" for name, dtype in types_of]
     alone = (_cuda.ROWS, _cuda.SLOPE) if variant == "plain" else ()
     for mode in (*alone, _cuda.ROWS | _cuda.SLOPE, _cuda.BEND):
         block = (f"-DTHREADS={_cuda.THREADS}", f"-DBLOCKS={_cuda.RESIDENT[double]}")
-        options = (*_cuda.OPTIONS, *macros, f"-DDOUBLE={int(double)}", f"-DMODE={mode}", f"-DSMOOTH={smooth}", *block)
-        code = compile_for(architecture, _cuda.source(), options)
+        form = (f"-DMASKED={masked}", f"-DW_ROW={by_row}", f"-DSTAGED={staged}")
+        said = (f"-DDOUBLE={int(double)}", f"-DMODE={mode}", f"-DSMOOTH={smooth}")
+        code = compile_for(architecture, _cuda.source(), (*_cuda.OPTIONS, *macros, *said, *form, *block))
         assert code[:4] == b"\x7fELF"
-        assert b"mlsm_pass" in code
-        assert b"mlsm_finish" in code
+        for name in (b"mlsm_pass", b"mlsm_finish", b"mlsm_count"):
+            assert name in code
 
 
 def test_a_wrong_source_does_not_compile() -> None:
@@ -341,40 +555,60 @@ def test_both_sides_agree_on_numbers() -> None:
 # ---------------------------------------------------------------- the plan
 
 
-def _arguments(x: Any, y: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...], int, int, Any]]:
+def _arguments(
+    x: Any, y: Any, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[tuple[str, tuple[str, ...], int, int, Any]]:
     seen: list[Any] = []
 
     def note(name: str, macros: tuple[str, ...], grid: int, block: int, shared: int, arguments: Any) -> None:
         seen.append((name, macros, grid, block, shared))
-        launch(name, macros, grid, block, arguments)
+        launch(name, macros, grid, block, shared, arguments)
 
     monkeypatch.setattr(DEVICE, "launch", note)
-    mlsm.value_and_grad(x, y, kernel=NAME)
+    monkeypatch.setattr(DEVICE, "processors", lambda: 1000)
+    mlsm.value_and_grad(x, y, kernel=NAME, **options)
     return seen
 
 
 def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(shape: tuple[int, ...], dtype: Any = np.float32, order: str = "C") -> Any:
+    def plan(shape: tuple[int, ...], dtype: Any = np.float32, order: str = "C", **options: Any) -> Any:
         x = np.zeros(shape, dtype, order=order)  # type: ignore[call-overload]  # NumPy's stubs want a literal
-        return _arguments(x, x, monkeypatch)
+        return _arguments(x, x, monkeypatch, **options)
 
     ((name, macros, grid, block, shared),) = plan((1000, 3))
-    assert (name, grid, block, shared) == ("mlsm_pass", 4, 256, 2048), "short rows: a thread each"
-    assert "-DMODE=3" in macros
-    ((_, _, grid, _, _),) = plan((100, 1000))
-    assert grid == 13, "a warp a row"
+    assert (name, grid, block) == ("mlsm_pass", 4, 256), "short rows: a thread each"
+    assert shared == 2048 + 2 * (256 * 3 * 4 + 16), "sums, and both operands as they lie"
+    assert {"-DMODE=3", "-DSTAGED=1", "-DMASKED=0", "-DBLOCKS=3"} < set(macros)
+    ((_, macros, grid, _, shared),) = plan((100, 1000))
+    assert (grid, shared) == (13, 2048), "a warp a row, read where it lies"
+    assert "-DSTAGED=0" in macros
     (pass_, finish) = plan((2, 100_000))
     assert pass_[2] == 13, "long rows: 49 chunks each"
     assert (finish[0], finish[2]) == ("mlsm_finish", 1)
+    masked = plan((2, 100_000), where=np.ones((2, 100_000), bool))
+    assert [name for name, *_ in masked] == ["mlsm_count", "mlsm_finish", "mlsm_pass", "mlsm_finish"]
+    assert [name for name, *_ in plan((2, 1000), where=np.ones(1000, bool))] == ["mlsm_pass"], (
+        "counted in the same pass"
+    )
     ((_, macros, _, block, _),) = plan((1000, 300), order="F")
     assert block == _cuda.ACROSS, "rows side by side"
+    ((_, macros, _, _, _),) = plan((1000, 30), order="F")
+    assert "-DSTAGED=0" in macros
     ((_, _, _, _, shared),) = plan((10, 300), np.float64)
     assert shared == 16 * 256, "a float64 sum carries what it dropped"
+    ones = np.ones((1000, 248))
+    ((_, _, _, block, shared),) = plan((1000, 248), np.float64, weight=ones, pos_weight=ones, where=ones > 0)
+    assert block < 256, "a smaller block where its copies would not fit"
+    assert shared <= _cuda.SHARED
+    monkeypatch.setattr(DEVICE, "processors", lambda: 2)
+    _, _, _, *rest = _cuda._launches(*[("float32", (10**6, 64), (64, 1))] * 2, *[None] * 5, 1, False, 0.0, 2)[0]
+    assert _cuda._launches(*[("float32", (10**6, 64), (64, 1))] * 2, *[None] * 5, 1, False, 0.0, 2)[0][2] == 6, rest
 
 
 def test_axes_are_merged() -> None:
     one = (1, 0)
-    assert _cuda._merged((3, 4), (40, 10), ()) == [(12, 10, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0)]
+    assert _cuda._merged((3, 4), (40, 10), (0, 0)) == [(12, 10, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0)]
+    assert _cuda._merged((3, 4), (40, 10), (1, 0)) == [(4, 10, 0), (3, 40, 1), (1, 0, 0), (1, 0, 0)]
     assert _cuda._merged((3, 4), (10, 30)) == [(4, 30), (3, 10), one, one]
     assert _cuda._merged((3, 1, 4), (40, 7, 10)) == [(12, 10), one, one, one]
     assert _cuda._merged((2, 3, 4), (60, 20, 5)) == [(24, 5) if 60 == 3 * 20 and 20 == 4 * 5 else one, one, one, one]
@@ -392,14 +626,11 @@ def test_what_is_declined() -> None:
         with pytest.raises(ValueError, match=f"cannot serve this call: .*{why}"):
             served(*shape, **options)
 
-    for weight in (2.0, [1.0, 2.0, 3.0], np.ones((1, 3), np.float16), np.ones(3, bool), np.ones((), np.int32)):
+    for weight in (2.0, [1.0, 2.0, 3.0], np.ones((2, 1), np.float16), np.ones((2, 3), bool), np.ones((), np.int32)):
         served(2, 3, weight=weight)
         served(2, 3, pos_weight=weight)
-    served(1, 1, 1, 1, 3, label_smoothing=0.1)
+    served(1, 1, 1, 1, 3, label_smoothing=0.1, where=np.ones(3, bool))
     declined("at most 4 batch axes", 1, 1, 1, 1, 1, 3)
-    declined("mask", 2, 3, where=np.ones((2, 3), bool))
-    declined("`weight` differs between rows", 2, 3, weight=np.ones((2, 1), np.float32))
-    declined("`pos_weight` differs between rows", 2, 3, pos_weight=np.ones((2, 3), np.float32))
 
 
 # ---------------------------------------------------------------- what CuPy is handed
@@ -444,7 +675,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, li
             def call(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
                 assert all(type(v) in (int, float) for v in arguments)
                 log.append((name, shared_mem))
-                launch(name, self.macros, grid[0], block[0], arguments)
+                launch(name, self.macros, grid[0], block[0], shared_mem, arguments)
 
             return call
 

@@ -1,25 +1,34 @@
 // The fused pass over device memory: row losses, their pullback for the logits, the curvature. CUDA C++ for NVRTC.
 //
-// Reads every operand once, in the dtype and the strides it has, and needs no header. Validates nothing, chooses
-// nothing (`_cuda.py` does), takes no mask.
+// Reads every operand in the dtype and the strides it has, and needs no header. Validates nothing, chooses nothing
+// (`_cuda.py` does).
 //
 // What is compiled is said by macros, all of them constants of one compilation:
 //   X_TYPE, Y_TYPE, W_TYPE, P_TYPE, G_TYPE   codes of `Type` (W_TYPE, P_TYPE: NONE where not given)
 //   DOUBLE      whether the compute dtype is float64 (else float32)
 //   MODE        what is wanted: the sum of ROWS, SLOPE, BEND
 //   SMOOTH      whether targets are smoothed
+//   MASKED      whether only the classes with `m` true count
+//   W_ROW       whether the weight is one number a row (or for all)
+//   STAGED      whether short rows are copied into shared memory as they lie, and read there
 //   THREADS     the largest block, and BLOCKS how many of them shall fit a multiprocessor at once
 //
 // The arithmetic is +, -, *, /, fma and comparisons, correctly rounded everywhere, and moves of bits; compiled
 // without contraction (-fmad=false) it gives the same bits on every device and on a host. That is what lets a machine
 // without a GPU judge it: tests/test_kernel_cupy.py includes this file in a C++ program and runs it thread by thread.
-// For the same reason the kernels are cut into phases between barriers (`gather`, `fold`, `store_row`), each a plain
-// function of a thread's number.
+// For the same reason the kernels are cut into phases between barriers (`copy_in`, `count`, `gather`, `fold`,
+// `store_row`, `copy_out`), each a plain function of a thread's number.
 
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
 #else  // a host program that includes this file, with <cmath>, <cstring> and the macros, not all of them constant
 #define DEVICE static inline
+#endif
+#ifndef NOTE_READ  // a host that counts what a warp reads and how many of its lanes work defines these
+#define NOTE_SITE(site)
+#define NOTE_READ(type, base, at, stride, n, pieces)
+#define NOTE_COPY(from, bytes)
+#define NOTE_STEP(on)
 #endif
 
 typedef unsigned int u32;
@@ -40,25 +49,37 @@ enum {
     AXES = 4  // batch axes that may have strides of their own
 };
 
+// One logarithm serves eight losses where their coefficients of it are 1, up to a factor that the whole row has.
+#define GROUPED (P_TYPE == NONE && (W_TYPE == NONE || W_ROW))
+
 // Where everything lies. Strides count elements. Axis 0 is the innermost batch axis; rows are numbered in C order.
 struct Call {
-    const void *x, *y, *w, *p, *g;
-    void *rows, *parts, *out;
-    i64 classes, tasks, chunks, lanes, rows_first;
-    i64 xc, yc, wc, pc, oc;
-    i64 n[AXES], xs[AXES], ys[AXES], os[AXES], gs[AXES];
+    const void *x, *y, *w, *p, *m, *g;
+    void *counts, *rows, *parts, *out;
+    i64 classes, tasks, chunks;
+    i64 shift_lanes;  // lanes of a group are 2 to the power of it
+    i64 wide;  // whether a lane takes four neighbouring classes at a time, or single ones as far apart as there are lanes
+    i64 rows_first;  // whether neighbouring threads are neighbouring rows
+    i64 counting;  // whether what is added up are observed classes
+    i64 xt, yt, wt, pt, mt;  // where in shared memory the copy begins, in bytes, or -1
+    i64 xc, yc, wc, pc, mc, oc;
+    i64 n[AXES], xs[AXES], ys[AXES], ws[AXES], ps[AXES], ms[AXES], os[AXES], gs[AXES];
     double inverse, keep, shift;  // 1/C; the factor and the summand of a smoothed target
 };
 
+#define EACH_AXIS(name) i64 name##0, i64 name##1, i64 name##2, i64 name##3
+#define OF_AXES(name) {name##0, name##1, name##2, name##3}
 #define PARAMETERS                                                                                                   \
-    const void *x, const void *y, const void *w, const void *p, const void *g, void *rows, void *parts, void *out,   \
-        i64 classes, i64 tasks, i64 chunks, i64 lanes, i64 rows_first, i64 xc, i64 yc, i64 wc, i64 pc, i64 oc,       \
-        i64 n0, i64 n1, i64 n2, i64 n3, i64 xs0, i64 xs1, i64 xs2, i64 xs3, i64 ys0, i64 ys1, i64 ys2, i64 ys3,      \
-        i64 os0, i64 os1, i64 os2, i64 os3, i64 gs0, i64 gs1, i64 gs2, i64 gs3,                                      \
-        double inverse, double keep, double shift
+    const void *__restrict__ x, const void *__restrict__ y, const void *__restrict__ w, const void *__restrict__ p,  \
+        const void *__restrict__ m, const void *__restrict__ g, void *counts, void *rows, void *parts,               \
+        void *__restrict__ out, i64 classes, i64 tasks, i64 chunks, i64 shift_lanes, i64 wide, i64 rows_first,       \
+        i64 counting, i64 xt, i64 yt, i64 wt, i64 pt, i64 mt, i64 xc, i64 yc, i64 wc, i64 pc, i64 mc, i64 oc,        \
+        EACH_AXIS(n), EACH_AXIS(xs), EACH_AXIS(ys), EACH_AXIS(ws), EACH_AXIS(ps), EACH_AXIS(ms), EACH_AXIS(os),      \
+        EACH_AXIS(gs), double inverse, double keep, double shift
 #define CALL                                                                                                         \
-    {x, y, w, p, g, rows, parts, out, classes, tasks, chunks, lanes, rows_first, xc, yc, wc, pc, oc, {n0, n1, n2, n3}, \
-     {xs0, xs1, xs2, xs3}, {ys0, ys1, ys2, ys3}, {os0, os1, os2, os3}, {gs0, gs1, gs2, gs3}, inverse, keep, shift}
+    {x, y, w, p, m, g, counts, rows, parts, out, classes, tasks, chunks, shift_lanes, wide, rows_first, counting,    \
+     xt, yt, wt, pt, mt, xc, yc, wc, pc, mc, oc, OF_AXES(n), OF_AXES(xs), OF_AXES(ys), OF_AXES(ws), OF_AXES(ps),     \
+     OF_AXES(ms), OF_AXES(os), OF_AXES(gs), inverse, keep, shift}
 
 // ---------------------------------------------------------------- bits
 
@@ -122,18 +143,47 @@ DEVICE u32 float_to_bfloat(float v) {
 // ---------------------------------------------------------------- elements
 
 DEVICE int size_of(int type) {
-    return type == F64 || type == U64 || type == I64                       ? 8
-           : type == F32 || type == U32 || type == I32                     ? 4
-           : type == F16 || type == BF16 || type == U16 || type == I16     ? 2
-                                                                           : 1;
+    return type == F64 || type == U64 || type == I64                   ? 8
+           : type == F32 || type == U32 || type == I32                 ? 4
+           : type == F16 || type == BF16 || type == U16 || type == I16 ? 2
+                                                                       : 1;
 }
+
+struct alignas(16) Words {
+    u32 at[4];
+};
+struct alignas(8) Pair {
+    u32 at[2];
+};
+
+// Reads of operands. Nothing writes to them while a kernel runs, so they may take the read-only path; the copies in
+// shared memory may not.
+#ifdef __CUDACC__
+DEVICE u32 word_at(const u32 *from) { return STAGED ? *from : __ldg(from); }
+DEVICE u64 word_at(const u64 *from) { return STAGED ? *from : __ldg(from); }
+DEVICE u32 word_at(const unsigned char *from) { return STAGED ? *from : __ldg(from); }
+DEVICE u32 word_at(const unsigned short *from) { return STAGED ? *from : __ldg(from); }
+DEVICE Pair word_at(const Pair *from) {
+    if (STAGED) return *from;
+    uint2 v = __ldg((const uint2 *)from);
+    return Pair{{v.x, v.y}};
+}
+DEVICE Words words_from(const void *from) {  // of device memory, always
+    uint4 v = __ldg((const uint4 *)from);
+    return Words{{v.x, v.y, v.z, v.w}};
+}
+DEVICE Words word_at(const Words *from) { return STAGED ? *from : words_from(from); }
+#else
+template <class T> DEVICE T word_at(const T *from) { return *from; }
+DEVICE Words words_from(const void *from) { return *(const Words *)from; }
+#endif
 
 DEVICE u64 raw(int type, const void *base, i64 i) {
     switch (size_of(type)) {
-    case 1: return ((const unsigned char *)base)[i];
-    case 2: return ((const unsigned short *)base)[i];
-    case 4: return ((const u32 *)base)[i];
-    default: return ((const u64 *)base)[i];
+    case 1: return word_at((const unsigned char *)base + i);
+    case 2: return word_at((const unsigned short *)base + i);
+    case 4: return word_at((const u32 *)base + i);
+    default: return word_at((const u64 *)base + i);
     }
 }
 
@@ -148,7 +198,7 @@ DEVICE real decode(int type, u64 b) {
     case I32: return (real)(int)b;
     case I64: return (real)(i64)b;
     case U64: return (real)b;
-    case BOOL: return (real)(b != 0);  // whatever byte stands for true
+    case BOOL: return b ? 1 : 0;  // whatever byte it is
     default: return (real)(u32)b;
     }
 }
@@ -162,35 +212,29 @@ DEVICE u64 encode(int type, real v) {
     }
 }
 
-struct alignas(16) Words {
-    u32 at[4];
-};
-struct alignas(8) Pair {
-    u32 at[2];
-};
-
-// Whether four consecutive elements from `at` on can be moved as one piece (as two, of 8 bytes each).
-DEVICE bool in_pieces(int type, const void *base, i64 at, i64 stride) {
+// Whether four consecutive elements from `base` on can be moved as one piece (as two, of 8 bytes each).
+DEVICE bool in_pieces(int type, const void *base, i64 stride) {
     int piece = 4 * size_of(type);
-    return stride == 1 && ((u64)base + (u64)at * size_of(type)) % (u64)(piece < 16 ? piece : 16) == 0;
+    return stride == 1 && (u64)base % (u64)(piece < 16 ? piece : 16) == 0;
 }
 
 // Elements at, at + stride, ... into v, `n` of four; the rest of v is left.
 DEVICE void fetch(int type, const void *base, i64 at, i64 stride, int n, bool pieces, real *v) {
+    NOTE_READ(type, base, at, stride, n, pieces);
     if (pieces && n == 4) {
         u32 word[8];
         int size = size_of(type);
         const char *from = (const char *)base + at * size;
         if (size == 1) {
-            word[0] = *(const u32 *)from;
+            word[0] = word_at((const u32 *)from);
         } else if (size == 2) {
-            Pair two = *(const Pair *)from;
+            Pair two = word_at((const Pair *)from);
             word[0] = two.at[0], word[1] = two.at[1];
         } else {
-            Words four = *(const Words *)from;
+            Words four = word_at((const Words *)from);
             for (int i = 0; i < 4; ++i) word[i] = four.at[i];
             if (size == 8) {
-                four = *(const Words *)(from + 16);
+                four = word_at((const Words *)(from + 16));
                 for (int i = 0; i < 4; ++i) word[4 + i] = four.at[i];
             }
         }
@@ -342,8 +386,52 @@ DEVICE real decay(real a) {
 
 DEVICE real log1p_of(real e) { return fused(horner_r(e), e * e, e); }
 
-// One class: its loss, and its slope or bend times `scale`, as MODE wants them. The names are those of mlsm/_core.py.
-DEVICE void element(const Call &c, real x, real y, real w, real p, real scale, real &loss, real &derivative) {
+// e/d for 0 <= e <= 1 and 1 <= d <= 2, correctly rounded, from an approximation of 1/d that is off by two ulp at most:
+// one Newton step makes of it the float next to 1/d (but for d = 2 - 2^-23), a product with it misses the quotient by
+// less than an ulp, its remainder is exact, and by Markstein's theorem the last fma then rounds the quotient itself.
+// Where e is so small that the remainder might not be exact, d is 1. Six instructions in place of the ten and a
+// branch of a division, with its bits: the test looks at every d.
+DEVICE float quotient(float e, float d, float reciprocal) {
+    reciprocal = fmaf(fmaf(-d, reciprocal, 1), reciprocal, reciprocal);
+    float product = e * reciprocal;
+    return fmaf(fmaf(-d, product, e), reciprocal, product);
+}
+
+// e/(1+e) for 0 <= e <= 1.
+DEVICE real share(real e) {
+#if defined(__CUDACC__) && !DOUBLE
+    float d = 1 + e, reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(d));  // off by one ulp at most, says its manual
+    return quotient(e, d, reciprocal);
+#else
+    return e / (1 + e);
+#endif
+}
+
+// (1 + a)(1 + b) - 1: log1p of it is log1p(a) + log1p(b). All terms are positive, so that nothing cancels.
+DEVICE real joined(real a, real b) { return fused(a, b, a + b); }
+
+// log1p(q) for 0 <= q <= 255, which is what eight e of at most 1 are together: with 1 + q = 2^n * (1 + f) it is
+// n*log(2) + log1p(f), and f = q*2^-n + (2^-n - 1) keeps every digit of a small q, for which n is 0.
+DEVICE real log1p_of_many(real q) {
+#if DOUBLE
+    u64 b = bits_of(1 + q);
+    real back = double_of(0x7fe0000000000000ull - (b & 0x7ff0000000000000ull));
+    real n = double_of(0x4330000000000000ull | b >> 52) - (4503599627370496.0 + 1023);
+#else
+    u32 b = bits_of(1 + q);
+    real back = float_of(0x7f000000u - (b & 0x7f800000u));
+    real n = float_of(0x4b000000u | b >> 23) - (8388608.0f + 127);
+#endif
+    return fused(n, LN2_HIGH, fused(n, LN2_LOW, log1p_of(fused(q, back, back - 1))));
+}
+
+// One class: its share of the loss, and its slope or bend times `scale`, as MODE wants them; all of them 0 where it is
+// not `on`. The share is the whole loss, or, where GROUPED, its linear part, with the e whose log1p is the rest. The
+// names are those of mlsm/_core.py.
+DEVICE void element(
+    const Call &c, real x, real y, real w, real p, real scale, bool on, real &loss, real &rest, real &derivative) {
+    NOTE_STEP(on);
     bool right = x >= 0;
     real a = right ? x : -x;
     real e = decay(a);
@@ -353,13 +441,20 @@ DEVICE void element(const Call &c, real x, real y, real w, real p, real scale, r
     real t = right ? ybar : positive;
     real q = P_TYPE == NONE ? 1 : ybar + positive;
     if (MODE & ROWS) {
-        real smooth = log1p_of(e);
-        if (P_TYPE != NONE) smooth = q * smooth;
-        loss = fused(t, t == 0 ? 0 : a, smooth);  // t*a is 0 where t is 0, of an infinite a too
-        if (W_TYPE != NONE) loss = w * loss;
+        real line = t == 0 ? 0 : a;  // t*a is 0 where t is 0, of an infinite a too
+        if (GROUPED) {
+            loss = on ? t * line : 0;
+            rest = on ? e : 0;
+        } else {
+            real smooth = log1p_of(e);
+            if (P_TYPE != NONE) smooth = q * smooth;
+            real all = fused(t, line, smooth);
+            if (W_TYPE != NONE && !W_ROW) all = w * all;
+            loss = on ? all : 0;
+        }
     }
     if (MODE & (SLOPE | BEND)) {
-        real s = e / (1 + e);
+        real s = share(e);
         if (MODE & SLOPE) {
             if (P_TYPE != NONE) s = q * s;
             derivative = right ? t - s : s - t;
@@ -367,15 +462,16 @@ DEVICE void element(const Call &c, real x, real y, real w, real p, real scale, r
             derivative = s * (1 - s);
             if (P_TYPE != NONE) derivative = q * derivative;
         }
-        if (W_TYPE != NONE) derivative = w * derivative;
-        derivative = derivative * scale;
+        if (W_TYPE != NONE && !W_ROW) derivative = w * derivative;
+        derivative = on ? derivative * scale : 0;
     }
 }
 
 // ---------------------------------------------------------------- sums
 
 // float32 losses are summed in trees of 8 (3u) and these in float64; float64 losses in trees of 8 and these with what
-// each addition drops carried along (2u). The order depends on the number of classes alone: not on N, strides,
+// each addition drops carried along (2u). Where GROUPED, the tree has the linear parts, and the factors 1 + e of eight
+// elements are multiplied in a tree of their own, three steps of 2u at most, before one logarithm is taken of it. The order depends on the number of classes alone: not on N, strides,
 // dtypes, device or MODE.
 struct Sum {
     double s;
@@ -417,88 +513,280 @@ DEVICE double total(const Sum &a) {
 #endif
 }
 
-DEVICE double run_of(const real *v) {
+DEVICE double run_of(const real *v, const real *rest) {
     real run = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    real smooth = 0;
+    if (GROUPED) {
+        smooth = log1p_of_many(joined(
+            joined(joined(rest[0], rest[1]), joined(rest[2], rest[3])),
+            joined(joined(rest[4], rest[5]), joined(rest[6], rest[7]))));
+        run = run + smooth;
+    }
     if (run - run == 0) return run;
-    double wide = 0;  // eight losses may leave the range of float32 although their mean does not
+    double wide = smooth;  // eight losses may leave the range of float32 although their mean does not
     for (int i = 0; i < 8; ++i) wide += v[i];
     return wide;
 }
 
-// ---------------------------------------------------------------- phases
+// ---------------------------------------------------------------- places
 
 // A thread's place in its block: `lanes` threads make a group, which has one row, or one chunk of it. Neighbouring
 // threads are neighbouring classes, or neighbouring rows where rows lie side by side in memory.
 struct Place {
-    i64 groups, group, lane, apart;  // apart: from one lane of a group to the next, in threads
+    int groups, group, lane, apart;  // apart: from one lane of a group to the next, in threads
 };
 
 DEVICE Place place_of(const Call &c, int thread, int threads) {
-    i64 groups = threads / c.lanes;
+    int by = (int)c.shift_lanes, groups = threads >> by;
     if (c.rows_first) return Place{groups, thread % groups, thread / groups, groups};
-    return Place{groups, thread / c.lanes, thread % c.lanes, 1};
+    return Place{groups, thread >> by, thread & ((1 << by) - 1), 1};
 }
 
 DEVICE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-// The first phase: read, write the derivatives, leave this lane's sum. `first` is the task of the block's first
-// group.
-DEVICE void gather(const Call &c, i64 first, int thread, int threads, Sum &sum) {
-    clear(sum);
-    Place place = place_of(c, thread, threads);
-    i64 task = first + place.group;
-    if (task >= c.tasks) return;
+// A row, or the chunk of one that a group has.
+struct Task {
+    i64 row, begin;
+    int length;
+};
+
+DEVICE Task task_of(const Call &c, i64 task) {
     i64 row = c.chunks == 1 ? task : task / c.chunks;
-    i64 begin = (task - row * c.chunks) * CHUNK, end = least(c.classes, begin + CHUNK);
-    i64 xo = 0, yo = 0, oo = 0, go = 0, rest = row;
+    i64 begin = (task - row * c.chunks) * CHUNK;
+    return Task{row, begin, (int)least(c.classes - begin, CHUNK)};
+}
+
+// What a row's place adds to the addresses of each operand.
+struct Offsets {
+    i64 x, y, w, p, m, out, g;
+};
+
+DEVICE Offsets offsets_of(const Call &c, i64 row) {
+    Offsets o = {0, 0, 0, 0, 0, 0, 0};
+    i64 rest = row;
 #pragma unroll
     for (int axis = 0; axis < AXES; ++axis) {
         if (c.n[axis] == 1) continue;
         // Axes are merged, and the last one that is left needs no division.
         i64 outer = axis + 1 == AXES || c.n[axis + 1] == 1 ? 0 : rest / c.n[axis];
         i64 i = rest - outer * c.n[axis];
-        xo += i * c.xs[axis], yo += i * c.ys[axis], oo += i * c.os[axis], go += i * c.gs[axis];
+        o.x += i * c.xs[axis], o.y += i * c.ys[axis], o.out += i * c.os[axis], o.g += i * c.gs[axis];
+        if (W_TYPE != NONE) o.w += i * c.ws[axis];
+        if (P_TYPE != NONE) o.p += i * c.ps[axis];
+        if (MASKED) o.m += i * c.ms[axis];
         rest = outer;
     }
-    real scale = 0;
-    if (MODE & (SLOPE | BEND)) {
-        u64 b = raw(G_TYPE, c.g, go);
-        double g = G_TYPE == F64 ? double_of(b) : (double)float_of((u32)b);
-        // A float64 division a lane is dear on GPUs whose float64 is slow.
-        scale = DOUBLE ? (real)(g / (double)c.classes) : (real)(g * c.inverse);
+    return o;
+}
+
+// The classes of a task in one operand, where they lie or where they were copied to.
+struct Source {
+    const char *base;
+    i64 stride;
+    bool pieces;
+};
+
+// The distance of an operand's tile from where 16 bytes can be moved at once: the copy keeps it.
+DEVICE i64 beside(const Call &c, int type, const void *base, i64 first) {
+    return (i64)((u64)base + (u64)(first * c.classes * size_of(type))) & 15;
+}
+
+DEVICE Source source_of(
+    const Call &c, int type, const void *base, i64 offset, i64 stride, i64 copy, char *shared, i64 first, int group) {
+    Source s;
+    if (STAGED && copy >= 0) {
+        s.base = shared + copy + beside(c, type, base, first) + (i64)group * c.classes * size_of(type);
+        stride = 1;
+    } else {
+        s.base = (const char *)base + offset * size_of(type);
     }
-    bool x_pieces = in_pieces(X_TYPE, c.x, xo + begin * c.xc, c.xc);
-    bool y_pieces = in_pieces(Y_TYPE, c.y, yo + begin * c.yc, c.yc);
-    bool o_pieces = (MODE & (SLOPE | BEND)) && in_pieces(X_TYPE, c.out, oo + begin * c.oc, c.oc);
-    bool w_pieces = W_TYPE != NONE && in_pieces(W_TYPE, c.w, begin * c.wc, c.wc);
-    bool p_pieces = P_TYPE != NONE && in_pieces(P_TYPE, c.p, begin * c.pc, c.pc);
-    for (i64 k = begin + 4 * place.lane; k < end; k += 8 * c.lanes) {
-        real x[8], y[8], w[8], p[8], loss[8], derivative[8];
-        i64 at[2] = {k, k + 4 * c.lanes};
-        int n[2] = {(int)least(4, end - k), (int)(at[1] < end ? least(4, end - at[1]) : 0)};
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            fetch(X_TYPE, c.x, xo + at[h] * c.xc, c.xc, n[h], x_pieces, x + 4 * h);
-            fetch(Y_TYPE, c.y, yo + at[h] * c.yc, c.yc, n[h], y_pieces, y + 4 * h);
-            if (W_TYPE != NONE) fetch(W_TYPE, c.w, at[h] * c.wc, c.wc, n[h], w_pieces, w + 4 * h);
-            if (P_TYPE != NONE) fetch(P_TYPE, c.p, at[h] * c.pc, c.pc, n[h], p_pieces, p + 4 * h);
+    s.stride = stride;
+    s.pieces = c.wide && in_pieces(type, s.base, stride);
+    return s;
+}
+
+// ---------------------------------------------------------------- phases
+
+// Bytes from device memory into shared memory, or back, by all threads: 16 at a time where both ends allow it.
+template <bool IN> DEVICE void copy(int type, const char *from, char *to, i64 bytes, int thread, int threads) {
+    int size = size_of(type);
+    i64 before = (u64)(IN ? from : to) & 15;
+    bool together = ((u64)from & 15) == ((u64)to & 15);
+    for (i64 word = thread; 16 * word < before + bytes; word += threads) {
+        i64 at = 16 * word - before;
+        bool whole = together && at >= 0 && at + 16 <= bytes;
+        i64 begin = at < 0 ? 0 : at, end = least(at + 16, bytes);
+        if (IN) NOTE_COPY(from + begin, end - begin);
+        if (whole) {
+            *(Words *)(to + at) = IN ? words_from(from + at) : *(const Words *)(from + at);
+            continue;
         }
-        if (n[0] + n[1] == 8) {  // without a branch for each, so that a thread works on several at a time
-#pragma unroll
-            for (int i = 0; i < 8; ++i) element(c, x[i], y[i], w[i], p[i], scale, loss[i], derivative[i]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                loss[i] = 0;
-                if (i % 4 < n[i / 4]) element(c, x[i], y[i], w[i], p[i], scale, loss[i], derivative[i]);
+        for (i64 i = begin; i < end; i += size) {
+            if (size == 1) {
+                to[i] = from[i];
+            } else if (size == 2) {
+                *(unsigned short *)(to + i) = *(const unsigned short *)(from + i);
+            } else if (size == 4) {
+                *(u32 *)(to + i) = *(const u32 *)(from + i);
+            } else {
+                *(u64 *)(to + i) = *(const u64 *)(from + i);
             }
         }
-        if (MODE & (SLOPE | BEND)) {
-#pragma unroll
-            for (int h = 0; h < 2; ++h) put(X_TYPE, c.out, oo + at[h] * c.oc, c.oc, n[h], o_pieces, derivative + 4 * h);
-        }
-        if (MODE & ROWS) add(sum, run_of(loss));
     }
+}
+
+// The elements of a block's rows, which lie end to end.
+DEVICE i64 tile_of(const Call &c, i64 first, int threads) {
+    return least(c.tasks - first, threads >> c.shift_lanes) * c.classes;
+}
+
+DEVICE void copy_in(const Call &c, i64 first, int thread, int threads, char *shared) {
+    i64 elements = tile_of(c, first, threads);
+    const void *bases[5] = {c.x, c.y, c.w, c.p, c.m};
+    const int types[5] = {X_TYPE, Y_TYPE, W_TYPE, P_TYPE, MASKED ? BOOL : NONE};
+    const i64 copies[5] = {c.xt, c.yt, c.wt, c.pt, c.mt};
+#pragma unroll
+    for (int i = 0; i < 5; ++i) {
+        if (types[i] == NONE || copies[i] < 0) continue;
+        NOTE_SITE(i);
+        int size = size_of(types[i]);
+        copy<true>(types[i], (const char *)bases[i] + first * c.classes * size,
+                   shared + copies[i] + beside(c, types[i], bases[i], first), elements * size, thread, threads);
+    }
+}
+
+// The derivatives, which have taken the places of the logits.
+DEVICE void copy_out(const Call &c, i64 first, int thread, int threads, char *shared) {
+    int size = size_of(X_TYPE);
+    copy<false>(X_TYPE, shared + c.xt + beside(c, X_TYPE, c.x, first), (char *)c.out + first * c.classes * size,
+                tile_of(c, first, threads) * size, thread, threads);
+}
+
+// How many classes of its task a lane finds observed; all lanes together find all.
+DEVICE void count(const Call &c, i64 first, int thread, int threads, char *shared, Sum &sum) {
+    clear(sum);
+    Place place = place_of(c, thread, threads);
+    i64 number = first + place.group;
+    if (number >= c.tasks) return;
+    Task task = task_of(c, number);
+    i64 offset = offsets_of(c, task.row).m + task.begin * c.mc;
+    Source m = source_of(c, BOOL, c.m, offset, c.mc, c.mt, shared, first, place.group);
+    int lanes = 1 << c.shift_lanes, found = 0;
+    NOTE_SITE(6);
+    for (int k = place.lane; k < task.length; k += 4 * lanes) {
+        int n = (int)least(4, (task.length - k + lanes - 1) >> c.shift_lanes);
+        real on[4];
+        fetch(BOOL, m.base, k * m.stride, lanes * m.stride, n, false, on);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (i < n) found += on[i] != 0;
+    }
+    sum.s = found;
+}
+
+// What all lanes of a row have counted: just now, or in a pass of its own where a row is cut into chunks.
+DEVICE double observed_of(const Call &c, i64 first, int thread, int threads, const Sum *sums, bool whole_rows) {
+    Place place = place_of(c, thread, threads);
+    i64 task = first + place.group;
+    if (task >= c.tasks) return 0;
+    if (c.counts) return ((const double *)c.counts)[whole_rows ? task : task_of(c, task).row];
+    return total(sums[c.rows_first ? place.group : thread - place.lane]);
+}
+
+DEVICE double divisor(double observed) { return observed < 1 ? 1 : observed; }
+
+// Where a lane reads and writes, what multiplies its derivatives, and which classes are its own.
+struct Lane {
+    Source x, y, w, p, m;
+    char *out;
+    i64 out_stride;
+    bool out_pieces;
+    real scale;
+    int first, by, length;  // its first class, the distance to its next, and the classes of its task
+};
+
+// Eight classes of a lane: two halves of four neighbours, or eight single ones. ALL says that every lane has all.
+template <bool ALL> DEVICE void take(const Call &c, const Lane &l, int turn, Sum &sum) {
+    int lanes = 1 << c.shift_lanes;
+    real x[8], y[8], w[8], p[8], m[8], loss[8], rest[8], derivative[8];
+    int at[2], n[2], most[2];  // the first class of each half, how many this lane has, and how many the first lane
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        int from = turn + 4 * lanes * h, left = l.length - from;
+        at[h] = from + l.first;
+        n[h] = most[h] = 4;
+        if (!ALL) {
+            n[h] = (int)least(4, c.wide ? left - l.first : (left - l.first + lanes - 1) >> c.shift_lanes);
+            most[h] = (int)least(4, c.wide ? left : (left + lanes - 1) >> c.shift_lanes);
+        }
+        fetch(X_TYPE, l.x.base, at[h] * l.x.stride, l.by * l.x.stride, n[h], l.x.pieces, x + 4 * h);
+        fetch(Y_TYPE, l.y.base, at[h] * l.y.stride, l.by * l.y.stride, n[h], l.y.pieces, y + 4 * h);
+        if (W_TYPE != NONE && !W_ROW)
+            fetch(W_TYPE, l.w.base, at[h] * l.w.stride, l.by * l.w.stride, n[h], l.w.pieces, w + 4 * h);
+        if (P_TYPE != NONE)
+            fetch(P_TYPE, l.p.base, at[h] * l.p.stride, l.by * l.p.stride, n[h], l.p.pieces, p + 4 * h);
+        if (MASKED) fetch(BOOL, l.m.base, at[h] * l.m.stride, l.by * l.m.stride, n[h], l.m.pieces, m + 4 * h);
+    }
+    if (!ALL) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            if (i % 4 >= n[i / 4]) x[i] = y[i] = w[i] = p[i] = m[i] = 0;
+    }
+    // Without a branch for each where all lanes have all, so that a thread works on several at a time; else a branch
+    // that all lanes take together, since lanes that disagree would each wait for the others.
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        loss[i] = rest[i] = 0;
+        if (!ALL && i % 4 >= most[i / 4]) continue;
+        bool on = ALL || i % 4 < n[i / 4];
+        if (MASKED) on = on && m[i] != 0;
+        element(c, x[i], y[i], w[i], p[i], l.scale, on, loss[i], rest[i], derivative[i]);
+    }
+    if (MODE & (SLOPE | BEND)) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+            put(X_TYPE, l.out, at[h] * l.out_stride, l.by * l.out_stride, n[h], l.out_pieces, derivative + 4 * h);
+    }
+    if (MODE & ROWS) add(sum, run_of(loss, rest));
+}
+
+// Read, write the derivatives, leave this lane's sum. `first` is the task of the block's first group, `observed` what
+// a row is divided by where it is masked.
+DEVICE void gather(
+    const Call &c, i64 first, int thread, int threads, char *shared, double observed, Sum &sum) {
+    clear(sum);
+    Place place = place_of(c, thread, threads);
+    i64 number = first + place.group;
+    if (number >= c.tasks) return;
+    NOTE_SITE(7);
+    Task task = task_of(c, number);
+    Offsets o = offsets_of(c, task.row);
+    Lane l;
+    l.scale = 0;
+    if (MODE & (SLOPE | BEND)) {
+        u64 b = raw(G_TYPE, c.g, o.g);
+        double g = G_TYPE == F64 ? double_of(b) : (double)float_of((u32)b);
+        // A float64 division a lane is dear on GPUs whose float64 is slow.
+        l.scale = MASKED ? (real)(g / divisor(observed)) : DOUBLE ? (real)(g / (double)c.classes) : (real)(g * c.inverse);
+        if (W_TYPE != NONE && W_ROW) l.scale = decode(W_TYPE, raw(W_TYPE, c.w, o.w)) * l.scale;
+    }
+    l.x = source_of(c, X_TYPE, c.x, o.x + task.begin * c.xc, c.xc, c.xt, shared, first, place.group);
+    l.y = source_of(c, Y_TYPE, c.y, o.y + task.begin * c.yc, c.yc, c.yt, shared, first, place.group);
+    if (W_TYPE != NONE && !W_ROW)
+        l.w = source_of(c, W_TYPE, c.w, o.w + task.begin * c.wc, c.wc, c.wt, shared, first, place.group);
+    if (P_TYPE != NONE) l.p = source_of(c, P_TYPE, c.p, o.p + task.begin * c.pc, c.pc, c.pt, shared, first, place.group);
+    if (MASKED) l.m = source_of(c, BOOL, c.m, o.m + task.begin * c.mc, c.mc, c.mt, shared, first, place.group);
+    if (STAGED) {  // over the logits, each of which this lane alone has read
+        l.out = (char *)l.x.base, l.out_stride = 1, l.out_pieces = l.x.pieces;
+    } else {
+        l.out = (char *)c.out + (o.out + task.begin * c.oc) * size_of(X_TYPE), l.out_stride = c.oc;
+        l.out_pieces = c.wide && in_pieces(X_TYPE, l.out, l.out_stride);
+    }
+    int lanes = 1 << c.shift_lanes;
+    l.first = c.wide ? 4 * place.lane : place.lane, l.by = c.wide ? 1 : lanes, l.length = task.length;
+    int turn = 0;
+    for (; turn + 8 * lanes <= task.length; turn += 8 * lanes) take<true>(c, l, turn, sum);
+    if (turn < task.length) take<false>(c, l, turn, sum);
 }
 
 // The second pass over a long row: its parts, in the same shape.
@@ -508,51 +796,37 @@ DEVICE void gather_parts(const Call &c, i64 first, int thread, int threads, Sum 
     i64 row = first + place.group;
     if (row >= c.tasks) return;
     const double *parts = (const double *)c.parts + row * c.chunks;
-    for (i64 i = place.lane; i < c.chunks; i += c.lanes) add(sum, parts[i]);
+    for (i64 i = place.lane; i < c.chunks; i += 1ll << c.shift_lanes) add(sum, parts[i]);
 }
 
 // Lanes half .. 2*half-1 of every group into lanes 0 .. half-1.
-DEVICE void fold(const Call &c, int thread, int threads, i64 half, Sum *sums) {
+DEVICE void fold(const Call &c, int thread, int threads, int half, Sum *sums) {
     Place place = place_of(c, thread, threads);
     if (place.lane < half) add(sums[thread], sums[thread + half * place.apart]);
 }
 
-DEVICE void store_row(const Call &c, i64 first, int thread, int threads, const Sum *sums, bool part) {
+DEVICE void store_row(const Call &c, i64 first, int thread, int threads, const Sum *sums, bool part, double observed) {
     Place place = place_of(c, thread, threads);
     i64 task = first + place.group;
     if (place.lane != 0 || task >= c.tasks) return;
     double all = total(sums[thread]);
     if (part) {
         ((double *)c.parts)[task] = all;
+    } else if (c.counting) {
+        ((double *)c.counts)[task] = all;
     } else {
-        ((real *)c.rows)[task] = DOUBLE ? (real)(all / (double)c.classes) : (real)(all * c.inverse);
+        // A weight of the row stands outside of its sum; of a row without an observed class, not even its NaN counts.
+        if (W_TYPE != NONE && W_ROW && !(MASKED && observed < 1))
+            all = all * (double)decode(W_TYPE, raw(W_TYPE, c.w, offsets_of(c, task).w));
+        ((real *)c.rows)[task] =
+            MASKED ? (real)(all / divisor(observed)) : DOUBLE ? (real)(all / (double)c.classes) : (real)(all * c.inverse);
     }
 }
 
 // ---------------------------------------------------------------- kernels
 
 #ifdef __CUDACC__
-// Every thread of a block takes every turn of the loop, so that all of them reach every barrier. A group whose lanes
-// are neighbours lies in one warp, and only it has to wait.
-#define KERNEL_BODY(GATHER, PART)                                                                                    \
-    extern __shared__ Sum sums[];                                                                                    \
-    const Call c = CALL;                                                                                             \
-    const int thread = threadIdx.x, threads = blockDim.x;                                                            \
-    const i64 groups = threads / c.lanes;                                                                            \
-    for (i64 first = blockIdx.x * groups; first < c.tasks; first += gridDim.x * groups) {                            \
-        Sum own;                                                                                                     \
-        GATHER(c, first, thread, threads, own);                                                                      \
-        if (!(MODE & ROWS)) continue;                                                                                \
-        sums[thread] = own;                                                                                          \
-        for (i64 half = c.lanes / 2; half; half /= 2) {                                                              \
-            wait(c);                                                                                                 \
-            fold(c, thread, threads, half, sums);                                                                    \
-        }                                                                                                            \
-        store_row(c, first, thread, threads, sums, PART);                                                            \
-        wait(c);                                                                                                     \
-    }
-
-DEVICE void wait(const Call &c) {
+DEVICE void wait(const Call &c) {  // for the lanes of a group, which are neighbours in a warp, or of a block
     if (c.rows_first) {
         __syncthreads();
     } else {
@@ -560,7 +834,72 @@ DEVICE void wait(const Call &c) {
     }
 }
 
+DEVICE void fold_all(const Call &c, int thread, int threads, const Sum &own, Sum *sums) {
+    sums[thread] = own;
+    for (int half = 1 << c.shift_lanes >> 1; half; half >>= 1) {
+        wait(c);
+        fold(c, thread, threads, half, sums);
+    }
+}
+
+// Every thread of a block takes every turn of the loop, so that all of them reach every barrier.
+#define KERNEL_BEGIN                                                                                                 \
+    extern __shared__ Words shared_words[];                                                                          \
+    Sum *sums = (Sum *)shared_words, own;                                                                            \
+    const Call c = CALL;                                                                                             \
+    const int thread = threadIdx.x, threads = blockDim.x;                                                            \
+    const i64 groups = threads >> c.shift_lanes;                                                                     \
+    for (i64 first = blockIdx.x * groups; first < c.tasks; first += gridDim.x * groups) {
+#define KERNEL_END                                                                                                   \
+        wait(c);                                                                                                     \
+    }
+
 #define BOUNDS __launch_bounds__(THREADS, BLOCKS)
-extern "C" __global__ void BOUNDS mlsm_pass(PARAMETERS) { KERNEL_BODY(gather, c.chunks > 1) }
-extern "C" __global__ void BOUNDS mlsm_finish(PARAMETERS) { KERNEL_BODY(gather_parts, false) }
+extern "C" __global__ void BOUNDS mlsm_pass(PARAMETERS) {
+    KERNEL_BEGIN
+        char *shared = (char *)shared_words;
+        double observed = 1;
+        if (STAGED) {
+            copy_in(c, first, thread, threads, shared);
+            __syncthreads();
+        }
+        if (MASKED) {
+            if (!c.counts) {
+                count(c, first, thread, threads, shared, own);
+                fold_all(c, thread, threads, own, sums);
+                wait(c);
+            }
+            observed = observed_of(c, first, thread, threads, sums, false);
+            wait(c);
+        }
+        gather(c, first, thread, threads, shared, observed, own);
+        if (MODE & ROWS) {
+            fold_all(c, thread, threads, own, sums);
+            store_row(c, first, thread, threads, sums, c.chunks > 1, observed);
+        }
+        if (STAGED) {
+            __syncthreads();
+            if (MODE & (SLOPE | BEND)) {
+                copy_out(c, first, thread, threads, shared);
+                __syncthreads();
+            }
+        }
+    KERNEL_END
+}
+extern "C" __global__ void BOUNDS mlsm_count(PARAMETERS) {
+    KERNEL_BEGIN
+        count(c, first, thread, threads, 0, own);
+        fold_all(c, thread, threads, own, sums);
+        store_row(c, first, thread, threads, sums, true, 1);
+    KERNEL_END
+}
+extern "C" __global__ void BOUNDS mlsm_finish(PARAMETERS) {
+    KERNEL_BEGIN
+        gather_parts(c, first, thread, threads, own);
+        double observed = 1;
+        if (MASKED && !c.counting) observed = observed_of(c, first, thread, threads, sums, true);
+        fold_all(c, thread, threads, own, sums);
+        store_row(c, first, thread, threads, sums, false, observed);
+    KERNEL_END
+}
 #endif

@@ -4,17 +4,13 @@ Decides from dtypes, shapes, strides and addresses alone, so nothing here needs 
 is carried out by a device (`cupy.py`) and, in the tests, by a host that runs `_cuda.cu` thread by thread. Reads and
 copies no data.
 
-All tuning numbers below are reasoned, not measured: no GPU was at hand when they were chosen. What would be measured
-is `python -m mlsm_conformance bench` on a machine with one; a figure that is found belongs beside its number.
-
-What can be counted without one: in sm_90's machine code an element of the loss is 35 instructions and one of loss and
-gradient 55, beside 5 for its loads and stores. By that a Hopper GPU reads float32 more slowly than it computes, so that
-memory bounds it, and bfloat16 faster: there the arithmetic does.
+All tuning numbers below are counted or reasoned, not measured: no GPU was at hand when they were chosen. What would be
+measured is `conformance/gpu.sh` on a machine with one; a figure that is found belongs beside its number.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -22,10 +18,14 @@ from .._core import Operands
 from .._problem import Problem
 
 # Not measured on hardware yet.
-THREADS: Final = 256  # of a block; blocks of warps that never wait for each other, so the size matters little
-RESIDENT: Final = (3, 2)  # blocks that fit a multiprocessor, of float32 and of float64: 80 and 128 registers (ptxas)
+THREADS: Final = 256  # of a block; blocks of warps that hardly wait for each other, so the size matters little
+RESIDENT: Final = (3, 2)  # blocks that fit a multiprocessor, of float32 and of float64: 80 and 128 registers (ptxas);
+# one less where a mask or a weight of single classes needs registers too, which would have to go through memory (ptxas)
 ACROSS: Final = 512  # of a block whose neighbouring threads are neighbouring rows: 16 rows or more, so whole sectors
-BLOCKS: Final = 2**20  # of a grid, at most; what is left over is taken in further turns
+SHARED: Final = 48 * 1024  # bytes of shared memory that a block may have without asking
+STAGED: Final = 256  # classes from which on a row is read where it lies: its ends are then a small part of it
+OWN: Final = 16  # classes a lane has of a row that is copied: with two float32 operands 128 bytes of shared memory
+START: Final = 3  # what a lane costs before its first class (its addresses, its logarithm), in classes
 
 # The same numbers as in _cuda.cu, where they are part of what is compiled.
 CHUNK: Final = 2048  # classes a group of lanes reads in one go
@@ -36,6 +36,9 @@ _TYPES = (
     *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool"),
 )
 CODES: Final = {name: code for code, name in enumerate(_TYPES)}
+_SIZES: Final = {"none": 0, "bool": 1, "bfloat16": 2} | {
+    n: int(n.lstrip("uintfloa")) // 8 for n in _TYPES if n[-1].isdigit() and n != "bfloat16"
+}
 ROWS: Final = 1
 SLOPE: Final = 2
 BEND: Final = 4
@@ -54,17 +57,47 @@ def source() -> str:
 
 def declined(problem: Problem) -> str | None:
     """Why these operands cannot be read, wherever they lie; None where they can."""
-    if problem.where is not None:
-        return "it does not mask (`where` was given)"
     for argument, own in (("input", problem.input), ("target", problem.target)):
         if own.dtype not in CODES:
             return f"it does not read `{argument}` of dtype {own.dtype}"
     if len(problem.input.shape) > AXES + 1:
         return f"it takes at most {AXES} batch axes; `input` has {len(problem.input.shape) - 1}"
-    for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
-        if meta is not None and any(n != 1 for n in meta.shape[:-1]):
-            return f"`{argument}` differs between rows; it serves one number, or one a class"
     return None
+
+
+# ---------------------------------------------------------------- who reads what
+
+
+@cache
+def lanes_of(classes: int) -> tuple[int, bool]:
+    """How many lanes share a row, and whether each takes four neighbouring classes at a time or single ones.
+
+    By the number of classes alone, since the order of a row's sum follows from it. The cost of a choice counts the
+    classes that lanes could have worked on, the idle ones included, and the 32-byte sectors of float32 that their
+    loads touch, each as much as the eight classes it could have brought; of equals, more lanes. Rows that are not a
+    multiple of four are never aligned, and read by single classes.
+
+    Short rows are copied to shared memory in one piece, which wastes no sector wherever they begin; what counts is
+    that a lane has up to `OWN` classes of them, and that each further lane has to start.
+    """
+    steps = {
+        (lanes, wide): 4 * -(-classes // (4 * lanes)) if wide else -(-classes // lanes)
+        for lanes in (1, 2, 4, 8, 16, 32)
+        for wide in ((True, False) if classes % 4 == 0 else (False,))
+    }
+
+    def cost(choice: tuple[int, bool]) -> float:
+        (lanes, wide), own = choice, steps[choice]
+        if classes < STAGED:
+            return lanes * (own * (1 if wide else 1.05) + START)  # single reads are a twentieth of the work more
+        a_load = lanes * (4 if wide else 1)  # classes; where it begins lies within a sector
+        return lanes * own + 8 * (classes / 8 + -(-classes // a_load) * (1 / 2 if wide else 7 / 8))
+
+    if classes < STAGED:
+        choices = [choice for choice, own in steps.items() if own <= OWN]
+    else:
+        choices = [(lanes, wide) for lanes, wide in steps if lanes >= 16 and wide == (classes % 4 == 0)]
+    return min(choices, key=lambda choice: (cost(choice), -choice[0]))
 
 
 # ---------------------------------------------------------------- how it is launched
@@ -90,35 +123,54 @@ class Device(Protocol):
     def like(self, array: Any) -> Any:
         """An uninitialised array with the shape, dtype and order of another."""
 
+    def processors(self) -> int:
+        """How many multiprocessors there are to keep busy."""
+
     def launch(self, name: str, macros: Macros, grid: int, block: int, shared: int, arguments: Any) -> None: ...
 
 
 def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     """The row losses and a derivative, as `mode` wants them; None for what it does not."""
     batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
-    if tuple(o.y.shape) != tuple(o.x.shape):  # what is compiled goes by the lengths of x, and compares none
-        raise ValueError(f"`target` must have the shape of `input`, {tuple(o.x.shape)}; got {tuple(o.y.shape)}.")
-    for argument, values in (("weight", o.w), ("pos_weight", o.p)):
-        if values is not None and math.prod(values.shape) not in (1, classes):
-            raise ValueError(
-                f"`{argument}` must be one number, or one a class, {classes}; got shape {tuple(values.shape)}."
-            )
-    if g is not None and g.ndim and tuple(g.shape) != batch:
-        raise ValueError(f"`grad_output` must be one number, or one a row, {batch}; got shape {tuple(g.shape)}.")
+    operands = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, o.m, g)]
+    _fit(*operands)
     rows = device.empty(batch, o.dtype) if mode & ROWS else None
     out = device.like(o.x) if mode & (SLOPE | BEND) else None
     count = math.prod(batch)
     if not count:
         return rows, out
     chunks = -(-classes // CHUNK)
-    parts = device.empty((count, chunks), o.xp.float64) if mode & ROWS and chunks > 1 else None
-    views = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, g, rows, parts, out)]
+    masked = o.m is not None
+    parts = device.empty((count, chunks), o.xp.float64) if (masked or mode & ROWS) and chunks > 1 else None
+    counts = device.empty((count,), o.xp.float64) if masked and chunks > 1 else None
+    views = [*operands, *(None if a is None else device.view(a) for a in (counts, rows, parts, out))]
     addresses = [0 if v is None else v.address for v in views]
-    x, y, w, p, scale, _, _, result = (None if v is None else v[1:] for v in views)
+    x, y, w, p, m, scale, *_, result = (None if v is None else v[1:] for v in views)
     double = o.dtype == o.xp.float64
-    for name, macros, grid, block, shared, numbers in _launches(x, y, w, p, scale, result, mode, double, o.eps):
+    processors = device.processors()
+    for name, macros, grid, block, shared, numbers in _launches(
+        x, y, w, p, m, scale, result, mode, double, o.eps, processors
+    ):
         device.launch(name, macros, grid, block, shared, (*addresses, *numbers))
     return rows, out
+
+
+def _fit(x: View | None, *others: View | None) -> None:
+    """Every length, once more and here: nothing else keeps a kernel from reading outside of an array, and a block of a
+    lazy array, or a third party's caller, may not have come through the checks of a call."""
+    assert x is not None
+    y, *spread, g = others
+    assert y is not None
+    if y.shape != x.shape:
+        raise ValueError(f"`target` must have exactly the shape of `input`, {x.shape}; got {y.shape}.")
+    named = [*zip(("weight", "pos_weight", "where"), spread, strict=True), ("grad_output", g)]
+    for argument, v in named:
+        whole = x.shape[:-1] if argument == "grad_output" else x.shape
+        if v is not None and not (
+            len(v.shape) <= len(whole)
+            and all(a in (1, b) for a, b in zip(reversed(v.shape), reversed(whole), strict=False))
+        ):
+            raise ValueError(f"`{argument}` must broadcast to {whole} without enlarging it; got {v.shape}.")
 
 
 Launch: TypeAlias = tuple[str, Macros, int, int, int, tuple[float, ...]]
@@ -126,49 +178,112 @@ Launch: TypeAlias = tuple[str, Macros, int, int, int, tuple[float, ...]]
 
 @lru_cache(maxsize=256)
 def _launches(
-    x: Any, y: Any, w: Any, p: Any, scale: Any, result: Any, mode: int, double: bool, eps: float
+    x: Any,
+    y: Any,
+    w: Any,
+    p: Any,
+    m: Any,
+    scale: Any,
+    result: Any,
+    mode: int,
+    double: bool,
+    eps: float,
+    processors: int,
 ) -> tuple[Launch, ...]:
     """What is launched for arrays of these (dtype, shape, strides): all but the addresses. Remembered, since a training
     loop asks for the same again and again."""
-    _, (*batch, classes), (*x_strides, x_along) = x
-    count, chunks, lanes = math.prod(batch), -(-classes // CHUNK), LANES
-    while lanes > 1 and 4 * lanes >= classes:  # a lane takes 8 classes a turn, and the last one has at least one
-        lanes //= 2
-    strides = (x_strides, *(() if v is None else v[2] for v in (y, result, scale)))
-    axes = _merged(tuple(batch), *strides)
+    _, (*batch, classes), (*_, x_along) = x
+    count, chunks = math.prod(batch), -(-classes // CHUNK)
+    lanes, wide = lanes_of(classes)
+    operands = (x, y, w, p, m, result, scale)
+    axes = _merged(tuple(batch), *(_row_strides(v, batch, v is scale) for v in operands))
     # Where rows and not classes lie side by side; 1 is the stride of a class axis that is read in whole pieces anyway.
     across = axes[0][0] > 1 and classes > 1 and abs(x_along) > max(1, abs(axes[0][1]))
+    staged = classes < STAGED and _lies_flat(x, x) and (result is None or _lies_flat(result, x))
+    by_row = w is not None and _class_stride(w) == 0
+    summed = (16 if double else 8) if mode & ROWS or m else 0  # bytes a thread
+    copied = [
+        v if staged and v is not None and not (v is w and by_row) and _lies_flat(v, x) else None
+        for v in (x, y, w, p, m)
+    ]
+
+    def places(block: int) -> tuple[list[int], int]:
+        """Where each copy begins in shared memory, and where the last one ends."""
+        at, found = block * summed, []
+        for v in copied:
+            found.append(-1 if v is None else at)
+            if v is not None:
+                at += -(-block // lanes * classes * _SIZES[v[0]] // 16) * 16 + 16
+        return found, at
+
     block = ACROSS if across else THREADS
+    while places(block)[1] > SHARED and block > LANES:
+        block //= 2
+    copies, shared = places(block)
+    resident = 1 if across else RESIDENT[double] - (m is not None or p is not None or (w is not None and not by_row))
     macros = (
         *(f"-D{name}_TYPE={CODES[v[0]] if v else 0}" for name, v in zip("XYWPG", (x, y, w, p, scale), strict=True)),
         f"-DDOUBLE={int(double)}",
         f"-DMODE={mode}",
         f"-DSMOOTH={int(eps != 0)}",
+        f"-DMASKED={int(m is not None)}",
+        f"-DW_ROW={int(by_row)}",
+        f"-DSTAGED={int(staged)}",
         f"-DTHREADS={block}",
-        f"-DBLOCKS={1 if across else RESIDENT[double]}",
+        f"-DBLOCKS={resident}",
     )
-    along = [v[2][-1] if v and v[1] and v[1][-1] > 1 else 0 for v in (w, p)]
-    places = (x_along, y[2][-1], *along, result[2][-1] if result else 0)
-    numbers = (*places, *(axis[i] for i in range(5) for axis in axes), 1 / classes, 1 - eps, eps / 2)
-    shared = block * (16 if double else 8) if mode & ROWS else 0
+    along = [_class_stride(v) for v in (x, y, w, p, m, result)]
+    numbers = (*along, *(axis[i] for i in range(1 + len(operands)) for axis in axes), 1 / classes, 1 - eps, eps / 2)
 
-    def launch(name: str, tasks: int, lanes: int, rows_first: bool) -> Launch:
-        grid = min(-(-tasks * lanes // block), BLOCKS)
-        return name, macros, grid, block, shared, (classes, tasks, chunks, lanes, int(rows_first), *numbers)
+    def launch(name: str, tasks: int, lanes: int, rows_first: bool, counting: bool = False) -> Launch:
+        # No more blocks than run at once: each takes further turns, and none has to be started anew.
+        grid = min(-(-tasks * lanes // block), processors * resident)
+        shape = (classes, tasks, chunks, lanes.bit_length() - 1, int(wide), int(rows_first), int(counting))
+        return name, macros, grid, block, shared, (*shape, *copies, *numbers)
 
-    passes = (launch("mlsm_pass", count * chunks, lanes, across),)
-    return (*passes, launch("mlsm_finish", count, LANES, False)) if mode & ROWS and chunks > 1 else passes
+    passes = [launch("mlsm_pass", count * chunks, lanes, across)]
+    if m is not None and chunks > 1:
+        passes[:0] = [
+            launch("mlsm_count", count * chunks, lanes, across),
+            launch("mlsm_finish", count, LANES, False, counting=True),
+        ]
+    if mode & ROWS and chunks > 1:
+        passes.append(launch("mlsm_finish", count, LANES, False))
+    return tuple(passes)
+
+
+def _class_stride(v: Any) -> int:
+    """From one class to the next; 0 where there is but one value, or none."""
+    return v[2][-1] if v is not None and v[1] and v[1][-1] > 1 else 0
+
+
+def _row_strides(v: Any, batch: Sequence[int], rows_only: bool) -> tuple[int, ...]:
+    """From one row to the next along each batch axis; 0 where the array is the same for all rows, or was not given."""
+    if v is None:
+        return (0,) * len(batch)
+    _, shape, strides = v
+    if not rows_only:
+        shape, strides = shape[:-1], strides[:-1]
+    own = tuple(s if n > 1 else 0 for n, s in zip(shape, strides, strict=True))
+    return (0,) * (len(batch) - len(own)) + own
+
+
+def _lies_flat(v: Any, x: Any) -> bool:
+    """Whether it has a value for every logit, and these lie end to end."""
+    _, shape, strides = v
+    expected = 1
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and s != expected:
+            return False
+        expected *= n
+    return bool(shape == x[1])
 
 
 def _merged(batch: tuple[int, ...], *strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """`AXES` batch axes, the innermost first, as (length, a stride for each array): axes that lie end to end are one.
-
-    An array that was not given, or that is one number for all rows, has strides of 0.
-    """
-    each = [s if len(s) >= len(batch) else (0,) * len(batch) for s in strides]
+    """`AXES` batch axes, the innermost first, as (length, a stride for each array): axes that lie end to end are one."""
     axes: list[tuple[int, ...]] = []
     for i in reversed(range(len(batch))):
-        here = (batch[i], *(s[i] for s in each))
+        here = (batch[i], *(s[i] for s in strides))
         if batch[i] == 1:
             continue
         if axes and all(outer == axes[-1][0] * inner for outer, inner in zip(here[1:], axes[-1][1:], strict=True)):

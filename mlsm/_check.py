@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from . import _policy
 from ._core import Operands
+from ._guard import on
 from ._library import library
 from ._operands import last, number, operand
 from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
@@ -134,27 +135,29 @@ def problem(
             input, target = verified(input, "input"), verified(target, "target")
             weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
             where = verified(where, "where")
-    o = Operands(
-        xp,
-        last(xp, input, at, ndim),
-        last(xp, target, at, ndim),
-        None if weight is None else operand(xp, weight, "weight", compute, device, at, input),
-        None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, input),
-        None if where is None else operand(xp, where, "where", compute, device, at, input),
-        eps,
-        compute,
-        acc,
-        # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
-        flat=name in _policy.FLATTENED and (now != "traced" or type(input).__name__ in ("Tensor", "Parameter")),
-        host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
-    )
+    with on(name, device):  # a number or a list becomes an array of it
+        o = Operands(
+            xp,
+            last(xp, input, at, ndim),
+            last(xp, target, at, ndim),
+            None if weight is None else operand(xp, weight, "weight", compute, device, at, input),
+            None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, input),
+            None if where is None else operand(xp, where, "where", compute, device, at, input),
+            eps,
+            compute,
+            acc,
+            # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
+            flat=name in _policy.FLATTENED and (now != "traced" or type(input).__name__ in ("Tensor", "Parameter")),
+            host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
+        )
     return described, prepared(o) if name == "dask" else o
 
 
 def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
     """`grad_output` as an array in the accumulation dtype (None stands for ones), and the problem that includes it."""
     if value is None:
-        return problem, number(o.xp, 1.0, "grad_output", o.acc, problem.device)  # one serves every row
+        with on(problem.library, problem.device):
+            return problem, number(o.xp, 1.0, "grad_output", o.acc, problem.device)  # one serves every row
     expected = problem.input.shape[:-1] if problem.reduction == "none" else ()
     wanted = (
         f'`grad_output` must have the shape of the loss, {_plain(expected)} for reduction="{problem.reduction}"; got'
@@ -162,7 +165,8 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
     if isinstance(value, Real):
         if expected:
             raise ValueError(f"{wanted} the number {spelled(value)}.")
-        return problem, number(o.xp, value, "grad_output", o.acc, problem.device)
+        with on(problem.library, problem.device):
+            return problem, number(o.xp, value, "grad_output", o.acc, problem.device)
     form = _form(value, "grad_output")
     _same_library(form, "grad_output", problem.library)
     _real(form, "grad_output")

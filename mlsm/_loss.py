@@ -314,7 +314,7 @@ def value_and_grad(
     problem, cotangent = _check.cotangent(grad_output, problem, o)
     chosen = _dispatch.select(problem, kernel)
     rows, slope = _derivative(problem, o, cotangent, kernel, chosen.value_and_slope, _core.rows_and_vjp)
-    with silent(problem.library):
+    with silent(problem.library, problem.device):
         value = reduced(problem.reduction, o, rows, problem.loss_dtype)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(problem, o, slope)
     return found
@@ -448,7 +448,7 @@ def _derivative(
         return bridge.recomputed(
             lambda o, g: served(o, adjoint(o, g)), lambda o, g: reference(o, adjoint(o, g)), o, cotangent
         )
-    with silent(problem.library):
+    with silent(problem.library, problem.device):
         return served(o, adjoint(o, cotangent))
 
 
@@ -459,7 +459,7 @@ def _value(problem: Problem, o: Operands, kernel: str | None) -> Any:
         import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
         return bridge.bridged(chosen, problem, o)
-    with silent(problem.library):
+    with silent(problem.library, problem.device):
         return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
 
 

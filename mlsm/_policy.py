@@ -19,9 +19,16 @@ WRT: Final = ("input", "target", "weight", "pos_weight")
 REFUSED: Final = {
     ("numpy", "matrix"): "pass `numpy.asarray(...)` of it",
     ("numpy.ma", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
+    ("cupyx.distributed.array", "DistributedArray"): (
+        "its chunks are on several devices; bring it together on one, for example with `cupy.asarray(a.get())`"
+    ),
 }
 # Older NumPy releases name the modules of the same classes differently.
-REFUSED_MODULES: Final = {"numpy.ma.core": "numpy.ma", "numpy.matrixlib.defmatrix": "numpy"}
+REFUSED_MODULES: Final = {
+    "numpy.ma.core": "numpy.ma",
+    "numpy.matrixlib.defmatrix": "numpy",
+    "cupyx.distributed.array._array": "cupyx.distributed.array",
+}
 # How a container that is no dense array becomes one: by the first of these methods that its class has.
 CONVERSIONS: Final = {
     "toarray": "pass its `.toarray()`",  # the sparse matrices of SciPy and CuPy
@@ -55,6 +62,8 @@ MEMORABLE: Final = frozenset({"numpy", "torch"})
 PLACED: Final = frozenset({"torch", "cupy"})
 # Libraries that set no NumPy floating-point flag; a context manager would break a compiled region of theirs.
 FLAGLESS: Final = frozenset({"torch", "jax", "cupy"})
+# Libraries that compute on, and make new arrays on, a current device and not on that of their arrays: it is entered.
+CURRENT_DEVICE: Final = frozenset({"cupy"})
 
 # Whose dtypes are remembered: their number is limited, and nobody wants to be rid of them.
 _LASTING: Final = frozenset({"numpy", "ml_dtypes", "array_api_strict"})

@@ -636,11 +636,20 @@ def test_what_is_declined() -> None:
 # ---------------------------------------------------------------- what CuPy is handed
 
 
+class _Log(list[Any]):
+    """What was asked of the stub, and its one device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = _Entered(self, "device")
+        self.capturing = False
+
+
 class _Stub:
     """An array that has what the kernel asks of one of CuPy's, and nothing else."""
 
     def __init__(self, array: Any, log: list[Any]) -> None:
-        self.array, self.device = np.asarray(array), _Entered(log, "device")
+        self.array, self.device = np.asarray(array), log.device  # type: ignore[attr-defined]
         self.dtype, self.shape, self.strides = self.array.dtype, self.array.shape, self.array.strides
         self.itemsize, self.data = self.array.itemsize, types.SimpleNamespace(ptr=self.array.ctypes.data)
 
@@ -659,7 +668,7 @@ class _Entered:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, list[Any]]]:
     """A `cupy` whose RawModule is the host library, and the log of what was asked of it."""
-    log: list[Any] = []
+    log = _Log()
     cupy = types.ModuleType("cupy")
     cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
 
@@ -682,13 +691,23 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, li
     def made(array: Any) -> _Stub:
         return _Stub(array, log)
 
-    runtime = types.SimpleNamespace(is_hip=False)
+    def attribute(which: int, device: int) -> int:
+        assert (which, device) == (16, 0)
+        return 3
+
+    runtime = types.SimpleNamespace(
+        is_hip=False, getDevice=lambda: 0, cudaDevAttrMultiProcessorCount=16, deviceGetAttribute=attribute
+    )
+    stream = types.SimpleNamespace(is_capturing=lambda: log.capturing)
+    cuda = types.ModuleType("cupy.cuda")
+    cuda.runtime, cuda.get_current_stream = runtime, lambda: stream  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     fields = {
         "ndarray": _Stub,
         "RawModule": RawModule,
         "empty": lambda shape, dtype: made(np.empty(shape, dtype)),
         "empty_like": lambda stub: made(np.empty_like(stub.array)),
-        "cuda": types.SimpleNamespace(runtime=runtime),
+        "cuda": cuda,
         "made": made,
     }
     for key, value in fields.items():
@@ -772,6 +791,114 @@ def test_cupy_takes_a_stream_of_another_library(recwarn: pytest.WarningsRecorder
 
     assert kernel._shared(12_345).ptr == 12_345
     assert not [w for w in recwarn if "mlsm" in str(w.filename)]
+
+
+def _operands(cupy: Any, shape: tuple[int, ...], *extra: Any, dtype: Any = np.float32) -> Any:
+    from mlsm._core import Operands
+
+    x, y = np.linspace(-3, 3, int(np.prod(shape)), dtype=dtype).reshape(shape), np.ones(shape, bool)
+    made = [None if a is None else cupy.made(a) for a in (x, y, *extra, *(None,) * (3 - len(extra)))]
+    return Operands(np, *made, 0.0, dtype, np.float64)
+
+
+def test_a_first_call_inside_of_a_capture_says_what_to_do(stub: tuple[Any, Any]) -> None:
+    import mlsm.kernels.cupy as kernel
+    from mlsm._problem import Meta, Problem
+
+    cupy, log = stub
+    meta = Meta("float32", (5, 30), "unknown")
+    target = Meta("bool", (5, 30), "unknown")
+    options = (None, None, None, 0.0, "mean", 1, "float32", np.float32, "plain")
+    problem = Problem("cupy", "cuda:0", meta, target, *options)
+    assert "compiles by NVRTC (the loss, grad, value_and_grad, hessian_diag;" in str(kernel.note(problem))
+    assert "before a CUDA graph is captured" in str(kernel.note(problem))
+    o = _operands(cupy, (5, 30))
+    log.capturing = True
+    with pytest.raises(RuntimeError, match="make the same call once before the capture begins"):
+        kernel.rows(o)
+    assert not any(isinstance(entry, tuple) for entry in log), "nothing was launched"
+    log.capturing = False
+    kernel.rows(o)
+    assert "(grad, value_and_grad, hessian_diag;" in str(kernel.note(problem))
+    log.capturing = True
+    kernel.rows(o)
+    log.capturing = False
+    g = cupy.made(np.float64(1))
+    kernel.rows_vjp(o, g)
+    kernel.rows_and_vjp(o, g)
+    kernel.curvature(o, g)
+    assert kernel.note(problem) is None
+    masked = problem._replace(where=Meta("bool", (30,), "unknown"), weight=Meta("float32", (5, 1), "unknown"))
+    assert kernel.note(masked) is not None
+    kernel.rows(_operands(cupy, (5, 30), np.ones((5, 1), np.float32), None, np.ones(30, bool)))
+    assert "(grad, value_and_grad, hessian_diag;" in str(kernel.note(masked))
+
+
+def test_arrays_of_several_devices_are_refused(stub: tuple[Any, Any]) -> None:
+    """At the kernel's own edge; in front of it, two devices are refused by name, and an array on several by its type."""
+    import mlsm.kernels.cupy as kernel
+
+    cupy, log = stub
+    o = _operands(cupy, (5, 30), np.ones(30, np.float32))
+    kernel.rows(o)
+    o.w.device = _Entered(log, "another")
+    with pytest.raises(ValueError, match="every array must be on the device of `input`"):
+        kernel.rows(o)
+    sharded = type("DistributedArray", (_Stub,), {"__module__": "cupyx.distributed.array._array"})(np.ones(3), log)
+    for arguments in ((sharded, np.ones(3)), (np.ones(3), sharded)):
+        with pytest.raises(TypeError, match=r"several devices; bring it together on one, .*cupy.asarray"):
+            mlsm.multilabel_soft_margin_loss(*arguments)
+
+
+def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers become arrays there, and reductions and their adjoints run there, not the kernel alone. NumPy plays CuPy,
+    whose arrays have a device that is entered."""
+    import array_api_compat.numpy as namespace
+
+    from mlsm import _check, _guard, _reduce
+
+    class Current:
+        inside = False
+
+        def __enter__(self) -> None:
+            self.inside = True
+
+        def __exit__(self, *_: object) -> None:
+            self.inside = False
+
+    device, seen = Current(), []
+
+    def inside(name: str, function: Any) -> Any:
+        def called(*args: Any, **options: Any) -> Any:
+            assert device.inside, name
+            seen.append(name)
+            return function(*args, **options)
+
+        return called
+
+    monkeypatch.setattr(_check, "device_of", lambda value, library: device)
+    for policy in ("CURRENT_DEVICE", "FLAGLESS"):
+        monkeypatch.setattr(_guard, policy, frozenset({"numpy"}))
+    monkeypatch.setattr(namespace, "full", inside("full", lambda *a, device, **o: np.full(*a, **o)))
+    monkeypatch.setattr(namespace, "asarray", inside("asarray", lambda *a, device, **o: np.asarray(*a, **o)))
+    for name, reduction in _reduce.REDUCE.items():
+        wrapped = reduction._replace(
+            apply=inside("apply", reduction.apply), adjoint=inside("adjoint", reduction.adjoint)
+        )
+        monkeypatch.setitem(_reduce.REDUCE, name, wrapped)
+    _check._judge.cache_clear()
+    x, y = np.zeros((2, 3)), np.ones((2, 3))
+    options = {"weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "kernel": "generic"}
+    mlsm.multilabel_soft_margin_loss(x, y, **options)
+    assert seen == ["asarray", "full", "apply"]
+    for function in (mlsm.grad, mlsm.value_and_grad, mlsm.hessian_diag):
+        seen.clear()
+        function(x, y, **options)
+        assert seen[:4] == ["asarray", "full", "full", "adjoint"]
+    seen.clear()
+    mlsm.grad(x, y, grad_output=2.0, wrt="weight", **options)
+    assert seen == ["asarray", "full", "full", "adjoint"]
+    _check._judge.cache_clear()
 
 
 def test_rocm_declines(stub: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:

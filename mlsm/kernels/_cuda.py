@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .._core import Operands
-from .._problem import Problem
+from .._problem import Meta, Problem
 
 # Not measured on hardware yet.
 THREADS: Final = 256  # of a block; blocks of warps that hardly wait for each other, so the size matters little
@@ -252,6 +252,28 @@ def _launches(
     return tuple(passes)
 
 
+def variants(problem: Problem) -> dict[str, Macros]:
+    """What is compiled for each function of a call, if its arrays lie in C order."""
+
+    def lying(meta: Meta | None) -> Any:
+        if meta is None:
+            return None
+        shape = tuple(n or 0 for n in meta.shape)
+        return meta.dtype, shape, tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+    operands = problem.input, problem.target, problem.weight, problem.pos_weight, problem.where
+    x, *others = map(lying, operands)
+    g = ("float64", (), ())
+    modes = {"the loss": ROWS, "grad": SLOPE, "value_and_grad": ROWS | SLOPE, "hessian_diag": BEND}
+    double = problem.dtype == "float64"
+    return {
+        what: _launches(
+            x, *others, *((None, None) if mode == ROWS else (g, x)), mode, double, problem.label_smoothing, 1
+        )[-1][1]
+        for what, mode in modes.items()
+    }
+
+
 def _class_stride(v: Any) -> int:
     """From one class to the next; 0 where there is but one value, or none."""
     return v[2][-1] if v is not None and v[1] and v[1][-1] > 1 else 0
@@ -280,7 +302,7 @@ def _lies_flat(v: Any, x: Any) -> bool:
 
 
 def _merged(batch: tuple[int, ...], *strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """`AXES` batch axes, the innermost first, as (length, a stride for each array): axes that lie end to end are one."""
+    """`AXES` batch axes, innermost first, as (length, a stride for each array): axes that lie end to end are one."""
     axes: list[tuple[int, ...]] = []
     for i in reversed(range(len(batch))):
         here = (batch[i], *(s[i] for s in strides))

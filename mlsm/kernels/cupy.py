@@ -1,9 +1,9 @@
 """The fused pass over device memory, compiled by CuPy: CuPy arrays, and CUDA tensors without a copy.
 
-Serves no mask, no weight of single rows or elements, no memory but CUDA's. Works on the arrays' device and on the
-current stream of the library they belong to, and waits for nothing. Hands arrays over; `_cuda.py` plans the launch,
-and the arithmetic stands in `_cuda.cu`. CuPy itself is imported by the first call that is served, because the table
-looks here for every tensor, and one in host memory is no reason to load a CUDA library.
+Serves no memory but CUDA's, and arrays of one device. Works on that device and on the current stream of the library
+they belong to, and waits for nothing, but for the compiler at a first call. Hands arrays over; `_cuda.py` plans the
+launch, and the arithmetic stands in `_cuda.cu`. CuPy itself is imported by the first call that is served, because the
+table looks here for every tensor, and one in host memory is no reason to load a CUDA library.
 
 Hardware figures are outstanding: this was written and tested without a GPU. The tests compile it for four
 architectures and put its arithmetic, run on the host, through the conformance catalogue.
@@ -17,7 +17,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import BEND, OPTIONS, ROWS, SLOPE, Macros, View, declined, run, source
+from ._cuda import BEND, OPTIONS, ROWS, SLOPE, Macros, View, declined, run, source, variants
 
 if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
@@ -31,6 +31,18 @@ def accepts(problem: Problem) -> str | None:
     if reason is None and _on_rocm(problem.library):
         reason = "its source is CUDA, and this CuPy, or this PyTorch, is built for ROCm"
     return reason
+
+
+def note(problem: Problem) -> str | None:
+    """What a first call has to do besides: compile, where this process has not done so (of arrays that lie in C order:
+    how others lie is not known here)."""
+    missing = [what for what, macros in variants(problem).items() if macros not in _warm]
+    if not missing:
+        return None
+    return (
+        f"its first call with these dtypes and options compiles by NVRTC ({', '.join(missing)}; some seconds, unless "
+        "CuPy's cache on disk has the code): make it before a CUDA graph is captured"
+    )
 
 
 @cache
@@ -70,7 +82,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
 
     if isinstance(o.x, cupy.ndarray):
         with o.x.device:  # on which CuPy's own current stream is looked up
-            return run(o, g, mode, _CuPy(cupy))
+            return run(o, g, mode, _CuPy(cupy, o.x.device))
     import torch
 
     # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
@@ -82,7 +94,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
         cupy.cuda.Device(device.index),
         _shared(torch.cuda.current_stream(device).cuda_stream),
     ):
-        return run(o, g, mode, _Torch(torch, device))
+        return run(o, g, mode, _Torch(cupy, torch, device))
 
 
 def _shared(stream: int) -> Any:
@@ -106,6 +118,10 @@ class _Stream(NamedTuple):
 # ---------------------------------------------------------------- two libraries, one memory
 
 
+_warm: set[Macros] = set()  # what this process has compiled or found on disk,
+_loaded: set[tuple[str, Macros, int]] = set()  # and for which functions and devices
+
+
 @cache
 def _compiled(function: str, macros: Macros) -> Any:
     """A kernel of the source. CuPy compiles it at its first launch on a device, and keeps it on disk."""
@@ -114,18 +130,44 @@ def _compiled(function: str, macros: Macros) -> Any:
     return cupy.RawModule(code=source(), options=(*OPTIONS, *macros), backend="nvrtc").get_function(function)
 
 
+@cache
+def _processors(device: int) -> int:
+    from cupy.cuda import runtime
+
+    return int(runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, device))
+
+
 class _Launcher:
+    def __init__(self, cupy: Any, device: Any) -> None:
+        self._cupy, self._device = cupy, device
+        self._number = cupy.cuda.runtime.getDevice()
+
+    def processors(self) -> int:
+        return _processors(self._number)
+
     def launch(self, name: str, macros: Macros, grid: int, block: int, shared: int, arguments: Any) -> None:
+        key = (name, macros, self._number)
+        if key not in _loaded and self._cupy.cuda.get_current_stream().is_capturing():
+            raise RuntimeError(
+                "the kernel for these dtypes and options is not compiled yet, and cannot be while a CUDA graph is "
+                "captured: make the same call once before the capture begins (`mlsm.explain` says whether it has to "
+                'compile), or pass `kernel="generic"`.'
+            )
         # Addresses and integers go as int64, floats as float64: what the source declares, and what CuPy makes of them.
         _compiled(name, macros)((grid,), (block,), arguments, shared_mem=shared)
+        _loaded.add(key)
+        _warm.add(macros)
+
+    def here(self, array: Any) -> Any:
+        """The array, if it is on the device of the logits: an address means nothing on another."""
+        if array.device != self._device:
+            raise ValueError(f"every array must be on the device of `input`, {self._device}; got {array.device}.")
+        return array
 
 
 class _CuPy(_Launcher):
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
-
     def view(self, array: Any) -> View:
-        size = array.itemsize
+        array, size = self.here(array), array.itemsize
         return View(array.data.ptr, name(array.dtype), array.shape, tuple(s // size for s in array.strides))
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -136,10 +178,12 @@ class _CuPy(_Launcher):
 
 
 class _Torch(_Launcher):
-    def __init__(self, torch: Any, device: Any) -> None:
-        self._torch, self._device = torch, device
+    def __init__(self, cupy: Any, torch: Any, device: Any) -> None:
+        super().__init__(cupy, device)
+        self._torch = torch
 
     def view(self, array: Any) -> View:
+        array = self.here(array)
         return View(array.data_ptr(), name(array.dtype), tuple(array.shape), array.stride())
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -149,4 +193,4 @@ class _Torch(_Launcher):
         return self._torch.empty_like(array, requires_grad=False)
 
 
-KERNEL = Kernel("cupy", ("cupy", "torch"), accepts, rows, rows_vjp, rows_and_vjp, curvature)
+KERNEL = Kernel("cupy", ("cupy", "torch"), accepts, rows, rows_vjp, rows_and_vjp, curvature, note)

@@ -139,7 +139,7 @@ def _block(
         empty = xp.zeros(x.shape[:-1] if whole else (*x.shape[:-1], 1), dtype=o.dtype if whole else o.acc)
         slope = xp.zeros_like(x)
         return {"rows": empty, "both": (empty, slope)}.get(want, slope)
-    with silent(name):
+    with silent(name, problem.device):
         g = None if g is None else xp.asarray(g)  # a scalar, where it came out of arithmetic
         count: Any = 1
         if not whole:

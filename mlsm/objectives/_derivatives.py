@@ -93,7 +93,7 @@ def derivatives(
     chosen = _dispatch.select(problem, _dispatch.GENERIC.name if tracked else kernel, elements=True)
     # The door gave each element a class axis of its own; here an element is no row.
     o = o.holding(*(v if v is None or not v.ndim else v[..., 0] for v in o[1:6]))
-    with silent(problem.library):
+    with silent(problem.library, problem.device):
         found: Any = chosen.derivatives(o, scale, least)
         if problem.library == "torch" and problem.state == "plain":
             found = tuple(_laid_out(values, input) for values in found)

@@ -10,6 +10,7 @@ _SERVES = {
     "numba": ("numpy", "torch"),
     "numpy": ("numpy", "torch"),
     "cupy": ("cupy", "torch"),
+    "triton": ("torch",),
     "dask": ("dask",),
 }
 

@@ -133,7 +133,7 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     """The row losses and a derivative, as `mode` wants them; None for what it does not."""
     batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
     operands = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, o.m, g)]
-    _fit(*operands)
+    fit(*(None if v is None else v.shape for v in operands))
     rows = device.empty(batch, o.dtype) if mode & ROWS else None
     out = device.like(o.x) if mode & (SLOPE | BEND) else None
     count = math.prod(batch)
@@ -155,22 +155,20 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     return rows, out
 
 
-def _fit(x: View | None, *others: View | None) -> None:
-    """Every length, once more and here: nothing else keeps a kernel from reading outside of an array, and a block of a
-    lazy array, or a third party's caller, may not have come through the checks of a call."""
-    assert x is not None
+def fit(x: Any, *others: tuple[int, ...] | None) -> None:
+    """Judge the shapes of x, y, w, p, m and g once more and here: nothing else keeps a kernel from reading outside of
+    an array, and a block of a lazy array, or a third party's caller, may not have passed the checks of a call."""
     y, *spread, g = others
-    assert y is not None
-    if y.shape != x.shape:
-        raise ValueError(f"`target` must have exactly the shape of `input`, {x.shape}; got {y.shape}.")
-    named = [*zip(("weight", "pos_weight", "where"), spread, strict=True), ("grad_output", g)]
-    for argument, v in named:
-        whole = x.shape[:-1] if argument == "grad_output" else x.shape
-        if v is not None and not (
-            len(v.shape) <= len(whole)
-            and all(a in (1, b) for a, b in zip(reversed(v.shape), reversed(whole), strict=False))
-        ):
-            raise ValueError(f"`{argument}` must broadcast to {whole} without enlarging it; got {v.shape}.")
+    if y != x:
+        raise ValueError(f"`target` must have exactly the shape of `input`, {x}; got {y}.")
+    for argument, own, whole in (
+        *zip(("weight", "pos_weight", "where"), spread, [x] * 3, strict=True),
+        ("grad_output", g, x[:-1]),
+    ):
+        if own is None:
+            continue
+        if len(own) > len(whole) or any(a not in (1, b) for a, b in zip(reversed(own), reversed(whole), strict=False)):
+            raise ValueError(f"`{argument}` must broadcast to {whole} without enlarging it; got {own}.")
 
 
 Launch: TypeAlias = tuple[str, Macros, int, int, int, tuple[float, ...]]

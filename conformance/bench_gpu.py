@@ -77,7 +77,7 @@ def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> I
             if gradient:
                 value.backward()
                 leaf.grad = None
-            return value
+            return value.detach()
 
         return work
 

@@ -62,7 +62,7 @@ def bandwidth(torch: Any, device: str, clock: Clock, elements: int = COPIED) -> 
     a = torch.ones(elements, device=device)
     b = torch.empty_like(a)
     clock(lambda: b.copy_(a), 2)
-    return 2 * a.nbytes / statistics.median(clock(lambda: b.copy_(a), 5) for _ in range(5))
+    return float(2 * a.nbytes) / statistics.median(clock(lambda: b.copy_(a), 5) for _ in range(5))
 
 
 def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -81,12 +81,15 @@ def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> I
 
         return work
 
-    served = [(mlsm.explain(x, y).chosen, None)]
+    served: list[tuple[str, str | None]] = [(mlsm.explain(x, y).chosen, None)]
     if x.device.type == "cuda" and served[0][0] == "cupy" and importlib.util.find_spec("triton"):
         served.append(("triton", "triton"))
     for name, forced in served:
-        ours = mlsm.value_and_grad if gradient else mlsm.multilabel_soft_margin_loss
-        yield f"mlsm, torch, {name}", lambda ours=ours, forced=forced: ours(x, y, kernel=forced)
+
+        def ours(forced: str | None = forced) -> Any:
+            return (mlsm.value_and_grad if gradient else mlsm.multilabel_soft_margin_loss)(x, y, kernel=forced)
+
+        yield f"mlsm, torch, {name}", ours
     if x.device.type == "cuda" and importlib.util.find_spec("cupy") and x.dtype != torch.bfloat16:
         import cupy
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsm_conformance import bench_gpu
+from . import bench_gpu
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -835,7 +835,7 @@ def test_a_first_call_inside_of_a_capture_says_what_to_do(stub: tuple[Any, Any])
 
 
 def test_arrays_of_several_devices_are_refused(stub: tuple[Any, Any]) -> None:
-    """At the kernel's own edge; in front of it, two devices are refused by name, and an array on several by its type."""
+    """At the kernel's own edge; in front of it, two devices are refused by name, an array on several by its type."""
     import mlsm.kernels.cupy as kernel
 
     cupy, log = stub

@@ -99,7 +99,8 @@ def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     from . import _triton
 
     # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
-    x, y, w, p, m = (None if v is None else v.resolve_neg().detach() for v in o[1:6])
+    read: Any = (None if v is None else v.resolve_neg().detach() for v in o[1:6])
+    x, y, w, p, m = read
     batch, classes = tuple(x.shape[:-1]), x.shape[-1]
     fit(*(None if v is None else tuple(v.shape) for v in (x, y, w, p, m, g)))
     count, chunks = math.prod(batch), -(-classes // CHUNK)

@@ -17,7 +17,6 @@ framework needs to differentiate it is exact: |x|, maximum, clip and copysign al
 -0.0, and `where` applied to the product instead of to a factor turns an infinite logit into 0 * inf.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from ._typing import DType, Namespace
@@ -292,7 +291,9 @@ def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
         return values
     if o.flat:
         kept = tuple(i for i in range(values.ndim) if i not in spread)
-        together = math.prod(values.shape[i] for i in spread)
+        together = 1
+        for i in spread:
+            together = together * values.shape[i]
         values = xp.permute_dims(values, (*kept, *spread))
         values = xp.reshape(values, (*values.shape[: len(kept)], together))
         return xp.reshape(total(o, values), shape)

@@ -8,9 +8,8 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, dataclass, replace
 from functools import cache
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from . import _core, _policy
 from ._core import Operands, known
@@ -19,8 +18,12 @@ from ._problem import Problem, device_of
 from ._words import spelled
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+def _immutable(record: Any, name: str) -> AttributeError:
+    return AttributeError(f"`{name}` cannot be set: a {type(record).__name__} is immutable; make a new one.")
+
+
+# Named tuples and not dataclasses, whose import would cost a third of this package's own.
+class Kernel(NamedTuple):
     """An accelerator for some calls: delete it and no result changes beyond its stated error bound.
 
     Parameters
@@ -91,14 +94,19 @@ class Kernel:
         """`rows_and_vjp` where the kernel has one, else its two halves."""
         return (self.rows(o), self.rows_vjp(o, g)) if self.rows_and_vjp is None else self.rows_and_vjp(o, g)
 
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise _immutable(self, name)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise _immutable(self, name)
+
 
 GENERIC: Final = Kernel(
     "generic", (), lambda problem: None, _core.rows, _core.rows_vjp, _core.rows_and_vjp, _core.curvature
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(NamedTuple):
     """Which kernel serves a call, and for each other one the reason why not. Prints as a table."""
 
     chosen: str
@@ -111,14 +119,11 @@ class Explanation:
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {reason}" for name, reason in lines)
 
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise _immutable(self, name)
 
-def _refused(self: Any, name: str, value: Any = None) -> NoReturn:
-    raise FrozenInstanceError(f"`{name}` cannot be set: a {type(self).__name__} is immutable; make a new one.")
-
-
-# With slots, what dataclasses writes for these two ends in a TypeError of its own for a name that is no field.
-for _record in (Kernel, Explanation):
-    _record.__setattr__ = _record.__delattr__ = _refused  # type: ignore[method-assign]
+    def __delattr__(self, name: str) -> NoReturn:
+        raise _immutable(self, name)
 
 
 _lock = threading.Lock()
@@ -209,8 +214,7 @@ def _watched(kernel: Kernel) -> Kernel:
     def curvature(o: Operands, g: Any) -> Any:
         return _derivative(name, "curvature", o, kernel.curvature(o, g))
 
-    return replace(
-        kernel,
+    return kernel._replace(
         rows=rows,
         rows_vjp=rows_vjp if kernel.rows_vjp is not _core.rows_vjp else kernel.rows_vjp,
         rows_and_vjp=None if both is None else rows_and_vjp,

@@ -27,11 +27,13 @@ def _rows(o: Operands) -> Any:
         countable = countable and known(n)
     if o.m is None:
         return float(math.prod(batch)) if countable else counted(o, o.x[..., 0], axis=None)
-    seen = xp.astype(observed_classes(o) != 0, o.acc)
+    seen = xp.astype(observed_classes(o) > 0, o.acc)
     if countable:
-        own = (1,) * (len(batch) - seen.ndim) + seen.shape
-        alike = math.prod(n for n, m in zip(batch, own, strict=True) if m == 1)  # rows that share a row of the mask
-        rows = total(o, seen, axis=None) * float(alike)
+        alike, added = 1.0, len(batch) - seen.ndim
+        for axis, n in enumerate(batch):
+            if axis < added or seen.shape[axis - added] == 1:
+                alike = alike * n  # rows that share a row of the mask
+        rows = total(o, seen, axis=None) * alike
     else:
         rows = xp.sum(seen + xp.zeros_like(o.x[..., 0], dtype=o.acc))
     return xp.where(rows == 0, xp.ones_like(rows), rows)

@@ -1,6 +1,5 @@
 """The kernel table: registration, precedence, forcing by name, explanations, and a third party's kernel end to end."""
 
-import dataclasses
 import threading
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -35,7 +34,7 @@ def _doubled(o: Any) -> Any:
 
 def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
     kernel = _kernel()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         kernel.name = "other"  # type: ignore[misc]  # the point of the test
     x = mlsm.grad(X, Y, kernel="generic")
     mlsm.register_kernel(kernel)
@@ -49,7 +48,7 @@ def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
 def test_records_take_no_other_field() -> None:
     """They hold no more than they say: a misspelt field is an error, and nothing can be changed after the checks."""
     for record in (_kernel(), mlsm.explain(X, Y)):
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError, match="immutable"):
             record.note = "changed"  # type: ignore[misc]  # the point of the test
         with pytest.raises(AttributeError):
             object.__setattr__(record, "notes", "changed")
@@ -508,7 +507,7 @@ def test_explain_computes_nothing() -> None:
 @needs_kernels
 def test_explain_knows_the_chosen_kernel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by the string object: a file may build its name."""
-    built = dataclasses.replace(_dispatch._load("numpy"), name="".join("numpy"))
+    built = _dispatch._load("numpy")._replace(name="".join("numpy"))
     monkeypatch.setattr(_dispatch, "_loaded", _dispatch._loaded | {"numpy": built})
     monkeypatch.setattr(_dispatch, "_tables", {})
     assert "numpy" not in dict(mlsm.explain(X, Y, kernel="numpy").reasons)

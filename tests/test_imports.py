@@ -3,6 +3,7 @@
 In processes of their own, because this one has imported everything.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,10 @@ ARRAY_LIBRARIES = (
 
 
 def _run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    # Bytecode is written, whatever this process was told: without it every import is a compilation.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -51,12 +51,6 @@ def test_import_brings_no_array_library(tmp_path: Path) -> None:
     assert not {name.partition(".")[0] for name in loaded} & HEAVY
 
 
-def test_import_takes_under_50_ms(tmp_path: Path) -> None:
-    """Processor time, the best of five: the import waits for nothing, and what else runs is not its cost."""
-    code = "import time; begin = time.process_time(); import mlsm; print(time.process_time() - begin)"
-    assert min(float(python(code, tmp_path)) for _ in range(5)) < 0.050
-
-
 def test_the_suite_is_installed_under_its_own_name_only(tmp_path: Path) -> None:
     """From outside the checkout: there a folder named conformance is importable, as any folder is."""
     assert python("import mlsm_conformance; print(mlsm_conformance.__name__)", tmp_path).strip() == "mlsm_conformance"

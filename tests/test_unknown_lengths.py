@@ -70,7 +70,7 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> Any:
     names = "where isinf exp log1p zeros_like ones_like sum any reshape moveaxis full asarray astype permute_dims"
     for name in names.split():
         setattr(made, name, lifted(getattr(np, name)))
-    for name in ("bool", "float32", "float64", "int64"):
+    for name in ("bool", "float32", "float64", "int32", "int64"):
         setattr(made, name, np.dtype(name))
     made.result_type = np.result_type
     made.__array_namespace_info__ = lambda: _Info()

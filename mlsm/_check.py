@@ -199,7 +199,7 @@ def sample_weight(value: Any, input: Array, problem: Problem, o: Operands) -> tu
         )
     if form.dtype is not None:
         _same_device(form, "sample_weight", problem.device)
-    scale = operand(o.xp, value, "sample_weight", o.dtype, problem.device, len(expected) - 1, len(expected))
+    scale = operand(o.xp, value, "sample_weight", o.dtype, problem.device, input.ndim - 1, input)
     scale = o.xp.astype(scale, o.dtype, copy=False)
     now = state(problem.library, o.x, o.y, o.w, o.p, o.m, scale)
     return problem._replace(state=now), scale[..., None] if len(shape) > 1 else scale

@@ -2,6 +2,7 @@
 
 import typing as _t
 
+from ._diagnose import diagnose
 from ._dispatch import Kernel, register_kernel, unregister_kernel
 from ._loss import (
     explain,
@@ -19,6 +20,7 @@ __all__ = [
     "Kernel",
     "MultiLabelSoftMarginLoss",
     "__version__",
+    "diagnose",
     "explain",
     "grad",
     "hessian_diag",

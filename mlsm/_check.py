@@ -17,7 +17,7 @@ from ._core import Operands
 from ._guard import on
 from ._library import library
 from ._operands import last, number, operand
-from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
+from ._problem import Layout, Meta, Problem, Shape, State, device_of, layout_of, shape_of, state
 from ._typing import Array, DType, Namespace
 from ._words import spelled
 
@@ -29,7 +29,7 @@ class Form(NamedTuple):
     dtype: DType
     shape: Shape
     device: Any
-    layout: str
+    layout: Layout
 
 
 class Verdict(NamedTuple):
@@ -112,7 +112,7 @@ def problem(
     device = device_of(input, name)
     now = state(name, input, target, weight, pos_weight, where)
     # Inside a trace lengths may be symbols; and JAX's float64 is a switch, on which a verdict depends.
-    judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
+    judge = _judge if name in _policy.MEMORABLE and now is not State.TRACED else _judge.__wrapped__
     described, compute, acc = judge(
         Form(name, input.dtype, shape_of(input, name), device, _layout(input, name, now)),
         # An array of the same type is one of the same library, which it takes as long to find as all else of a form;
@@ -147,8 +147,9 @@ def problem(
             compute,
             acc,
             # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
-            flat=name in _policy.FLATTENED and (now != "traced" or type(input).__name__ in ("Tensor", "Parameter")),
-            host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
+            flat=name in _policy.FLATTENED
+            and (now is not State.TRACED or type(input).__name__ in ("Tensor", "Parameter")),
+            host=name == "numpy" or (name == "torch" and now is not State.TRACED and device.type == "cpu"),
         )
     return described, prepared(o) if name == "dask" else o
 
@@ -208,21 +209,21 @@ def sample_weight(value: Any, input: Array, problem: Problem, o: Operands) -> tu
 # ---------------------------------------------------------------- forms
 
 
-def _form(value: Any, argument: str, now: str = "traced", name: str = "") -> Form:
+def _form(value: Any, argument: str, now: State = State.TRACED, name: str = "") -> Form:
     name = name or library(value, argument).name
     return Form(name, value.dtype, shape_of(value, name), device_of(value, name), _layout(value, name, now))
 
 
-def _layout(value: Any, name: str, now: str) -> str:
+def _layout(value: Any, name: str, now: State) -> Layout:
     """Of interest to kernels only, none of which serves inside a trace, where not every question can be asked."""
-    return "unknown" if now == "traced" else layout_of(value, name)
+    return Layout.UNKNOWN if now is State.TRACED else layout_of(value, name)
 
 
-def _weight_form(value: Any, argument: str, now: str = "traced") -> Form | None:
+def _weight_form(value: Any, argument: str, now: State = State.TRACED) -> Form | None:
     if value is None:
         return None
     if type(value).__module__ != "torch" and isinstance(value, Real | list | tuple):  # a Size is a tuple, and no weight
-        return Form("", None, _nested_shape(value, argument), None, "C")
+        return Form("", None, _nested_shape(value, argument), None, Layout.C)
     return _form(value, argument, now)
 
 
@@ -277,7 +278,7 @@ def _judge(
     how: str,
     eps: float,
     classes: int | None,
-    now: str,
+    now: State,
     xp: Namespace,
 ) -> Verdict:
     kind = _policy.name(x.dtype)
@@ -329,19 +330,19 @@ def _judge(
         return None if form is None else _meta(form, len(x.shape), at, compute)
 
     problem = Problem(
-        x.library,
-        x.device,
-        meta(x),
-        meta(y),
-        meta(weight),
-        meta(pos_weight),
-        meta(where),
-        eps,
-        how,
-        at,
-        _policy.name(compute),
-        loss_dtype,
-        now,
+        library=x.library,
+        device=x.device,
+        input=meta(x),
+        target=meta(y),
+        weight=meta(weight),
+        pos_weight=meta(pos_weight),
+        where=meta(where),
+        label_smoothing=eps,
+        reduction=how,
+        axis=at,
+        dtype=_policy.name(compute),
+        loss_dtype=loss_dtype,
+        state=now,
     )
     return Verdict(problem, compute, _policy.accumulator(xp, x.device, compute))
 
@@ -352,7 +353,7 @@ def _meta(form: Form, ndim: int, at: int, compute: DType) -> Meta:
     if at == ndim - 1 or not form.shape:
         return Meta(dtype, form.shape, form.layout)
     shape = (1,) * (ndim - len(form.shape)) + form.shape
-    layout = "strided" if form.layout == "C" else form.layout
+    layout = Layout.STRIDED if form.layout is Layout.C else form.layout
     return Meta(dtype, shape[:at] + shape[at + 1 :] + shape[at : at + 1], layout)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from . import _core, _policy
 from ._core import Operands, known
 from ._library import library
-from ._problem import Problem, device_of
+from ._problem import Problem, State, device_of
 from ._words import spelled
 
 
@@ -345,7 +345,7 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
     """
     if name is not None:
         return _forced(problem, name, elements)
-    if problem.state != "traced":
+    if problem.state is not State.TRACED:
         for kernel in _table(problem.library):
             if kernel.reason(problem, elements) is None:
                 return kernel
@@ -379,7 +379,7 @@ def _reason(kernel: Kernel | str | None, problem: Problem, elements: bool = Fals
         return kernel
     if problem.library not in kernel.libraries:
         return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"
-    if problem.state == "traced":
+    if problem.state is State.TRACED:
         return "a compiler or a function transform is at work, which sees through the generic code only"
     return kernel.reason(problem, elements)
 

@@ -11,7 +11,7 @@ from . import _blocks, _check, _core, _dispatch
 from ._core import Operands
 from ._dispatch import Explanation
 from ._guard import silent
-from ._problem import Problem
+from ._problem import Problem, State
 from ._reduce import REDUCE, reduced
 from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
 
@@ -440,9 +440,9 @@ def _derivative(
 ) -> Any:
     """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
     adjoint = REDUCE[problem.reduction].adjoint
-    if kernel == _dispatch.GENERIC.name or problem.state == "traced":
+    if kernel == _dispatch.GENERIC.name or problem.state is State.TRACED:
         served = reference
-    elif problem.state == "tracked":
+    elif problem.state is State.TRACKED:
         import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
         return bridge.recomputed(
@@ -455,7 +455,7 @@ def _derivative(
 def _value(problem: Problem, o: Operands, kernel: str | None) -> Any:
     """The loss of a checked call, differentiable."""
     chosen = _dispatch.select(problem, kernel)
-    if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
+    if problem.state is State.TRACKED and kernel != _dispatch.GENERIC.name:
         import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
         return bridge.bridged(chosen, problem, o)

@@ -3,6 +3,7 @@
 Reads metadata and compares nothing: refusing is the business of `_check`, choosing that of `_dispatch`.
 """
 
+import enum
 from typing import Any, NamedTuple
 
 from . import _policy
@@ -11,12 +12,30 @@ from ._typing import DType
 Shape = tuple[int | None, ...]
 
 
+# Strings as well, since a kernel may be written against the words, and for their hash, which costs nothing.
+class State(enum.StrEnum):
+    """Whether something looks through the arithmetic of a call."""
+
+    PLAIN = "plain"
+    TRACKED = "tracked"  # a gradient is wanted: a graph is recorded
+    TRACED = "traced"  # a compiler or a function transform is at work
+
+
+class Layout(enum.StrEnum):
+    """How an array lies in memory, as far as its library tells."""
+
+    C = "C"  # contiguous, aligned, native
+    STRIDED = "strided"
+    FOREIGN = "foreign"  # not readable as it lies
+    UNKNOWN = "unknown"
+
+
 class Meta(NamedTuple):
     """What may be known of an array; the class axis is the last of `shape`."""
 
     dtype: str
     shape: Shape  # None where a length is not known yet
-    layout: str  # "C" (contiguous, aligned, native), "strided", "foreign" (not readable as it lies), "unknown"
+    layout: Layout
 
 
 class Problem(NamedTuple):
@@ -34,7 +53,7 @@ class Problem(NamedTuple):
     axis: int  # of the class axis in the caller's arrays, never negative
     dtype: str  # the compute dtype
     loss_dtype: DType
-    state: str  # "plain"; for tensors also "tracked" (a gradient is wanted) and "traced" (compiler or transform)
+    state: State
 
 
 def shape_of(value: Any, library: str) -> Shape:
@@ -58,24 +77,24 @@ def device_of(value: Any, library: str) -> Any:
     return None if "Sharding" in type(device).__name__ else device
 
 
-def layout_of(value: Any, library: str) -> str:
+def layout_of(value: Any, library: str) -> Layout:
     """How an array lies in memory, as far as its library tells."""
     if library == "numpy":
         flags = value.flags
         if not (flags.aligned and value.dtype.isnative):
-            return "foreign"
-        return "C" if flags.c_contiguous else "strided"
+            return Layout.FOREIGN
+        return Layout.C if flags.c_contiguous else Layout.STRIDED
     if library == "torch":
         if value.is_neg():
-            return "foreign"  # a view that is negated when it is read: nobody else may read its memory
-        return "C" if value.is_contiguous() else "strided"
-    return "unknown"
+            return Layout.FOREIGN  # a view that is negated when it is read: nobody else may read its memory
+        return Layout.C if value.is_contiguous() else Layout.STRIDED
+    return Layout.UNKNOWN
 
 
-def state(library: str, *operands: Any) -> str:
+def state(library: str, *operands: Any) -> State:
     """Whether something looks through the arithmetic; only PyTorch's arrays do not show it by their type."""
     if library != "torch":
-        return "plain"
+        return State.PLAIN
     import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
     return bridge.state_of(*operands)

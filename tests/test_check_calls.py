@@ -10,6 +10,7 @@ import pytest
 
 import mlsm
 from mlsm import _check, _library
+from mlsm._problem import Layout, State
 
 from ._support import check
 
@@ -54,8 +55,10 @@ def test_tensors_are_remembered_unless_they_are_traced() -> None:
     assert _asked() == before
 
 
-@pytest.mark.parametrize(("now", "layout"), [("plain", "C"), ("tracked", "C"), ("traced", "unknown")])
-def test_a_layout_is_not_asked_for_inside_a_trace(now: str, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("now", "layout"), [(State.PLAIN, Layout.C), (State.TRACKED, Layout.C), (State.TRACED, Layout.UNKNOWN)]
+)
+def test_a_layout_is_not_asked_for_inside_a_trace(now: State, layout: Layout) -> None:
     assert _check._layout(X, "numpy", now) == layout
     assert _check._form(X, "input", now).layout == layout
     weight = _check._weight_form(X, "weight", now)

@@ -17,28 +17,28 @@ from torch.autograd import forward_ad
 from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import GENERIC, Kernel
-from .._problem import Problem
+from .._problem import Layout, Problem, State
 from .._reduce import REDUCE, reduced
 
 _Pullback = Callable[[Operands, Any], Any]
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
 
-def state_of(*operands: Any) -> str:
-    """ "traced" where something looks through the arithmetic, "tracked" where a gradient is wanted, else "plain".
+def state_of(*operands: Any) -> State:
+    """Traced where something looks through the arithmetic, tracked where a gradient is wanted, else plain.
 
     Whatever is no tensor (None, a number, a list) has no say.
     """
     if torch.compiler.is_compiling() or _transformed():
-        return "traced"
+        return State.TRACED
     tracked = False
     for value in operands:
         kind = type(value)
         if kind is _Tensor or kind is _Parameter:
             tracked = tracked or value.requires_grad
         elif value is not None and isinstance(value, _Tensor):  # None first: PyTorch's isinstance is slow
-            return "traced"  # a subclass may do anything
-    return "tracked" if tracked and torch.is_grad_enabled() else "plain"
+            return State.TRACED  # a subclass may do anything
+    return State.TRACKED if tracked and torch.is_grad_enabled() else State.PLAIN
 
 
 def _transformed() -> bool:
@@ -192,7 +192,7 @@ def _reads_host(kernel: Kernel, problem: Problem) -> bool:
     if "numpy" not in kernel.libraries or problem.device.type != "cpu":
         return False
     for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
-        if meta is not None and (meta.dtype == "bfloat16" or meta.layout == "foreign"):
+        if meta is not None and (meta.dtype == "bfloat16" or meta.layout is Layout.FOREIGN):
             return False
     return True
 

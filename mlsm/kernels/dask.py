@@ -16,7 +16,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._guard import silent
 from .._library import library
-from .._problem import Meta, Problem, device_of, layout_of, shape_of
+from .._problem import Meta, Problem, State, device_of, layout_of, shape_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -131,9 +131,22 @@ def _block(
     x, y, w, p, m = map(_only, (x, y, w, p, m))
     name, xp = library(x, "input")
     o = Operands(xp, x, y, w, p, m, eps, getattr(xp, compute), getattr(xp, acc))
-    known: Any = (None if v is None else _meta(v, name) for v in (x, y, w, p, m))
-    options = (eps, "none", x.ndim - 1, compute, o.dtype, "plain")
-    problem = Problem._make((name, device_of(x, name), *known, *options))
+    known: Any = [None if v is None else _meta(v, name) for v in (x, y, w, p, m)]
+    problem = Problem(
+        library=name,
+        device=device_of(x, name),
+        input=known[0],
+        target=known[1],
+        weight=known[2],
+        pos_weight=known[3],
+        where=known[4],
+        label_smoothing=eps,
+        reduction="none",
+        axis=x.ndim - 1,
+        dtype=compute,
+        loss_dtype=o.dtype,
+        state=State.PLAIN,
+    )
     kernel = _dispatch.select(problem)
     if not x.size:  # no row, or none of the classes, of which nobody can take a mean
         empty = xp.zeros(x.shape[:-1] if whole else (*x.shape[:-1], 1), dtype=o.dtype if whole else o.acc)

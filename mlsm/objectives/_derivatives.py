@@ -4,6 +4,7 @@ from typing import Any
 
 from .. import _check, _dispatch
 from .._guard import silent
+from .._problem import State
 from .._typing import Array, ArrayT, Weight
 
 
@@ -89,13 +90,13 @@ def derivatives(
     problem, o = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
     problem, scale = _check.sample_weight(sample_weight, input, problem, o)
     # What a kernel returns could not be differentiated again, which only the generic code can.
-    tracked = problem.state == "tracked" and kernel is None
+    tracked = problem.state is State.TRACKED and kernel is None
     chosen = _dispatch.select(problem, _dispatch.GENERIC.name if tracked else kernel, elements=True)
     # The door gave each element a class axis of its own; here an element is no row.
     o = o.holding(*(v if v is None or not v.ndim else v[..., 0] for v in o[1:6]))
     with silent(problem.library, problem.device):
         found: Any = chosen.derivatives(o, scale, least)
-        if problem.library == "torch" and problem.state == "plain":
+        if problem.library == "torch" and problem.state is State.PLAIN:
             found = tuple(_laid_out(values, input) for values in found)
     value: tuple[ArrayT, ArrayT] = found
     return value

@@ -11,12 +11,12 @@ import dask.array
 import dask.array.utils
 import numpy as np
 
-from .. import _core, _dispatch, _policy
+from .. import _core, _dispatch
 from .._core import Operands
 from .._dispatch import Kernel
-from .._guard import silent
-from .._library import library
-from .._problem import Meta, Problem, State, device_of, layout_of, shape_of
+from .._problem import Meta, Problem, State
+from ..libraries import library_of
+from ..libraries.base import Library
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -129,12 +129,13 @@ def _block(
 ) -> Any:
     """One block by the best kernel of its own library; class sums in place of row losses where others have the rest."""
     x, y, w, p, m = map(_only, (x, y, w, p, m))
-    name, xp = library(x, "input")
+    library = library_of(x, "input")
+    xp, device = library.xp, library.form(x, "input").device
     o = Operands(xp, x, y, w, p, m, eps, getattr(xp, compute), getattr(xp, acc))
-    known: Any = [None if v is None else _meta(v, name) for v in (x, y, w, p, m)]
+    known: Any = [None if v is None else _meta(v, library) for v in (x, y, w, p, m)]
     problem = Problem(
-        library=name,
-        device=device_of(x, name),
+        library=library.name,
+        device=device,
         input=known[0],
         target=known[1],
         weight=known[2],
@@ -152,7 +153,7 @@ def _block(
         empty = xp.zeros(x.shape[:-1] if whole else (*x.shape[:-1], 1), dtype=o.dtype if whole else o.acc)
         slope = xp.zeros_like(x)
         return {"rows": empty, "both": (empty, slope)}.get(want, slope)
-    with silent(name, problem.device):
+    with library.errstate(device):
         g = None if g is None else xp.asarray(g)  # a scalar, where it came out of arithmetic
         count: Any = 1
         if not whole:
@@ -168,8 +169,9 @@ def _block(
         return found if want == "rows" else (found, slope)
 
 
-def _meta(values: Any, name: str) -> Meta:
-    return Meta(_policy.name(values.dtype), shape_of(values, name), layout_of(values, name))
+def _meta(values: Any, library: Library) -> Meta:
+    form = library.form(values, "input", State.PLAIN)
+    return Meta(library.dtype_name(form.dtype), form.shape, form.layout)
 
 
 KERNEL = Kernel("dask", ("dask",), accepts, rows, rows_vjp, rows_and_vjp, curvature)

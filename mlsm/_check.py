@@ -76,9 +76,8 @@ def check_wrt(value: Any, given: dict[str, Any]) -> None:
 
 def check_weight(value: Any, argument: str) -> None:
     """What a module can say of a weight before it has seen an input: that it is one at all."""
-    form = _weight_form(value, argument)
-    if form is not None and form.library is not None:
-        _real(form, argument)
+    if value is not None:
+        _real(_weight_form(value, argument), argument)
 
 
 # ---------------------------------------------------------------- the whole call
@@ -169,19 +168,16 @@ def scaled_rows(value: Any, input: Array, problem: Problem, o: Operands, library
     if value is None:
         return problem, None
     form = _weight_form(value, "sample_weight")
-    assert form is not None  # None has returned already
     shape = problem.input.shape[:-1]  # without the class axis that each element was given
     expected = shape[:-1] if len(shape) > 1 else shape
-    if form.library is not None:
-        _same_library(form, "sample_weight", library)
-        _real(form, "sample_weight")
+    _same_library(form, "sample_weight", library)
+    _real(form, "sample_weight")
     if form.shape != expected:
         raise ValueError(
             f"`sample_weight` must have one number a row, {plain(expected)} for an `input` of shape {plain(shape)}; "
             f"got {plain(form.shape)}." + _remedy(shape, form.shape)
         )
-    if form.library is not None:
-        _same_device(form, "sample_weight", problem.device)
+    _same_device(form, "sample_weight", problem.device)
     scale = operand(library, value, "sample_weight", o.dtype, problem.device, input.ndim - 1, input)
     scale = o.xp.astype(scale, o.dtype, copy=False)
     state = library.state(o.x, o.y, o.w, o.p, o.m, scale) if library.state is not None else State.PLAIN
@@ -195,9 +191,7 @@ def _form(value: Any, argument: str, state: State = State.TRACED) -> Form:
     return library_of(value, argument).form(value, argument, state)
 
 
-def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form | None:
-    if value is None:
-        return None
+def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form:
     if is_literal(value):
         return Form(None, None, _nested_shape(value, argument), None, Layout.C)
     return _form(value, argument, state)
@@ -278,11 +272,10 @@ def _judge(
     _same_device(y, "target", x.device)
     for form, argument in ((weight, "weight"), (pos_weight, "pos_weight")):
         if form is not None:
-            if form.library is not None:
-                _same_library(form, argument, library)
-                if _real(form, argument) in _policy.FLOATS:
-                    floats.append(form.dtype)
-                _same_device(form, argument, x.device)
+            _same_library(form, argument, library)
+            if _real(form, argument) in _policy.FLOATS:
+                floats.append(form.dtype)
+            _same_device(form, argument, x.device)
             _broadcasts(form.shape, argument, x.shape)
     if where is not None:
         _same_library(where, "where", library)
@@ -356,7 +349,8 @@ def _class_axis(shape: Shape, axis: int) -> int:
 
 
 def _real(form: Form, argument: str) -> str:
-    assert form.library is not None  # a number and a list are real
+    if form.library is None:
+        return "a number"
     kind = form.library.dtype_name(form.dtype)
     if not _policy.is_real(kind):
         remedy = form.library.stored(kind) or "cast it to one that its library computes with first"

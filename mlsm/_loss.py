@@ -95,8 +95,8 @@ def multilabel_soft_margin_loss(
     >>> print(rows.round(6))
     [0.388021 0.617929]
     """
-    call = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    value: ArrayT = _value(*call, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    value: ArrayT = _value(*checked, kernel)
     return value
 
 
@@ -168,8 +168,8 @@ def sigmoid_binary_cross_entropy(
     >>> print(mlsm.sigmoid_binary_cross_entropy(x, y, where=y == 1, label_smoothing=0.1).round(6))
     [0.499077 0.            inf]
     """
-    call = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
-    value: ArrayT = _value(*call, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
+    value: ArrayT = _value(*checked, kernel)
     return value
 
 
@@ -241,7 +241,8 @@ def grad(
     """
     given = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
     _check.check_wrt(wrt, given)
-    call = _prepared(input, target, weight, pos_weight, where, reduction, label_smoothing, axis, grad_output, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
     if wrt == "input":
         served, reference = call.chosen.rows_vjp, _core.rows_vjp
     else:
@@ -307,7 +308,8 @@ def value_and_grad(
     >>> print(f"{value:.15f}", gradient)
     0.693147180559945 [[-0.5  0.5]]
     """
-    call = _prepared(input, target, weight, pos_weight, where, reduction, label_smoothing, axis, grad_output, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
     rows, slope = _derivative(call, kernel, call.chosen.value_and_slope, _core.rows_and_vjp)
     with call.library.errstate(call.problem.device):
         value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype)
@@ -373,7 +375,8 @@ def hessian_diag(
     >>> mlsm.hessian_diag(np.asarray([[0.0, np.inf]]), np.asarray([[1, 0]]), grad_output=4)
     array([[0.5, 0. ]])
     """
-    call = _prepared(input, target, weight, pos_weight, where, reduction, label_smoothing, axis, grad_output, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
     value: ArrayT = _moved_back(call, _derivative(call, kernel, call.chosen.curvature, _core.curvature))
     return value
 
@@ -428,7 +431,7 @@ _PULLBACKS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class _Call(NamedTuple):
-    """A checked call for a derivative."""
+    """A checked call of a derivative, and who serves it."""
 
     problem: Problem
     operands: Operands
@@ -437,19 +440,7 @@ class _Call(NamedTuple):
     chosen: Kernel
 
 
-def _prepared(
-    input: Any,
-    target: Any,
-    weight: Any,
-    pos_weight: Any,
-    where: Any,
-    reduction: Any,
-    label_smoothing: Any,
-    axis: Any,
-    grad_output: Any,
-    kernel: str | None,
-) -> _Call:
-    problem, o, library = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+def _prepared(problem: Problem, o: Operands, library: Library, grad_output: Any, kernel: str | None) -> _Call:
     problem, cotangent = _check.cotangent(grad_output, problem, o, library)
     return _Call(problem, o, library, cotangent, _dispatch.select(problem, kernel))
 

@@ -14,14 +14,14 @@ from mlsm import _check
 from mlsm._format import plain
 from mlsm._problem import Layout, State
 from mlsm.libraries.base import Form
-from mlsm.libraries.numpy import NumPy
+from mlsm.libraries.numpy import Library
 
 X = (2, 3, 4)
 CALL = "Call `compute_chunk_sizes()` on the arrays whose lengths are unknown."
 
 
 def form(shape: tuple[Any, ...], dtype: Any = "float64", library: str = "numpy", layout: Layout = Layout.C) -> Form:
-    return Form(NumPy(library, xp), np.dtype(dtype), shape, "cpu", layout)
+    return Form(Library(library, xp), np.dtype(dtype), shape, "cpu", layout)
 
 
 def number() -> Form:
@@ -194,7 +194,7 @@ def test_two_libraries(one: str, other: str, argument: str) -> None:
     given = {} if argument == "target" else {argument: stranger}
     with pytest.raises(TypeError, match=f"`{argument}` must belong to .*, {one}; got an array of {other}"):
         verdict(x, y, **given)
-    spelled = stranger._replace(library=NumPy("".join(one), xp))  # of the same name, not the same object
+    spelled = stranger._replace(library=Library("".join(one), xp))  # of the same name, not the same object
     verdict(x, spelled if argument == "target" else x, **dict.fromkeys(given, spelled))
 
 

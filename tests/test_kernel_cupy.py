@@ -856,7 +856,7 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
     import array_api_compat.numpy as namespace
 
     from mlsm import _check, _reduce
-    from mlsm.libraries.numpy import NumPy
+    from mlsm.libraries.numpy import Library
 
     class Current:
         inside = False
@@ -877,10 +877,10 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
 
         return called
 
-    form = NumPy.form
-    monkeypatch.setattr(NumPy, "form", lambda self, *given: form(self, *given)._replace(device=device))
+    form = Library.form
+    monkeypatch.setattr(Library, "form", lambda self, *given: form(self, *given)._replace(device=device))
     for question in ("on", "errstate"):
-        monkeypatch.setattr(NumPy, question, lambda self, device: device)
+        monkeypatch.setattr(Library, question, lambda self, device: device)
     monkeypatch.setattr(namespace, "full", inside("full", lambda *a, device, **o: np.full(*a, **o)))
     monkeypatch.setattr(namespace, "asarray", inside("asarray", lambda *a, device, **o: np.asarray(*a, **o)))
     for name, reduction in _reduce.REDUCE.items():

@@ -33,7 +33,7 @@ def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
 
 class _Loss(torch.autograd.Function):
     # forward(ctx, …) and not setup_context, which costs 20 µs more a call; no `jvp`, with which
-    # torch.compile(fullgraph=True) fails: `PyTorch.state` has stood aside for forward mode already.
+    # torch.compile(fullgraph=True) fails: `Library.state` has stood aside for forward mode already.
 
     @staticmethod
     def forward(ctx: Any, call: tuple[Kernel, Problem, Operands, bool], *tensors: Any) -> Any:

@@ -20,16 +20,10 @@ from .base import Library
 # Subclasses of ndarray that array_api_compat lets through although arithmetic means something else in them.
 _REFUSED: Final = {
     ("numpy", "matrix"): "pass `numpy.asarray(...)` of it",
-    ("numpy.ma", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
-    ("cupyx.distributed.array", "DistributedArray"): (
+    ("numpy", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
+    ("cupyx", "DistributedArray"): (
         "its chunks are on several devices; bring it together on one, for example with `cupy.asarray(a.get())`"
     ),
-}
-# Older NumPy releases name the modules of the same classes differently.
-_REFUSED_MODULES: Final = {
-    "numpy.ma.core": "numpy.ma",
-    "numpy.matrixlib.defmatrix": "numpy",
-    "cupyx.distributed.array._array": "cupyx.distributed.array",
 }
 # How a container that is no dense array becomes one: by the first of these methods that its class has.
 _CONVERSIONS: Final = {
@@ -78,7 +72,7 @@ def _is_tensor(kind: type) -> bool:
 def _recognise(value: Any, argument: str) -> Library:
     kind = type(value)
     for base in kind.__mro__:
-        remedy = _REFUSED.get((_REFUSED_MODULES.get(base.__module__, base.__module__), base.__name__))
+        remedy = _REFUSED.get((base.__module__.partition(".")[0], base.__name__))
         if remedy:
             raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {remedy}.")
     # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
@@ -101,7 +95,7 @@ def _recognise(value: Any, argument: str) -> Library:
 def _class_of(name: str) -> type[Library]:
     """What the file of a library answers, else what the standard does."""
     file = f"{__package__}.{name}"
-    return getattr(import_module(file), "LIBRARY", Library) if name.isidentifier() and find_spec(file) else Library
+    return getattr(import_module(file), "Library", Library) if name.isidentifier() and find_spec(file) else Library
 
 
 @cache

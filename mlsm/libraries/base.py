@@ -35,6 +35,9 @@ class Library:
     lasting: ClassVar[bool] = False
     # Whether the verdict on a call follows from forms alone, so that it may be remembered too.
     memorable: ClassVar[bool] = False
+    # Whether memory has an order in all its arrays, so that sums may be flattened: a view where rows are contiguous, or
+    # one copy. Elsewhere that would move chunks or shards about, and not every length is known.
+    flat: ClassVar[bool] = False
     # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).
     state: Any = None
     # Of a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
@@ -47,7 +50,7 @@ class Library:
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> Form:
         """The one reading of an array's metadata. Inside a trace its layout is not asked for, which no kernel needs."""
-        return Form(self, value.dtype, self._shape(value), self._device(value), Layout.UNKNOWN)
+        return Form(self, value.dtype, self._shape(value), self._device(value), Layout.UNKNOWN, self.flat)
 
     def _shape(self, value: Any) -> Shape:
         """The shape, with None for every length that is not known (NaN in Dask)."""

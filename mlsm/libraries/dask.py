@@ -23,8 +23,7 @@ from dask.layers import ArrayChunkShapeDep
 from .. import _policy
 from .._core import Operands
 from .._format import plain
-from . import library_of
-from .base import Library
+from . import base, library_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -32,12 +31,9 @@ _FIELDS = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
 _DECLARE = "Whatever made it has to declare it, as in `map_blocks(..., chunks=..., dtype=...)`."
 
 
-class Dask(Library):
+class Library(base.Library):
     lasting = True
     lazy = sys.modules[__name__]
-
-
-LIBRARY = Dask
 
 
 # ---------------------------------------------------------------- while the graph is built
@@ -121,7 +117,7 @@ def chunked_like(other: Any, chunks: tuple[tuple[Any, ...], ...], argument: str)
 # ---------------------------------------------------------------- inside a block
 
 
-def _array(block: Any, argument: str) -> tuple[Any, Library]:
+def _array(block: Any, argument: str) -> tuple[Any, base.Library]:
     """A block as an array (a reduction over all axes leaves a scalar), and its library; TypeError for what is none."""
     if isinstance(block, np.generic | Real):
         block = np.asarray(block)

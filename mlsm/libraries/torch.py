@@ -5,7 +5,6 @@ guard, and each new type a recompilation.
 """
 
 import re
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import array_api_compat.torch as xp
@@ -14,7 +13,7 @@ from torch.autograd import forward_ad
 
 from .._problem import Layout, State
 from .._typing import DType
-from .base import NOTHING, Form, Library
+from . import base
 
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
@@ -32,22 +31,22 @@ _STORED: Final = (
 )
 
 
-class PyTorch(Library):
+class Library(base.Library):
     lasting = memorable = True
 
-    def form(self, value: Any, argument: str, state: State = State.TRACED) -> Form:
+    def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         kind = type(value)
         plain = kind is _Tensor or kind is _Parameter
         _dense(value, argument, plain)
         device = value.device
         if state is State.TRACED:
             # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
-            return Form(self, value.dtype, value.shape, device, Layout.UNKNOWN, plain, False)
+            return base.Form(self, value.dtype, value.shape, device, Layout.UNKNOWN, plain, False)
         if value.is_neg():
             layout = Layout.FOREIGN  # a view that is negated when it is read: nobody else may read its memory
         else:
             layout = Layout.C if value.is_contiguous() else Layout.STRIDED
-        return Form(self, value.dtype, value.shape, device, layout, True, device.type == "cpu")
+        return base.Form(self, value.dtype, value.shape, device, layout, True, device.type == "cpu")
 
     def state(self, *operands: Any) -> State:
         """Whatever is no tensor (None, a number, a list) has no say."""
@@ -78,8 +77,8 @@ class PyTorch(Library):
                 return remedy
         return ""
 
-    def errstate(self, device: Any) -> AbstractContextManager[Any]:
-        return NOTHING  # it sets no flag of NumPy's; a context manager would break a compiled region
+    def errstate(self, device: Any) -> Any:
+        return base.NOTHING  # it sets no flag of NumPy's; a context manager would break a compiled region
 
     def replicated(self, value: Any, like: Any) -> Any:
         """A DTensor meets no plain tensor but a 0-d one: the same in every process, on the mesh of `like`."""
@@ -120,4 +119,4 @@ def transformed() -> bool:
     )
 
 
-TORCH: Final = PyTorch("torch", xp)
+TORCH: Final = Library("torch", xp)

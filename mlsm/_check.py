@@ -1,35 +1,25 @@
-"""The door: arguments in, a `Problem` (metadata) and the `Operands` (arrays) out, or TypeError / ValueError.
+"""The checks: arguments in, a `Problem` (metadata) and the `Operands` (arrays) out, or TypeError / ValueError.
 
-Every error message about an argument stands here. An argument is judged by its `Form` alone (library, dtype, shape,
-device), never by a value, so nothing here synchronises a GPU, computes a lazy array or breaks a trace; and since a
-verdict depends on nothing else, it is remembered. Nothing behind this door checks again.
+An argument is judged by its `Form` alone (library, dtype, shape, device), never by a value, so nothing synchronises
+a GPU, computes a lazy array or breaks a trace; and since a verdict depends on nothing else, it is remembered. Two kinds
+of refusal stand elsewhere: that of what is no array of any library, in `libraries`, and that of blocks which turn out
+to be something else than a graph declared, in `libraries/dask.py`. Nothing behind this file checks again.
 """
 
 import math
 import operator
-from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
 
 from . import _policy
 from ._core import Operands
-from ._guard import on
-from ._library import library
+from ._format import plain, quoted, spelled
 from ._operands import last, number, operand
-from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
-from ._typing import Array, DType, Namespace
-from ._words import spelled
-
-
-class Form(NamedTuple):
-    """All that is judged of an argument. A number and a list have no library, no dtype and no device."""
-
-    library: str
-    dtype: DType
-    shape: Shape
-    device: Any
-    layout: str
+from ._problem import Layout, Meta, Problem, Shape, State
+from ._typing import Array, DType
+from .libraries import is_literal, library_of
+from .libraries.base import Form, Library
 
 
 class Verdict(NamedTuple):
@@ -45,30 +35,30 @@ class Verdict(NamedTuple):
 _NUMBER = (float, Real)  # float first: Real asks the registry of abstract classes
 
 
-def reduction(value: Any) -> str:
+def check_reduction(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"`reduction` must be a string, one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
+        raise TypeError(f"`reduction` must be a string, one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     if value not in _policy.REDUCTIONS:
-        raise ValueError(f"`reduction` must be one of {_quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
+        raise ValueError(f"`reduction` must be one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     # Our own string in place of an equal one of somebody's enum, which the memo of verdicts would keep.
     return value if type(value) is str else _policy.REDUCTIONS[_policy.REDUCTIONS.index(value)]
 
 
-def label_smoothing(value: Any) -> float:
+def check_label_smoothing(value: Any) -> float:
     number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.")
 
 
-def min_hessian(value: Any) -> float:
+def check_min_hessian(value: Any) -> float:
     number: Any = value
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number < math.inf:
         return float(number)
     raise ValueError(f"`min_hessian` must be a finite Python number of at least 0; got {spelled(value)}.")
 
 
-def axis(value: Any) -> int:
+def check_axis(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.")
     try:
@@ -77,18 +67,17 @@ def axis(value: Any) -> int:
         raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.") from None
 
 
-def wrt(value: Any, given: dict[str, Any]) -> None:
+def check_wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
-        raise ValueError(f"`wrt` must be one of {_quoted(_policy.WRT)}; got {spelled(value)}.")
+        raise ValueError(f"`wrt` must be one of {quoted(_policy.WRT)}; got {spelled(value)}.")
     if given.get(value, value) is None:
         raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
 
 
-def weight_option(value: Any, argument: str) -> None:
+def check_weight(value: Any, argument: str) -> None:
     """What a module can say of a weight before it has seen an input: that it is one at all."""
-    form = _weight_form(value, argument)
-    if form is not None and form.dtype is not None:
-        _real(form, argument)
+    if value is not None:
+        _real(_weight_form(value, argument), argument)
 
 
 # ---------------------------------------------------------------- the whole call
@@ -100,130 +89,112 @@ def problem(
     weight: Any,
     pos_weight: Any,
     where: Any,
-    reduction_: Any,
-    label_smoothing_: Any,
-    axis_: Any,
+    reduction: Any,
+    label_smoothing: Any,
+    axis: Any,
     *,
     elementwise: bool = False,
-) -> tuple[Problem, Operands]:
-    """All checks of one call; its metadata and its operands. `elementwise` makes each element a row of one class."""
-    how, eps, classes = reduction(reduction_), label_smoothing(label_smoothing_), axis(axis_)
-    name, xp = library(input, "input")
-    device = device_of(input, name)
-    now = state(name, input, target, weight, pos_weight, where)
-    # Inside a trace lengths may be symbols; and JAX's float64 is a switch, on which a verdict depends.
-    judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
+) -> tuple[Problem, Operands, Library]:
+    """All checks of one call; its metadata, its operands and whose arrays they are. `elementwise` makes each element a
+    row of one class."""
+    reduction = check_reduction(reduction)
+    label_smoothing = check_label_smoothing(label_smoothing)
+    axis = check_axis(axis)
+    library = library_of(input, "input")
+    state = library.state(input, target, weight, pos_weight, where) if library.state is not None else State.PLAIN
+    x = library.form(input, "input", state)
+    # Inside a trace lengths may be symbols.
+    judge = _judge if library.memorable and state is not State.TRACED else _judge.__wrapped__
     described, compute, acc = judge(
-        Form(name, input.dtype, shape_of(input, name), device, _layout(input, name, now)),
-        # An array of the same type is one of the same library, which it takes as long to find as all else of a form;
-        # but a tensor's type does not say whether it is dense.
-        _form(target, "target", now, name if type(target) is type(input) and name != "torch" else ""),
-        None if weight is None else _weight_form(weight, "weight", now),
-        None if pos_weight is None else _weight_form(pos_weight, "pos_weight", now),
-        None if where is None else _form(where, "where", now),
-        how,
-        eps,
-        None if elementwise else classes,
-        now,
-        xp,
+        x,
+        # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
+        library.form(target, "target", state) if type(target) is type(input) else _form(target, "target", state),
+        None if weight is None else _weight_form(weight, "weight", state),
+        None if pos_weight is None else _weight_form(pos_weight, "pos_weight", state),
+        None if where is None else _form(where, "where", state),
+        reduction,
+        label_smoothing,
+        None if elementwise else axis,
+        state,
     )
-    at, ndim = described.axis, input.ndim
-    if name == "dask":
-        from .lazy.dask import prepared, verified
-
-        if at != ndim - 1:  # before axes are moved that a block may not have
-            input, target = verified(input, "input"), verified(target, "target")
-            weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
-            where = verified(where, "where")
-    with on(name, device):  # a number or a list becomes an array of it
-        o = Operands(
-            xp,
-            last(xp, input, at, ndim),
-            last(xp, target, at, ndim),
-            None if weight is None else operand(xp, weight, "weight", compute, device, at, input),
-            None if pos_weight is None else operand(xp, pos_weight, "pos_weight", compute, device, at, input),
-            None if where is None else operand(xp, where, "where", compute, device, at, input),
-            eps,
-            compute,
-            acc,
-            # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
-            flat=name in _policy.FLATTENED and (now != "traced" or type(input).__name__ in ("Tensor", "Parameter")),
-            host=name == "numpy" or (name == "torch" and now != "traced" and device.type == "cpu"),
-        )
-    return described, prepared(o) if name == "dask" else o
+    axis, ndim, device = described.axis, input.ndim, x.device
+    if library.lazy is not None and axis != ndim - 1:  # before axes are moved that a block may not have
+        verified = library.lazy.verified
+        input, target = verified(input, "input"), verified(target, "target")
+        weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
+        where = verified(where, "where")
+    o = Operands(
+        library.xp,
+        input if axis == ndim - 1 else last(library.xp, input, axis, ndim),
+        target if axis == ndim - 1 else last(library.xp, target, axis, ndim),
+        None if weight is None else operand(library, weight, "weight", compute, device, axis, input),
+        None if pos_weight is None else operand(library, pos_weight, "pos_weight", compute, device, axis, input),
+        None if where is None else operand(library, where, "where", compute, device, axis, input),
+        label_smoothing,
+        compute,
+        acc,
+        x.flat,
+        x.host,
+    )
+    return described, o if library.lazy is None else library.lazy.prepared(o), library
 
 
-def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
+def cotangent(value: Any, problem: Problem, o: Operands, library: Library) -> tuple[Problem, Any]:
     """`grad_output` as an array in the accumulation dtype (None stands for ones), and the problem that includes it."""
     if value is None:
-        with on(problem.library, problem.device):
-            return problem, number(o.xp, 1.0, "grad_output", o.acc, problem.device)  # one serves every row
+        return problem, number(library, 1.0, "grad_output", o.acc, problem.device)  # one serves every row
     expected = problem.input.shape[:-1] if problem.reduction == "none" else ()
     wanted = (
-        f'`grad_output` must have the shape of the loss, {_plain(expected)} for reduction="{problem.reduction}"; got'
+        f'`grad_output` must have the shape of the loss, {plain(expected)} for reduction="{problem.reduction}"; got'
     )
     if isinstance(value, Real):
         if expected:
             raise ValueError(f"{wanted} the number {spelled(value)}.")
-        with on(problem.library, problem.device):
-            return problem, number(o.xp, value, "grad_output", o.acc, problem.device)
+        return problem, number(library, value, "grad_output", o.acc, problem.device)
     form = _form(value, "grad_output")
-    _same_library(form, "grad_output", problem.library)
+    _same_library(form, "grad_output", library)
     _real(form, "grad_output")
     if form.shape != expected:
-        raise ValueError(f"{wanted} {_plain(form.shape)}.")
+        raise ValueError(f"{wanted} {plain(form.shape)}.")
     _same_device(form, "grad_output", problem.device)
-    now = state(problem.library, o.x, o.y, o.w, o.p, o.m, value)
-    if problem.library == "dask":
-        from .lazy.dask import prepared_cotangent
-
-        value = prepared_cotangent(value, o)
-    return problem._replace(state=now), o.xp.astype(value, o.acc, copy=False)
+    state = library.state(o.x, o.y, o.w, o.p, o.m, value) if library.state is not None else State.PLAIN
+    if library.lazy is not None:
+        value = library.lazy.prepared_cotangent(value, o)
+    return problem._replace(state=state), o.xp.astype(value, o.acc, copy=False)
 
 
-def sample_weight(value: Any, input: Array, problem: Problem, o: Operands) -> tuple[Problem, Any]:
+def scaled_rows(value: Any, input: Array, problem: Problem, o: Operands, library: Library) -> tuple[Problem, Any]:
     """`sample_weight` as an array in the compute dtype that broadcasts to `input`, and the problem that includes it."""
     if value is None:
         return problem, None
     form = _weight_form(value, "sample_weight")
-    assert form is not None  # None has returned already
     shape = problem.input.shape[:-1]  # without the class axis that each element was given
     expected = shape[:-1] if len(shape) > 1 else shape
-    if form.dtype is not None:
-        _same_library(form, "sample_weight", problem.library)
-        _real(form, "sample_weight")
+    _same_library(form, "sample_weight", library)
+    _real(form, "sample_weight")
     if form.shape != expected:
         raise ValueError(
-            f"`sample_weight` must have one number a row, {_plain(expected)} for an `input` of shape {_plain(shape)}; "
-            f"got {_plain(form.shape)}." + _remedy(shape, form.shape)
+            f"`sample_weight` must have one number a row, {plain(expected)} for an `input` of shape {plain(shape)}; "
+            f"got {plain(form.shape)}." + _remedy(shape, form.shape)
         )
-    if form.dtype is not None:
-        _same_device(form, "sample_weight", problem.device)
-    scale = operand(o.xp, value, "sample_weight", o.dtype, problem.device, input.ndim - 1, input)
+    _same_device(form, "sample_weight", problem.device)
+    scale = operand(library, value, "sample_weight", o.dtype, problem.device, input.ndim - 1, input)
     scale = o.xp.astype(scale, o.dtype, copy=False)
-    now = state(problem.library, o.x, o.y, o.w, o.p, o.m, scale)
-    return problem._replace(state=now), scale[..., None] if len(shape) > 1 else scale
+    state = library.state(o.x, o.y, o.w, o.p, o.m, scale) if library.state is not None else State.PLAIN
+    return problem._replace(state=state), scale[..., None] if len(shape) > 1 else scale
 
 
 # ---------------------------------------------------------------- forms
 
 
-def _form(value: Any, argument: str, now: str = "traced", name: str = "") -> Form:
-    name = name or library(value, argument).name
-    return Form(name, value.dtype, shape_of(value, name), device_of(value, name), _layout(value, name, now))
+def _form(value: Any, argument: str, state: State = State.TRACED) -> Form:
+    return library_of(value, argument).form(value, argument, state)
 
 
-def _layout(value: Any, name: str, now: str) -> str:
-    """Of interest to kernels only, none of which serves inside a trace, where not every question can be asked."""
-    return "unknown" if now == "traced" else layout_of(value, name)
-
-
-def _weight_form(value: Any, argument: str, now: str = "traced") -> Form | None:
-    if value is None:
-        return None
-    if type(value).__module__ != "torch" and isinstance(value, Real | list | tuple):  # a Size is a tuple, and no weight
-        return Form("", None, _nested_shape(value, argument), None, "C")
-    return _form(value, argument, now)
+def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form:
+    if is_literal(value):
+        return Form(None, None, _nested_shape(value, argument), None, Layout.C)
+    return _form(value, argument, state)
 
 
 _DEEPEST = 64  # levels of a nested list: as many as any library has dimensions
@@ -257,11 +228,11 @@ def rank(value: Any) -> int:
     return len(_nested_shape(value, "weight")) if isinstance(value, Real | list | tuple) else int(value.ndim)
 
 
-def floating_dtype(value: Any) -> DType | None:
+def floating_dtype(value: Any, library: Library) -> DType | None:
     """The dtype of a floating array; None for integer and bool arrays, numbers and lists."""
-    if isinstance(value, Real | list | tuple) or _policy.name(value.dtype) not in _policy.FLOATS:
+    if isinstance(value, Real | list | tuple):
         return None
-    return value.dtype
+    return value.dtype if library.dtype_name(value.dtype) in _policy.FLOATS else None
 
 
 # ---------------------------------------------------------------- the verdict
@@ -274,120 +245,124 @@ def _judge(
     weight: Form | None,
     pos_weight: Form | None,
     where: Form | None,
-    how: str,
-    eps: float,
-    classes: int | None,
-    now: str,
-    xp: Namespace,
+    reduction: str,
+    label_smoothing: float,
+    axis: int | None,
+    state: State,
 ) -> Verdict:
-    kind = _policy.name(x.dtype)
+    library = x.library
+    assert library is not None  # the logits are an array
+    kind = library.dtype_name(x.dtype)
     if kind not in _policy.FLOATS:
         raise TypeError(
             f"`input` must have a real floating dtype ({', '.join(sorted(_policy.FLOATS))}); got {kind}: "
-            f"{_policy.stored(x.library, kind) or 'cast the logits to one of these first'}."
+            f"{library.stored(kind) or 'cast the logits to one of these first'}."
         )
-    if classes is not None and not x.shape:
+    if axis is not None and not x.shape:
         raise ValueError("`input` must have at least one dimension, the classes; got a 0-d array.")
-    _same_library(y, "target", x.library)
+    _same_library(y, "target", library)
     floats = [x.dtype]
     if _real(y, "target") in _policy.FLOATS:
         floats.append(y.dtype)
     if y.shape != x.shape:
         raise ValueError(
-            f"`target` must have exactly the shape of `input`, {_plain(x.shape)}; got {_plain(y.shape)}. "
+            f"`target` must have exactly the shape of `input`, {plain(x.shape)}; got {plain(y.shape)}. "
             "Nothing is broadcast between the two: reshape or broadcast it explicitly." + _remedy(x.shape, y.shape)
         )
     _same_device(y, "target", x.device)
     for form, argument in ((weight, "weight"), (pos_weight, "pos_weight")):
         if form is not None:
-            if form.dtype is not None:
-                _same_library(form, argument, x.library)
-                if _real(form, argument) in _policy.FLOATS:
-                    floats.append(form.dtype)
-                _same_device(form, argument, x.device)
+            _same_library(form, argument, library)
+            if _real(form, argument) in _policy.FLOATS:
+                floats.append(form.dtype)
+            _same_device(form, argument, x.device)
             _broadcasts(form.shape, argument, x.shape)
     if where is not None:
-        _same_library(where, "where", x.library)
-        if _policy.name(where.dtype) != "bool":
-            raise TypeError(
-                f"`where` must be a bool array, true where a class was observed; got dtype {_policy.name(where.dtype)}."
-            )
+        _same_library(where, "where", library)
+        mask = library.dtype_name(where.dtype)
+        if mask != "bool":
+            raise TypeError(f"`where` must be a bool array, true where a class was observed; got dtype {mask}.")
         _broadcasts(where.shape, "where", x.shape)
         _same_device(where, "where", x.device)
-    if classes is None:
-        at = len(x.shape)
+    if axis is None:
+        axis = len(x.shape)
         x, y = (form._replace(shape=(*form.shape, 1)) for form in (x, y))
         weight, pos_weight, where = (
             form if form is None or not form.shape else form._replace(shape=(*form.shape, 1))
             for form in (weight, pos_weight, where)
         )
     else:
-        at = _class_axis(x.shape, classes)
-    loss_dtype, compute = _promoted(xp, floats)
+        axis = _class_axis(x.shape, axis)
+    loss_dtype, compute = _promoted(library, floats)
+
+    name = library.dtype_name(compute)
 
     def meta(form: Form | None) -> Any:
-        return None if form is None else _meta(form, len(x.shape), at, compute)
+        return None if form is None else _meta(form, len(x.shape), axis, name)
 
     problem = Problem(
-        x.library,
-        x.device,
-        meta(x),
-        meta(y),
-        meta(weight),
-        meta(pos_weight),
-        meta(where),
-        eps,
-        how,
-        at,
-        _policy.name(compute),
-        loss_dtype,
-        now,
+        library=library.name,
+        device=x.device,
+        input=meta(x),
+        target=meta(y),
+        weight=meta(weight),
+        pos_weight=meta(pos_weight),
+        where=meta(where),
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        axis=axis,
+        dtype=name,
+        loss_dtype=loss_dtype,
+        state=state,
     )
-    return Verdict(problem, compute, _policy.accumulator(xp, x.device, compute))
+    return Verdict(problem, compute, _policy.accumulator(library, x.device, compute))
 
 
-def _meta(form: Form, ndim: int, at: int, compute: DType) -> Meta:
+def _meta(form: Form, ndim: int, axis: int, compute: str) -> Meta:
     """What a kernel may know of an operand: its form once the class axis has been moved to the end."""
-    dtype = _policy.name(compute if form.dtype is None else form.dtype)
-    if at == ndim - 1 or not form.shape:
+    dtype = compute if form.library is None else form.library.dtype_name(form.dtype)
+    if axis == ndim - 1 or not form.shape:
         return Meta(dtype, form.shape, form.layout)
     shape = (1,) * (ndim - len(form.shape)) + form.shape
-    layout = "strided" if form.layout == "C" else form.layout
-    return Meta(dtype, shape[:at] + shape[at + 1 :] + shape[at : at + 1], layout)
+    layout = Layout.STRIDED if form.layout is Layout.C else form.layout
+    return Meta(dtype, shape[:axis] + shape[axis + 1 :] + shape[axis : axis + 1], layout)
 
 
-def _class_axis(shape: Shape, classes: int) -> int:
+def _class_axis(shape: Shape, axis: int) -> int:
     ndim = len(shape)
-    if not -ndim <= classes < ndim:
+    if not -ndim <= axis < ndim:
         raise ValueError(
-            f"`axis` must be in [{-ndim}, {ndim - 1}] for an `input` of shape {_plain(shape)}; got {spelled(classes)}."
+            f"`axis` must be in [{-ndim}, {ndim - 1}] for an `input` of shape {plain(shape)}; got {spelled(axis)}."
         )
-    classes %= ndim
-    if shape[classes] is None:
+    axis %= ndim
+    if shape[axis] is None:
         raise ValueError(
-            f"`input` must have a known number of classes; axis {classes} of shape {_plain(shape)} is unknown: "
+            f"`input` must have a known number of classes; axis {axis} of shape {plain(shape)} is unknown: "
             "call its `compute_chunk_sizes()` first. (An unknown batch length is fine.)"
         )
-    if shape[classes] == 0:
+    if shape[axis] == 0:
         raise ValueError(
-            f"`input` must have at least one class; axis {classes} of shape {_plain(shape)} has none, "
+            f"`input` must have at least one class; axis {axis} of shape {plain(shape)} has none, "
             "and a mean over no class has no value."
         )
-    return classes
+    return axis
 
 
 def _real(form: Form, argument: str) -> str:
-    kind = _policy.name(form.dtype)
+    if form.library is None:
+        return "a number"
+    kind = form.library.dtype_name(form.dtype)
     if not _policy.is_real(kind):
-        remedy = _policy.stored(form.library, kind) or "cast it to one that its library computes with first"
+        remedy = form.library.stored(kind) or "cast it to one that its library computes with first"
         raise TypeError(f"`{argument}` must have a bool, integer or real floating dtype; got {kind}: {remedy}.")
     return kind
 
 
-def _same_library(form: Form, argument: str, name: str) -> None:
-    if form.library != name:
+def _same_library(form: Form, argument: str, library: Library) -> None:
+    other = form.library
+    if other is not library and other is not None and other.name != library.name:
         raise TypeError(
-            f"`{argument}` must belong to the library of `input`, {name}; got an array of {form.library}. "
+            f"`{argument}` must belong to the library of `input`, {library.name}; got an array of {other.name}. "
             "Convert one of them explicitly."
         )
 
@@ -401,19 +376,20 @@ def _same_device(form: Form, argument: str, device: Any) -> None:
         )
 
 
-def _broadcasts(own: Shape, argument: str, shape: Shape) -> None:
-    if len(own) > len(shape) or any(a != 1 and a != b for a, b in zip(reversed(own), reversed(shape), strict=False)):
+def _broadcasts(given: Shape, argument: str, shape: Shape) -> None:
+    pairs = zip(reversed(given), reversed(shape), strict=False)
+    if len(given) > len(shape) or any(a != 1 and a != b for a, b in pairs):
         raise ValueError(
-            f"`{argument}` must broadcast to the shape of `input`, {_plain(shape)}, without enlarging it or adding a "
-            f"dimension; got {_plain(own)}." + _remedy(shape, own)
+            f"`{argument}` must broadcast to the shape of `input`, {plain(shape)}, without enlarging it or adding a "
+            f"dimension; got {plain(given)}." + _remedy(shape, given)
         )
 
 
-def _promoted(xp: Namespace, floats: list[DType]) -> tuple[DType, DType]:
+def _promoted(library: Library, floats: list[DType]) -> tuple[DType, DType]:
     try:
-        return _policy.promoted(xp, floats)
-    except (TypeError, ValueError) as error:  # JAX's strict mode raises a ValueError of its own
-        names = ", ".join(dict.fromkeys(_policy.name(d) for d in floats))
+        return _policy.promoted(library, floats)
+    except (TypeError, ValueError) as error:  # JAX's strict mode raises a ValueError of its library
+        names = ", ".join(dict.fromkeys(library.dtype_name(d) for d in floats))
         raise TypeError(
             f"`input`, `target`, `weight` and `pos_weight` must have dtypes that their library can promote together; "
             f"got {names}. Cast them to one dtype explicitly."
@@ -428,7 +404,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, Real | list | tuple):
         return repr(value)
     form = _form(value, "weight")
-    return f"<{form.library} array of shape {_plain(form.shape)}, {_policy.name(form.dtype)}>"
+    assert form.library is not None
+    return f"<{form.library.name} array of shape {plain(form.shape)}, {form.library.dtype_name(form.dtype)}>"
 
 
 def configuration(options: Any) -> str:
@@ -445,16 +422,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real)
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f'"{n}"' for n in names)
-
-
-def _plain(shape: Shape) -> str:
-    inside = ", ".join("unknown" if n is None else str(n) for n in shape)
-    return f"({inside},)" if len(shape) == 1 else f"({inside})"
-
-
-def _remedy(shape: Shape, own: Shape) -> str:
-    if None in shape or None in own:
+def _remedy(shape: Shape, given: Shape) -> str:
+    if None in shape or None in given:
         return " Call `compute_chunk_sizes()` on the arrays whose lengths are unknown."
     return ""

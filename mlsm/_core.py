@@ -23,7 +23,7 @@ from ._typing import DType, Namespace
 
 
 class Operands(NamedTuple):
-    """What one loss is made of, behind the door: arrays of one library on one device, class axis last."""
+    """What one loss is made of, once it has been checked: arrays of one library on one device, class axis last."""
 
     xp: Namespace
     x: Any  # logits, in the dtype they came in

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple, NoReturn
 
-from . import _core, _policy
+from . import _core
 from ._core import Operands, known
-from ._library import library
-from ._problem import Problem, device_of
-from ._words import spelled
+from ._format import spelled
+from ._problem import Problem, State
+from .libraries import library_of
 
 
 def _immutable(record: Any, name: str) -> AttributeError:
@@ -192,7 +192,7 @@ def register_kernel(kernel: Kernel) -> None:
 
 
 def _watched(kernel: Kernel) -> Kernel:
-    """The kernel with every result looked at. Here, once, so that no road to it goes past this and none pays for it
+    """The kernel with every result looked at. Here, once, so that nobody goes past this, and none pays for it
     that has a kernel of ours, which the tests judge."""
     name, both = kernel.name, kernel.rows_and_vjp
 
@@ -232,32 +232,30 @@ def _derivative(name: str, function: str, o: Operands, value: Any) -> Any:
 
 def _fitting(name: str, function: str, what: str, o: Operands, value: Any, shape: Any, dtype: Any) -> Any:
     """`value`, if its metadata is what the seam asks for; a length that is no number fits every other."""
-    wanted = library(o.x, "input").name
+    library = library_of(o.x, "input")
     try:
-        came = wanted if wanted == "numpy" and _scalar(value) else library(value, "input").name
+        came = library if library.is_scalar(value) else library_of(value, "input")
+        form = came.form(value, "input")
     except TypeError:
-        came = ""
-    if came != wanted:
-        got = f"an array of {came}" if came else f"a {type(value).__qualname__}"
-        asked = f"an array of {wanted}"
-    elif len(value.shape) != len(shape) or any(
-        a != b for a, b in zip(value.shape, shape, strict=True) if known(a) and known(b)
+        raise _unfit(name, function, f"a {type(value).__qualname__}", what, f"an array of {library.name}") from None
+    device = library.form(o.x, "input").device
+    if came.name != library.name:
+        got, asked = f"an array of {came.name}", f"an array of {library.name}"
+    elif len(form.shape) != len(shape) or any(
+        a != b for a, b in zip(form.shape, shape, strict=True) if known(a) and known(b)
     ):
         got, asked = f"an array of shape {tuple(value.shape)}", f"one of shape {tuple(shape)}"
-    elif _policy.name(value.dtype) != _policy.name(dtype):
-        got, asked = f"an array of {_policy.name(value.dtype)}", f"one of {_policy.name(dtype)}"
-    elif wanted in _policy.PLACED and device_of(value, wanted) != device_of(o.x, wanted):
-        got, asked = f"an array on {device_of(value, wanted)}", f"one on {device_of(o.x, wanted)}"
+    elif library.dtype_name(form.dtype) != library.dtype_name(dtype):
+        got, asked = f"an array of {library.dtype_name(form.dtype)}", f"one of {library.dtype_name(dtype)}"
+    elif form.device != device and type(form.device) is type(device):  # what lies on several has none
+        got, asked = f"an array on {form.device}", f"one on {device}"
     else:
         return value
-    raise RuntimeError(f"The kernel {name!r} returned {got} from `{function}`; it must return {what} as {asked}.")
+    raise _unfit(name, function, got, what, asked)
 
 
-def _scalar(value: Any) -> bool:
-    """A NumPy scalar has a shape and a dtype; it is what NumPy's own functions return for a row of one dimension."""
-    import numpy
-
-    return isinstance(value, numpy.generic)
+def _unfit(name: str, function: str, got: str, what: str, asked: str) -> RuntimeError:
+    return RuntimeError(f"The kernel {name!r} returned {got} from `{function}`; it must return {what} as {asked}.")
 
 
 def unregister_kernel(name: str) -> None:
@@ -345,7 +343,7 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
     """
     if name is not None:
         return _forced(problem, name, elements)
-    if problem.state != "traced":
+    if problem.state is not State.TRACED:
         for kernel in _table(problem.library):
             if kernel.reason(problem, elements) is None:
                 return kernel
@@ -379,7 +377,7 @@ def _reason(kernel: Kernel | str | None, problem: Problem, elements: bool = Fals
         return kernel
     if problem.library not in kernel.libraries:
         return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"
-    if problem.state == "traced":
+    if problem.state is State.TRACED:
         return "a compiler or a function transform is at work, which sees through the generic code only"
     return kernel.reason(problem, elements)
 

@@ -1,19 +1,19 @@
 """The public functions: check, choose a kernel, run it across the row seam, reduce.
 
-A full docstring each, then about five calls. No formula and no check stands here.
+A full docstring each, and a body of a few lines: what they share stands at the end. No formula and no check is here.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _blocks, _check, _core, _dispatch
 from ._core import Operands
-from ._dispatch import Explanation
-from ._guard import silent
-from ._problem import Problem
+from ._dispatch import Explanation, Kernel
+from ._problem import Problem, State
 from ._reduce import REDUCE, reduced
 from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
+from .libraries.base import Library
 
 
 def multilabel_soft_margin_loss(
@@ -95,8 +95,8 @@ def multilabel_soft_margin_loss(
     >>> print(rows.round(6))
     [0.388021 0.617929]
     """
-    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    value: ArrayT = _value(problem, o, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    value: ArrayT = _value(*checked, kernel)
     return value
 
 
@@ -168,8 +168,8 @@ def sigmoid_binary_cross_entropy(
     >>> print(mlsm.sigmoid_binary_cross_entropy(x, y, where=y == 1, label_smoothing=0.1).round(6))
     [0.499077 0.            inf]
     """
-    problem, o = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
-    value: ArrayT = _value(problem, o, kernel)
+    checked = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
+    value: ArrayT = _value(*checked, kernel)
     return value
 
 
@@ -239,20 +239,18 @@ def grad(
     >>> mlsm.grad(np.asarray([[2.0, -1.0]]), np.asarray([[1.0, 0.0]]), wrt="target")
     array([[-1. ,  0.5]])
     """
-    _check.wrt(wrt, {"weight": weight, "pos_weight": pos_weight})
-    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
+    given = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
+    _check.check_wrt(wrt, given)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
     if wrt == "input":
-        served, reference = chosen.rows_vjp, _core.rows_vjp
+        served, reference = call.chosen.rows_vjp, _core.rows_vjp
     else:
-        dtype = _floating({"target": target, "weight": weight, "pos_weight": pos_weight}[wrt], input)
+        dtype = _check.floating_dtype(given[wrt], call.library) or input.dtype
         served, reference = (partial(pullback, dtype=dtype) for pullback in _PULLBACKS[wrt])
-    result = _moved_back(problem, o, _derivative(problem, o, cotangent, kernel, served, reference))
-    if wrt in ("weight", "pos_weight"):  # without the dimensions that were added to reach the class axis
-        added = result.ndim - _check.rank(weight if wrt == "weight" else pos_weight)
-        result = result[(*(0,) * added, ...)] if added else result
-    value: ArrayT = result
+    result = _moved_back(call, _derivative(call, kernel, served, reference))
+    added = result.ndim - _check.rank(given[wrt])  # the dimensions that a weight was given to reach the class axis
+    value: ArrayT = result[(*(0,) * added, ...)] if added else result
     return value
 
 
@@ -310,13 +308,12 @@ def value_and_grad(
     >>> print(f"{value:.15f}", gradient)
     0.693147180559945 [[-0.5  0.5]]
     """
-    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
-    rows, slope = _derivative(problem, o, cotangent, kernel, chosen.value_and_slope, _core.rows_and_vjp)
-    with silent(problem.library, problem.device):
-        value = reduced(problem.reduction, o, rows, problem.loss_dtype)
-    found: tuple[ArrayT, ArrayT] = value, _moved_back(problem, o, slope)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
+    rows, slope = _derivative(call, kernel, call.chosen.value_and_slope, _core.rows_and_vjp)
+    with call.library.errstate(call.problem.device):
+        value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype)
+    found: tuple[ArrayT, ArrayT] = value, _moved_back(call, slope)
     return found
 
 
@@ -378,11 +375,9 @@ def hessian_diag(
     >>> mlsm.hessian_diag(np.asarray([[0.0, np.inf]]), np.asarray([[1, 0]]), grad_output=4)
     array([[0.5, 0. ]])
     """
-    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
-    result = _derivative(problem, o, cotangent, kernel, chosen.curvature, _core.curvature)
-    value: ArrayT = _moved_back(problem, o, result)
+    checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    call = _prepared(*checked, grad_output, kernel)
+    value: ArrayT = _moved_back(call, _derivative(call, kernel, call.chosen.curvature, _core.curvature))
     return value
 
 
@@ -422,7 +417,7 @@ def explain(
     >>> mlsm.explain(xp.zeros((2, 3)), xp.ones((2, 3))).chosen
     'generic'
     """
-    problem, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    problem, *_ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     return _dispatch.explanation(problem, kernel)
 
 
@@ -435,41 +430,47 @@ _PULLBACKS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-def _derivative(
-    problem: Problem, o: Operands, cotangent: Any, kernel: str | None, served: _Pullback, reference: _Pullback
-) -> Any:
-    """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
-    adjoint = REDUCE[problem.reduction].adjoint
-    if kernel == _dispatch.GENERIC.name or problem.state == "traced":
-        served = reference
-    elif problem.state == "tracked":
-        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
+class _Call(NamedTuple):
+    """A checked call of a derivative, and who serves it."""
 
-        return bridge.recomputed(
+    problem: Problem
+    operands: Operands
+    library: Library
+    cotangent: Any
+    chosen: Kernel
+
+
+def _prepared(problem: Problem, o: Operands, library: Library, grad_output: Any, kernel: str | None) -> _Call:
+    problem, cotangent = _check.cotangent(grad_output, problem, o, library)
+    return _Call(problem, o, library, cotangent, _dispatch.select(problem, kernel))
+
+
+def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback) -> Any:
+    """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
+    problem, o, library, cotangent, _ = call
+    adjoint = REDUCE[problem.reduction].adjoint
+    if kernel == _dispatch.GENERIC.name or problem.state is State.TRACED:
+        served = reference
+    elif problem.state is State.TRACKED:
+        return library.autograd.recomputed(
             lambda o, g: served(o, adjoint(o, g)), lambda o, g: reference(o, adjoint(o, g)), o, cotangent
         )
-    with silent(problem.library, problem.device):
+    with library.errstate(problem.device):
         return served(o, adjoint(o, cotangent))
 
 
-def _value(problem: Problem, o: Operands, kernel: str | None) -> Any:
+def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) -> Any:
     """The loss of a checked call, differentiable."""
     chosen = _dispatch.select(problem, kernel)
-    if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
-        import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
-
-        return bridge.bridged(chosen, problem, o)
-    with silent(problem.library, problem.device):
+    if problem.state is State.TRACKED and kernel != _dispatch.GENERIC.name:
+        return library.autograd.bridged(chosen, problem, o)
+    with library.errstate(problem.device):
         return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
 
 
-def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:
+def _moved_back(call: _Call, values: Any) -> Any:
     """The class axis back to where the caller has it."""
+    problem = call.problem
     if problem.axis == len(problem.input.shape) - 1 or values.ndim != len(problem.input.shape):
         return values
-    return o.xp.moveaxis(values, -1, problem.axis)
-
-
-def _floating(value: Any, input: Any) -> Any:
-    """The dtype of a gradient: that of its argument if it is a floating array, else that of the logits."""
-    return _check.floating_dtype(value) or input.dtype
+    return call.operands.xp.moveaxis(values, -1, problem.axis)

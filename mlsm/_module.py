@@ -59,14 +59,14 @@ class MultiLabelSoftMarginLoss:
         label_smoothing: float = 0.0,
         axis: int = -1,
     ) -> None:
-        _check.weight_option(weight, "weight")
-        _check.weight_option(pos_weight, "pos_weight")
+        _check.check_weight(weight, "weight")
+        _check.check_weight(pos_weight, "pos_weight")
         for name, value in (
             ("weight", weight),
-            ("reduction", _check.reduction(reduction)),
+            ("reduction", _check.check_reduction(reduction)),
             ("pos_weight", pos_weight),
-            ("label_smoothing", _check.label_smoothing(label_smoothing)),
-            ("axis", _check.axis(axis)),
+            ("label_smoothing", _check.check_label_smoothing(label_smoothing)),
+            ("axis", _check.check_axis(axis)),
         ):
             object.__setattr__(self, name, value)
 

@@ -1,32 +1,29 @@
-"""Behind the door: the arguments of a checked call as the `Operands` of the formula.
+"""The arguments of a checked call as the operands of the formula: numbers and lists as arrays, the class axis last.
 
-Converts numbers and lists, moves the class axis to the end, copies no array and checks nothing.
+Copies no array. Refuses nothing but a number that no float can hold, which shows when it is converted.
 """
 
 import math
 from numbers import Real
 from typing import Any
 
-from . import _policy
 from ._typing import DType, Namespace
+from .libraries.base import Library
 
 
-def operand(xp: Namespace, value: Any, argument: str, compute: DType, device: Any, axis: int, input: Any) -> Any:
-    """A weight or mask as an array whose class axis is the last, where it has one; None stays None."""
+def operand(library: Library, value: Any, argument: str, compute: DType, device: Any, axis: int, input: Any) -> Any:
+    """A weight or mask as an array whose class axis is the last, where it has one."""
     ndim = input.ndim
-    if value is None:
-        return None
     if isinstance(value, Real):
-        return number(xp, value, argument, compute, device)
+        return number(library, value, argument, compute, device)
     if isinstance(value, list | tuple):
-        value = xp.asarray(_floats(value, argument, compute), dtype=compute, device=device)
-        if type(input).__name__ == "DTensor":  # which meets no plain tensor but a 0-d one
-            from .autograd.torch import replicated
-
-            value = replicated(value, input)
+        with library.on(device):
+            floats = _floats(value, argument, library.dtype_name(compute))
+            value = library.xp.asarray(floats, dtype=compute, device=device)
+        value = library.replicated(value, input)
     if axis == ndim - 1 or not value.ndim:
         return value
-    return last(xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)
+    return last(library.xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)
 
 
 def last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
@@ -36,12 +33,13 @@ def last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
     return value if axis == ndim - 1 else xp.moveaxis(value, axis, -1)
 
 
-def number(xp: Namespace, value: Any, argument: str, dtype: DType, device: Any) -> Any:
+def number(library: Library, value: Any, argument: str, dtype: DType, device: Any) -> Any:
     """A Python number as a 0-d array. By `full`, since copying a host value would synchronise a GPU."""
-    return xp.full((), _float(value, argument, dtype), dtype=dtype, device=device)
+    with library.on(device):
+        return library.xp.full((), _float(value, argument, library.dtype_name(dtype)), dtype=dtype, device=device)
 
 
-def _floats(value: Any, argument: str, dtype: DType) -> Any:
+def _floats(value: Any, argument: str, dtype: str) -> Any:
     if isinstance(value, list | tuple):
         return [_floats(v, argument, dtype) for v in value]
     return _float(value, argument, dtype)
@@ -51,15 +49,15 @@ def _floats(value: Any, argument: str, dtype: DType) -> Any:
 _LARGEST = {"float32": (math.ldexp(2 - 2.0**-23, 127), math.ldexp(2 - 2.0**-24, 127))}
 
 
-def _float(value: Any, argument: str, dtype: DType) -> float:
-    """The number as a float that `dtype` can take; beyond its range it is ±inf, as rounding would have it."""
+def _float(value: Any, argument: str, dtype: str) -> float:
+    """The number as a float that the dtype can take; beyond its range it is ±inf, as rounding would have it."""
     try:
         number = float(value)
     except OverflowError:
         # Not by str, which refuses integers of more than 4300 digits.
         digits = int(int(abs(value)).bit_length() * math.log10(2)) + 1
         raise ValueError(f"`{argument}` must fit into a float; got a number of about {digits} digits.") from None
-    largest, midpoint = _LARGEST.get(_policy.name(dtype), (math.inf, math.inf))
+    largest, midpoint = _LARGEST.get(dtype, (math.inf, math.inf))
     if abs(number) > largest:  # rounded here, since PyTorch refuses what is not in the range as it stands
         return math.copysign(largest if abs(number) < midpoint else math.inf, number)
     return number

@@ -12,7 +12,7 @@ from ._core import Operands, counted, known, total
 from ._typing import DType
 
 
-class Reduction(NamedTuple):
+class LinearMap(NamedTuple):
     apply: Callable[[Operands, Any], Any]  # row losses -> the loss, both in the compute dtype
     adjoint: Callable[
         [Operands, Any], Any
@@ -48,17 +48,18 @@ def _none(o: Operands, rows: Any) -> Any:
 
 
 def _mean(o: Operands, rows: Any) -> Any:
-    return _sum(o, rows) / _rows(o)
+    count = _rows(o)
+    return total(o, rows, axis=None) / count
 
 
 def _mean_adjoint(o: Operands, g: Any) -> Any:
     return g / _rows(o)
 
 
-REDUCE: dict[str, Reduction] = {
-    "none": Reduction(_none, _none),
-    "sum": Reduction(_sum, _none),
-    "mean": Reduction(_mean, _mean_adjoint),
+REDUCE: dict[str, LinearMap] = {
+    "none": LinearMap(_none, _none),
+    "sum": LinearMap(_sum, _none),
+    "mean": LinearMap(_mean, _mean_adjoint),
 }
 
 

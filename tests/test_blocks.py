@@ -108,7 +108,7 @@ def test_blocks_are_the_generic_formula(
             arrays = [None if v is None else torch.from_numpy(v) for v in arrays[:4]]
             arrays = [v.to(kind) for v in arrays] + [None if m is None else torch.from_numpy(m)]
         call: Any = _check.problem
-        _, o = call(*arrays, "none", 0.0, -1)
+        _, o, _ = call(*arrays, "none", 0.0, -1)
         assert o.host
         u = U if library != "bfloat16" else 2.0**-8
         g = o.xp.asarray(rng.random(shape[:-1]) + 0.5)
@@ -170,7 +170,7 @@ def test_float32s_largest_number_as_a_weight(dtype: str, number: Any, library: s
     single = np.float32(number[0] if isinstance(number, list) else number)
     assert np.isfinite(single)
     call: Any = _check.problem
-    _, o = call(*arrays, number, None, None, "mean", 0.0, -1)
+    _, o, _ = call(*arrays, number, None, None, "mean", 0.0, -1)
     assert float(o.w.reshape(-1)[0]) == single
 
 
@@ -180,6 +180,6 @@ def test_numbers_are_rounded_as_float32_rounds_them(factor: int) -> None:
     midpoint = math.ldexp(2 - 2.0**-24, 127)
     x = np.zeros((1, 1), dtype=np.float32)
     for value in (math.nextafter(midpoint, 0), midpoint, math.nextafter(midpoint, math.inf)):
-        _, o = _check.problem(x, x, factor * value, None, None, "mean", 0.0, -1)
+        _, o, _ = _check.problem(x, x, factor * value, None, None, "mean", 0.0, -1)
         with np.errstate(all="ignore"):
             assert o.w == np.float32(factor * value), value

@@ -1,4 +1,4 @@
-"""What the door makes of whole calls: when a verdict may be remembered, what a layout is, which `grad_output` fits.
+"""What the checks make of whole calls: when a verdict may be remembered, what a layout is, which `grad_output` fits.
 
 The refusals of single arguments are in test_check_refusals.py, verdicts on forms alone in test_check_forms.py.
 """
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm import _check, _library
+from mlsm import _check
+from mlsm._problem import Layout, State
+from mlsm.libraries import library_of
 
 from ._support import check
 
@@ -54,13 +56,15 @@ def test_tensors_are_remembered_unless_they_are_traced() -> None:
     assert _asked() == before
 
 
-@pytest.mark.parametrize(("now", "layout"), [("plain", "C"), ("tracked", "C"), ("traced", "unknown")])
-def test_a_layout_is_not_asked_for_inside_a_trace(now: str, layout: str) -> None:
-    assert _check._layout(X, "numpy", now) == layout
-    assert _check._form(X, "input", now).layout == layout
-    weight = _check._weight_form(X, "weight", now)
+@pytest.mark.parametrize("state", State)
+def test_a_layout_is_not_asked_for_inside_a_trace(state: State) -> None:
+    torch = pytest.importorskip("torch", reason="the library whose arrays may be traced")
+    x, layout = torch.from_numpy(X), Layout.UNKNOWN if state is State.TRACED else Layout.C
+    assert library_of(x, "input").form(x, "input", state).layout is layout
+    assert _check._form(x, "input", state).layout is layout
+    weight = _check._weight_form(x, "weight", state)
     assert weight is not None
-    assert weight.layout == layout
+    assert weight.layout is layout
 
 
 # ---------------------------------------------------------------- grad_output
@@ -116,7 +120,7 @@ def test_the_shape_of_a_nested_list(value: Any, shape: tuple[int, ...]) -> None:
     assert _check._nested_shape(value, "weight") == shape
     assert _check.rank(value) == len(shape)
     assert _check.rank(np.zeros(shape)) == len(shape)
-    assert _check.floating_dtype(value) is None
+    assert _check.floating_dtype(value, library_of(X, "input")) is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_a_ragged_list(value: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32", "float64"])
 def test_the_dtype_of_a_gradient_is_that_of_a_floating_argument(dtype: str) -> None:
-    found = _check.floating_dtype(np.zeros(1, dtype=dtype))
+    found = _check.floating_dtype(np.zeros(1, dtype=dtype), library_of(X, "input"))
     assert found == (np.dtype(dtype) if dtype.startswith("float") else None)
 
 
@@ -150,4 +154,5 @@ def test_a_list_is_the_array_of_its_numbers(value: Any) -> None:
 
 
 def test_an_argument_of_the_same_type_has_the_same_library() -> None:
-    assert _check._form(X, "target").library == _library.library(X, "input").name == "numpy"
+    assert _check._form(X, "target").library is library_of(X, "input")
+    assert library_of(X, "input").name == "numpy"

@@ -11,26 +11,29 @@ import numpy as np
 import pytest
 
 from mlsm import _check
-from mlsm._check import Form
+from mlsm._format import plain
+from mlsm._problem import Layout, State
+from mlsm.libraries.base import Form
+from mlsm.libraries.numpy import Library
 
 X = (2, 3, 4)
 CALL = "Call `compute_chunk_sizes()` on the arrays whose lengths are unknown."
 
 
-def form(shape: tuple[Any, ...], dtype: Any = "float64", library: str = "numpy", layout: str = "C") -> Form:
-    return Form(library, np.dtype(dtype), shape, "cpu", layout)
+def form(shape: tuple[Any, ...], dtype: Any = "float64", library: str = "numpy", layout: Layout = Layout.C) -> Form:
+    return Form(Library(library, xp), np.dtype(dtype), shape, "cpu", layout)
 
 
 def number() -> Form:
     """What stands for a Python number or a list."""
-    return Form("", None, (), None, "C")
+    return Form(None, None, (), None, Layout.C)
 
 
-def verdict(x: Form, y: Form | None = None, *, axis: int = -1, now: str = "plain", **others: Form) -> Any:
+def verdict(x: Form, y: Form | None = None, *, axis: int = -1, state: State = State.PLAIN, **others: Form) -> Any:
     """Of `target` like `input`, where none is given."""
     forms = [others.get(name) for name in ("weight", "pos_weight", "where")]
     judge = _check._judge.__wrapped__
-    return judge(x, x if y is None else y, *forms, "mean", 0.0, axis, now, xp)
+    return judge(x, x if y is None else y, *forms, "mean", 0.0, axis, state)
 
 
 # ---------------------------------------------------------------- what a kernel is told
@@ -54,16 +57,16 @@ def test_shapes_have_the_class_axis_last(full: tuple[int, ...]) -> None:
         assert problem.pos_weight is None
 
 
-@pytest.mark.parametrize("layout", ["C", "strided", "foreign", "unknown"])
+@pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("full", [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
-def test_a_layout_changes_only_where_an_axis_moves(layout: str, full: tuple[int, ...]) -> None:
+def test_a_layout_changes_only_where_an_axis_moves(layout: Layout, full: tuple[int, ...]) -> None:
     x, ndim = form(full, layout=layout), len(full)
     for axis in (-1, ndim - 1):
         assert verdict(x, axis=axis).problem.input.layout == layout
     for axis in range(ndim - 1):
-        assert verdict(x, axis=axis).problem.input.layout == ("strided" if layout == "C" else layout)
+        assert verdict(x, axis=axis).problem.input.layout == (Layout.STRIDED if layout is Layout.C else layout)
         problem = verdict(x, axis=axis, weight=form((), layout=layout), pos_weight=number()).problem
-        assert (problem.weight.layout, problem.pos_weight.layout) == (layout, "C")
+        assert (problem.weight.layout, problem.pos_weight.layout) == (layout, Layout.C)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +93,11 @@ def test_the_dtypes_of_a_call(given: dict[str, Any], loss: str, compute: str) ->
         assert found.problem.pos_weight.dtype == (given["pos_weight"].dtype or np.dtype(compute)).name
 
 
-@pytest.mark.parametrize("now", ["plain", "tracked", "traced"])
-def test_the_options_are_passed_on(now: str) -> None:
+@pytest.mark.parametrize("state", State)
+def test_the_options_are_passed_on(state: State) -> None:
     x = form(X)
-    found = _check._judge.__wrapped__(x, x, None, None, None, "sum", 0.25, 1, now, xp).problem
-    assert (found.reduction, found.label_smoothing, found.axis, found.state) == ("sum", 0.25, 1, now)
+    found = _check._judge.__wrapped__(x, x, None, None, None, "sum", 0.25, 1, state).problem
+    assert (found.reduction, found.label_smoothing, found.axis, found.state) == ("sum", 0.25, 1, state)
     assert (found.library, found.device) == ("numpy", "cpu")
 
 
@@ -176,8 +179,8 @@ def test_lengths_that_cannot_be_compared(x: tuple[Any, ...], other: tuple[Any, .
 
 def test_shapes_are_spelled_as_python_spells_them() -> None:
     shapes: list[tuple[Any, ...]] = [(), (3,), (2, 3), (2, 3, 4)]
-    assert [_check._plain(s) for s in shapes] == [str(s) for s in shapes]
-    assert [_check._plain(s) for s in ((None,), (None, 3))] == ["(unknown,)", "(unknown, 3)"]
+    assert [plain(s) for s in shapes] == [str(s) for s in shapes]
+    assert [plain(s) for s in ((None,), (None, 3))] == ["(unknown,)", "(unknown, 3)"]
 
 
 # ---------------------------------------------------------------- libraries and places
@@ -191,7 +194,7 @@ def test_two_libraries(one: str, other: str, argument: str) -> None:
     given = {} if argument == "target" else {argument: stranger}
     with pytest.raises(TypeError, match=f"`{argument}` must belong to .*, {one}; got an array of {other}"):
         verdict(x, y, **given)
-    spelled = stranger._replace(library="".join(one))  # equal, not the same object
+    spelled = stranger._replace(library=Library("".join(one), xp))  # of the same name, not the same object
     verdict(x, spelled if argument == "target" else x, **dict.fromkeys(given, spelled))
 
 

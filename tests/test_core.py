@@ -156,7 +156,7 @@ def test_label_smoothing_keeps_its_digits(route: Route, eps: float) -> None:
 def test_sums_run_in_float64_where_the_device_has_it(library: Library) -> None:
     for dtype in library.dtypes:
         x = library.make(np.zeros((3, 4), dtype=numpy_dtype(dtype)))
-        _, o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)
+        _, o, _ = _check.problem(x, x, None, None, None, "mean", 0.0, -1)
         expected = "float32" if library.name == "jax" else "float64"
         assert library.read(_core.total(o, _core.loss(o, _core.parts(o)))).dtype == expected
 
@@ -422,7 +422,7 @@ def test_weight_gradients_over_two_batch_axes(library: Library, shape: tuple[int
     exact = answer(oracle.grad(c, "sum", wrt))
     result = mlsm.grad(library.make(x), library.make(y), wrt=wrt, reduction="sum", **{wrt: library.make(v)})
     check(library.read(result), exact, 2.0**-48 * np.abs(exact), f"{wrt} {shape}")
-    _, o = _check.problem(x, y, v, v, None, "sum", 0.0, -1)
+    _, o, _ = _check.problem(x, y, v, v, None, "sum", 0.0, -1)
     for pullback in (_core.weight_vjp, _core.pos_weight_vjp):
         assert pullback(o, np.ones(()), x.dtype).shape == shape
 
@@ -457,7 +457,7 @@ def test_a_length_that_is_no_number_is_counted(n: Any, axis: int, rng: np.random
             return np.asarray(array)
 
     x, y = rng.standard_normal((2, 3, 4)), rng.random((2, 3, 4))
-    _, o = _check.problem(x, y, None, None, None, "mean", 0.0, -1)
+    _, o, _ = _check.problem(x, y, None, None, None, "mean", 0.0, -1)
     odd = o._replace(x=x.view(Odd), flat=False)
     assert odd.x.shape[axis] is n
     g = _reduce.REDUCE["mean"].adjoint(odd, np.float64(1))
@@ -468,7 +468,7 @@ def test_a_length_that_is_no_number_is_counted(n: Any, axis: int, rng: np.random
 
 def test_counted_lengths_are_exact_beyond_the_integers_of_float32() -> None:
     n = 2**24 + 1
-    _, o = _check.problem(np.zeros((1, 1)), np.zeros((1, 1)), None, None, None, "mean", 0.0, -1)
+    _, o, _ = _check.problem(np.zeros((1, 1)), np.zeros((1, 1)), None, None, None, "mean", 0.0, -1)
     for acc in (np.float32, np.float64):
         found = _core.counted(o._replace(acc=acc), np.broadcast_to(np.float32(0), (n,)), axis=None)
         assert found == acc(n)
@@ -488,9 +488,9 @@ class Thrifty:
 
 def test_the_reference_copies_nothing_that_has_its_dtype_already() -> None:
     x, w = np.ones((4, 3)), np.ones((4, 3))
-    problem, o = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
+    problem, o, library = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
     o = o._replace(xp=Thrifty())
-    _, g = _check.cotangent(np.ones(4), problem, o)
+    _, g = _check.cotangent(np.ones(4), problem, o, library)
     rows, _ = _core.rows_and_vjp(o, g)
     for function in (_core.rows_vjp, _core.curvature):
         function(o, g)

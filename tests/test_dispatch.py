@@ -9,6 +9,7 @@ import pytest
 
 import mlsm
 from mlsm import Kernel, _check, _core, _dispatch
+from mlsm._problem import State
 
 from ._support import check, identical, needs_kernels
 
@@ -210,16 +211,16 @@ def test_whether_a_derivative_is_wanted_goes_by_name() -> None:
         _dispatch.select(_problem(), None, True)  # type: ignore[misc]  # refused: a bare True says nothing
 
 
-def _problem(state: str = "plain") -> Any:
+def _problem(state: State = State.PLAIN) -> Any:
     return _check.problem(X, Y, None, None, None, "mean", 0.0, -1)[0]._replace(state=state)
 
 
-@pytest.mark.parametrize("state", ["plain", "tracked", "traced"])
-def test_who_looks_through_the_arithmetic_gets_the_reference(state: str) -> None:
+@pytest.mark.parametrize("state", State)
+def test_who_looks_through_the_arithmetic_gets_the_reference(state: State) -> None:
     """Inside a trace nothing else is seen; a tracked call is tied to its arguments, whoever serves it."""
     mlsm.register_kernel(_kernel(rows=_doubled))
     problem = _problem(state)
-    served = state != "traced"
+    served = state is not State.TRACED
     assert _dispatch.select(problem).name == ("ours" if served else "generic")
     if served:
         assert _dispatch.select(problem, "ours").name == "ours"

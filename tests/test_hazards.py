@@ -135,7 +135,7 @@ def test_more_elements_than_32_bits_count(library_name: str) -> None:
         x = torch.zeros(()).expand(shape)
     else:
         x = np.broadcast_to(np.float32(0), shape)
-    _, o = _check.problem(x, x, None, None, None, "mean", 0.0, -1)
+    _, o, _ = _check.problem(x, x, None, None, None, "mean", 0.0, -1)
     g = o.xp.asarray(1.0, dtype=o.acc)
     assert float(_reduce.REDUCE["mean"].adjoint(o, g)) == 2.0**-21
     assert float(_core.rows_vjp(o._replace(x=x[:1, ...], y=x[:1, ...]), g)[0, 0]) == 2.0**-13

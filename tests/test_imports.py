@@ -40,7 +40,12 @@ def test_import_imports_no_array_library() -> None:
 
 def test_import_imports_no_kernel() -> None:
     loaded = _run("import sys, mlsm; print(*[name for name in sys.modules if name.startswith('mlsm')])").split()
-    assert not [name for name in loaded if name.startswith(("mlsm.kernels.", "mlsm.autograd", "mlsm.nn", "mlsm.lazy"))]
+    assert not [
+        name
+        for name in loaded
+        if name.startswith(("mlsm.kernels.", "mlsm.autograd", "mlsm.nn", "mlsm.libraries."))
+        and name != "mlsm.libraries.base"
+    ]
 
 
 def test_our_modules_are_found_by_attribute() -> None:
@@ -134,10 +139,25 @@ print(*sorted(after - before))
     assert not set(_run(code).split()) & (set(ARRAY_LIBRARIES) - allowed)
 
 
+def test_the_file_of_a_library_is_imported_when_one_of_its_arrays_arrives() -> None:
+    """PyTorch being loaded is not enough; and the bridge is for tensors that require a gradient."""
+    pytest.importorskip("torch", reason="tensors are what arrives")
+    code = """
+import sys, numpy, torch, mlsm
+x = numpy.zeros((2, 3))
+for a in (x, torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
+    mlsm.multilabel_soft_margin_loss(a, a)
+    found = (n for n in sys.modules if n.startswith(("mlsm.libraries.", "mlsm.autograd.")))
+    print(*sorted(set(found) - {"mlsm.libraries.base"}))
+"""
+    bridge, numpy, torch = "mlsm.autograd.torch", "mlsm.libraries.numpy", "mlsm.libraries.torch"
+    assert _run(code).split("\n") == [numpy, f"{numpy} {torch}", f"{bridge} {numpy} {torch}"]
+
+
 def test_every_module_imports_alone() -> None:
     """Without an order of imports that somebody else happened to make."""
-    for module in ("mlsm._core", "mlsm._check", "mlsm._dispatch", "mlsm._reduce", "mlsm._policy", "mlsm._module"):
-        assert _run(f"import {module}; print('fine')") == "fine"
+    for module in ("_core", "_check", "_dispatch", "_reduce", "_policy", "_module", "libraries", "libraries.numpy"):
+        assert _run(f"import mlsm.{module}; print('fine')") == "fine"
 
 
 def test_no_warning_on_import() -> None:

@@ -855,7 +855,8 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
     whose arrays have a device that is entered."""
     import array_api_compat.numpy as namespace
 
-    from mlsm import _check, _guard, _reduce
+    from mlsm import _check, _reduce
+    from mlsm.libraries.numpy import Library
 
     class Current:
         inside = False
@@ -876,9 +877,10 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
 
         return called
 
-    monkeypatch.setattr(_check, "device_of", lambda value, library: device)
-    for policy in ("CURRENT_DEVICE", "FLAGLESS"):
-        monkeypatch.setattr(_guard, policy, frozenset({"numpy"}))
+    form = Library.form
+    monkeypatch.setattr(Library, "form", lambda self, *given: form(self, *given)._replace(device=device))
+    for question in ("on", "errstate"):
+        monkeypatch.setattr(Library, question, lambda self, device: device)
     monkeypatch.setattr(namespace, "full", inside("full", lambda *a, device, **o: np.full(*a, **o)))
     monkeypatch.setattr(namespace, "asarray", inside("asarray", lambda *a, device, **o: np.asarray(*a, **o)))
     for name, reduction in _reduce.REDUCE.items():

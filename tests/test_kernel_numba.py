@@ -619,7 +619,7 @@ from mlsm import _check
 from mlsm.kernels import numba as kernel
 x = np.zeros((2, 3), np.float32)
 y = np.zeros((2, 3), np.int16)
-problem, _ = _check.problem(x, y, 2.0, None, None, "mean", 0.0, -1)
+problem, *_ = _check.problem(x, y, 2.0, None, None, "mean", 0.0, -1)
 note = kernel.note(problem)
 mlsm.multilabel_soft_margin_loss(x, y, 2.0)
 print(note)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm import _library, _policy
+from mlsm import _policy
+from mlsm.libraries import library_of
 
 from ._support import numpy_dtype
 
@@ -58,6 +59,7 @@ Dtype.__module__ = "zarray.dtypes"
     ],
 )
 def test_name(dtype: Any, name: str) -> None:
+    assert _policy.spelled(dtype) == name
     assert _policy.name(dtype) == name
     assert _policy.name(dtype) == name  # and from the memo
 
@@ -65,25 +67,25 @@ def test_name(dtype: Any, name: str) -> None:
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax-x64", "array-api-strict"], indirect=True)
 def test_names_are_the_same_in_every_library(library: Any) -> None:
     for name in library.dtypes:
-        assert _policy.name(library.make(np.zeros(1, dtype=numpy_dtype(name))).dtype) == name
+        array = library.make(np.zeros(1, dtype=numpy_dtype(name)))
+        assert _policy.name(array.dtype) == library_of(array, "input").dtype_name(array.dtype) == name
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax-x64", "array-api-strict"], indirect=True)
 @pytest.mark.parametrize("many", [1, 2, 3])
 def test_promotion_is_the_librarys_and_never_narrower_than_float32(library: Any, many: int) -> None:
-    from mlsm import _library
-
     arrays = {name: library.make(np.zeros(1, dtype=numpy_dtype(name))) for name in library.dtypes}
-    xp = _library.library(arrays["float32"], "input").xp
+    found = library_of(arrays["float32"], "input")
+    xp = found.xp
     for names in itertools.product(arrays, repeat=many):
         dtypes = [arrays[name].dtype for name in names]
         try:
             expected = xp.result_type(*dtypes)
         except TypeError:
             with pytest.raises(TypeError):
-                _policy.promoted(xp, dtypes)
+                _policy.promoted(found, dtypes)
             continue
-        loss, compute = _policy.promoted(xp, dtypes)
+        loss, compute = _policy.promoted(found, dtypes)
         assert loss == expected, names
         assert compute == xp.result_type(expected, xp.float32), names
 
@@ -95,9 +97,10 @@ def test_accumulator_is_float64_where_the_device_has_it() -> None:
     except ValueError as error:
         pytest.skip(f"this array_api_strict has no such device: {error}")
     everywhere = xp.zeros(1).device
-    assert _policy.accumulator(xp, everywhere, xp.float64) == xp.float64
-    assert _policy.accumulator(xp, everywhere, xp.float32) == xp.float64
-    assert _policy.accumulator(xp, small, xp.float32) == xp.float32
+    strict = library_of(xp.zeros(1), "input")
+    assert _policy.accumulator(strict, everywhere, xp.float64) == xp.float64
+    assert _policy.accumulator(strict, everywhere, xp.float32) == xp.float64
+    assert _policy.accumulator(strict, small, xp.float32) == xp.float32
 
 
 def test_accepted_dtypes_are_real() -> None:
@@ -132,8 +135,9 @@ def test_memos_keep_no_foreign_type() -> None:
         x = np.zeros((2, 3)).view(Sub)
         mlsm.multilabel_soft_margin_loss(x, x, reduction=Reduction.MEAN.value)
         mlsm.multilabel_soft_margin_loss(x, x, reduction=Reduction.MEAN)  # type: ignore[arg-type]
-        assert _library.library(Foreign(), "input").name == "passing"
-        assert _policy.name(Foreign.dtype) == "float32"
+        found = library_of(Foreign(), "input")
+        assert found.name == "passing"
+        assert found.dtype_name(Foreign.dtype) == "float32"
         return [weakref.ref(kind) for kind in (Sub, DType, Foreign, Reduction)]
 
     alive = use()

@@ -32,7 +32,7 @@ def _mask(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("kind", ["no mask", "mask", "rows without a class"])
 def test_adjoint(reduction: str, shape: tuple[int, ...], kind: str, rng: np.random.Generator) -> None:
-    _, o = _operands(shape, _mask(kind, shape, rng), reduction)
+    _, o, _ = _operands(shape, _mask(kind, shape, rng), reduction)
     r = _reduce.REDUCE[reduction]
     u = rng.standard_normal(shape[:-1])
     forward = np.asarray(r.apply(o, u))
@@ -70,14 +70,14 @@ class Lazy:
 @pytest.mark.parametrize("unknown", [None, float("nan")], ids=str)
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_mean_over_a_length_that_is_not_known_counts_it(unknown: Any, classes: int) -> None:
-    _, o = _operands((4, 2, classes), None, "mean")
+    _, o, _ = _operands((4, 2, classes), None, "mean")
     lazy = o._replace(x=Lazy(o.x, (unknown, 2, classes)))
     assert _reduce.REDUCE["mean"].apply(lazy, np.full((4, 2), 3.0)) == 3.0
 
 
 def test_a_mean_over_a_known_length_does_not_touch_the_array() -> None:
     """The divisor is a number: no array of ones is summed for it."""
-    _, o = _operands((4, 2, 3), None, "mean")
+    _, o, _ = _operands((4, 2, 3), None, "mean")
     blind = o._replace(x=Lazy(None, (4, 2, 3)))
     assert _reduce.REDUCE["mean"].adjoint(blind, 16.0) == 2.0
 

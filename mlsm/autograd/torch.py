@@ -12,54 +12,15 @@ from typing import Any
 import array_api_compat.numpy as host_namespace
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from .. import _blocks, _core
 from .._core import Operands
-from .._dispatch import GENERIC, Kernel
-from .._problem import Problem
+from .._dispatch import Kernel
+from .._problem import Layout, Problem
 from .._reduce import REDUCE, reduced
+from ..libraries.torch import transformed
 
 _Pullback = Callable[[Operands, Any], Any]
-_Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
-
-
-def state_of(*operands: Any) -> str:
-    """ "traced" where something looks through the arithmetic, "tracked" where a gradient is wanted, else "plain".
-
-    Whatever is no tensor (None, a number, a list) has no say.
-    """
-    if torch.compiler.is_compiling() or _transformed():
-        return "traced"
-    tracked = False
-    for value in operands:
-        kind = type(value)
-        if kind is _Tensor or kind is _Parameter:
-            tracked = tracked or value.requires_grad
-        elif value is not None and isinstance(value, _Tensor):  # None first: PyTorch's isinstance is slow
-            return "traced"  # a subclass may do anything
-    return "tracked" if tracked and torch.is_grad_enabled() else "plain"
-
-
-def _transformed() -> bool:
-    """Under torch.func, forward mode, a dispatch mode (make_fx, fake tensors, export) or the JIT's tracer.
-
-    PyTorch has no public question for these; the private ones have been stable since 2.0.
-    """
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def replicated(value: Any, input: Any) -> Any:
-    """A tensor of ours, the same in every process, as a DTensor on the mesh of `input`."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = input.device_mesh
-    return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
@@ -72,7 +33,7 @@ def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
 
 class _Loss(torch.autograd.Function):
     # forward(ctx, …) and not setup_context, which costs 20 µs more a call; no `jvp`, with which
-    # torch.compile(fullgraph=True) fails: `state_of` has stood aside for forward mode already.
+    # torch.compile(fullgraph=True) fails: `Library.state` has stood aside for forward mode already.
 
     @staticmethod
     def forward(ctx: Any, call: tuple[Kernel, Problem, Operands, bool], *tensors: Any) -> Any:
@@ -100,11 +61,12 @@ class _Loss(torch.autograd.Function):
         o = rest.holding(*tensors)
         _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
         adjoint, g = REDUCE[problem.reduction].adjoint, grads[0]
+        rows_vjp = kernel.rows_vjp
         pullbacks: Any = _blocks
         # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
         # its own) its g is no plain tensor: only the generic code can be looked through.
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or _transformed():
-            kernel, host, slope, pullbacks = GENERIC, False, None, _core
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed():
+            rows_vjp, host, slope, pullbacks = _core.rows_vjp, False, None, _core
         for_x = None
         if not of_x:
             pass
@@ -116,9 +78,9 @@ class _Loss(torch.autograd.Function):
         elif host:
             with np.errstate(all="ignore"):
                 pulled = adjoint(o if o.m is None else _host(rest, *tensors), g.detach().numpy().astype(np.float64))
-                for_x = torch.from_numpy(kernel.rows_vjp(_host(rest, *tensors), pulled))
+                for_x = torch.from_numpy(rows_vjp(_host(rest, *tensors), pulled))
         else:
-            for_x = kernel.rows_vjp(o, adjoint(o, g.to(o.acc)))
+            for_x = rows_vjp(o, adjoint(o, g.to(o.acc)))
         if not (of_y or of_w or of_p):
             return None, for_x, None, None, None, None
         g = adjoint(o, g.to(o.acc))
@@ -192,7 +154,7 @@ def _reads_host(kernel: Kernel, problem: Problem) -> bool:
     if "numpy" not in kernel.libraries or problem.device.type != "cpu":
         return False
     for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
-        if meta is not None and (meta.dtype == "bfloat16" or meta.layout == "foreign"):
+        if meta is not None and (meta.dtype == "bfloat16" or meta.layout is Layout.FOREIGN):
             return False
     return True
 

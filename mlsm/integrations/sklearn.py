@@ -15,9 +15,8 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from .._library import library
 from .._loss import value_and_grad
-from .._problem import device_of
+from ..libraries import library_of
 
 _Base: Any = BaseEstimator  # as Any: scikit-learn ships no types
 
@@ -210,7 +209,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
     def predict_proba(self, X: Any) -> Any:
         """The probability of each label, of shape (N, C); of each of two classes where the labels had one dimension."""
         z = self.decision_function(X)
-        xp = library(z, "X").xp
+        xp = library_of(z, "X").xp
         # The slope for a label of 0 is the logistic function itself, with all its digits.
         on = _logistic(z)
         return xp.stack((_logistic(-z), on), axis=-1) if self._one else on
@@ -220,15 +219,16 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         z = self.decision_function(X)
         if self._one:
             return self.classes_[(_host(z) > 0).astype(int)]
-        xp = library(z, "X").xp
+        xp = library_of(z, "X").xp
         return xp.astype(z > 0, xp.int64)
 
     def _features(self, X: Any, reset: bool) -> tuple[Any, Any, Any]:
         """Features, their namespace and device; what is no array of another library becomes a float64 NumPy array."""
         if _is_host(X):
             X = validate_data(self, X, dtype=np.float64, reset=reset)
-            return X, library(X, "X").xp, "cpu"
-        name, xp = library(X, "X")
+            return X, library_of(X, "X").xp, "cpu"
+        library = library_of(X, "X")
+        xp, device = library.xp, library.form(X, "X").device
         if X.ndim != 2:
             raise ValueError(f"`X` must have the shape (N, D); got {tuple(X.shape)}.")
         if not bool(xp.all(xp.isfinite(X))):
@@ -237,7 +237,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
             self.n_features_in_ = X.shape[1]
         elif X.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {X.shape[1]} features, but it was fitted with {self.n_features_in_}.")
-        return X, xp, device_of(X, name)
+        return X, xp, device
 
     def _labels(self, y: Any, X: Any, xp: Any, device: Any) -> tuple[Any, Any]:
         """Labels of shape (N, C) beside the features, and where they were observed (None: everywhere)."""
@@ -308,4 +308,4 @@ def _pos_weight(value: Any, X: Any, xp: Any, device: Any) -> Any:
 def _logistic(z: Any) -> Any:
     from ..objectives import derivatives
 
-    return derivatives(z, library(z, "X").xp.zeros_like(z))[0]
+    return derivatives(z, library_of(z, "X").xp.zeros_like(z))[0]

@@ -1,6 +1,6 @@
-"""The folder is the table: a fused kernel per file, any of which may be deleted without changing a result.
+"""Our fused kernels, one a file, any of which may be deleted without changing a result, and the order of preference.
 
-Names no file that is not there, and imports none: a file is imported when an array that it serves has arrived.
+Offers no file that is not there, and imports none: a file is imported when an array that it serves has arrived.
 """
 
 from importlib.util import find_spec

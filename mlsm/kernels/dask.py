@@ -11,12 +11,11 @@ import dask.array
 import dask.array.utils
 import numpy as np
 
-from .. import _core, _dispatch, _policy
+from .. import _check, _core, _dispatch
 from .._core import Operands
 from .._dispatch import Kernel
-from .._guard import silent
-from .._library import library
-from .._problem import Meta, Problem, device_of, layout_of, shape_of
+from .._problem import Problem
+from ..libraries import library_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
@@ -129,17 +128,14 @@ def _block(
 ) -> Any:
     """One block by the best kernel of its own library; class sums in place of row losses where others have the rest."""
     x, y, w, p, m = map(_only, (x, y, w, p, m))
-    name, xp = library(x, "input")
-    o = Operands(xp, x, y, w, p, m, eps, getattr(xp, compute), getattr(xp, acc))
-    known: Any = (None if v is None else _meta(v, name) for v in (x, y, w, p, m))
-    options = (eps, "none", x.ndim - 1, compute, o.dtype, "plain")
-    problem = Problem._make((name, device_of(x, name), *known, *options))
-    kernel = _dispatch.select(problem)
     if not x.size:  # no row, or none of the classes, of which nobody can take a mean
-        empty = xp.zeros(x.shape[:-1] if whole else (*x.shape[:-1], 1), dtype=o.dtype if whole else o.acc)
-        slope = xp.zeros_like(x)
+        xp = library_of(x, "input").xp
+        shape, dtype = (x.shape[:-1], compute) if whole else ((*x.shape[:-1], 1), acc)
+        empty, slope = xp.zeros(shape, dtype=getattr(xp, dtype)), xp.zeros_like(x)
         return {"rows": empty, "both": (empty, slope)}.get(want, slope)
-    with silent(name, problem.device):
+    problem, o, library = _check.problem(x, y, w, p, m, "none", eps, -1)
+    xp, kernel = o.xp, _dispatch.select(problem)
+    with library.errstate(problem.device):
         g = None if g is None else xp.asarray(g)  # a scalar, where it came out of arithmetic
         count: Any = 1
         if not whole:
@@ -153,10 +149,6 @@ def _block(
         if not whole:
             found = (xp.astype(found, o.acc) * count)[..., None]
         return found if want == "rows" else (found, slope)
-
-
-def _meta(values: Any, name: str) -> Meta:
-    return Meta(_policy.name(values.dtype), shape_of(values, name), layout_of(values, name))
 
 
 KERNEL = Kernel("dask", ("dask",), accepts, rows, rows_vjp, rows_and_vjp, curvature)

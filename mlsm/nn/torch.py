@@ -70,9 +70,9 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
         super().__init__()
         self.register_buffer("weight", _tensor(weight, "weight"))
         self.register_buffer("pos_weight", _tensor(pos_weight, "pos_weight"))
-        self.reduction = _check.reduction(reduction)
-        self.label_smoothing = _check.label_smoothing(label_smoothing)
-        self.axis = _check.axis(axis)
+        self.reduction = _check.check_reduction(reduction)
+        self.label_smoothing = _check.check_label_smoothing(label_smoothing)
+        self.axis = _check.check_axis(axis)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What a pickle holds, checked as the constructor checks it; what an older one lacks gets its default."""
@@ -81,9 +81,9 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
         super().__setstate__(kept)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         for name in ("weight", "pos_weight"):
             _tensor(getattr(self, name), name)
-        _check.reduction(self.reduction)
-        _check.label_smoothing(self.label_smoothing)
-        _check.axis(self.axis)
+        _check.check_reduction(self.reduction)
+        _check.check_label_smoothing(self.label_smoothing)
+        _check.check_axis(self.axis)
 
     def forward(
         self,
@@ -113,7 +113,7 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
 
 def _tensor(value: Any, argument: str) -> torch.Tensor | None:
     """A weight as a buffer; a foreign array is refused as the function would refuse it."""
-    _check.weight_option(value, argument)
+    _check.check_weight(value, argument)
     if value is None or isinstance(value, torch.Tensor):
         return value
     if not isinstance(value, list | tuple) and not _check.is_number(value):

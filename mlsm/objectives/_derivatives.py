@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import _check, _dispatch
-from .._guard import silent
+from .._problem import State
 from .._typing import Array, ArrayT, Weight
 
 
@@ -85,25 +85,19 @@ def derivatives(
     [[0.25  0.105]
      [0.    0.25 ]]
     """
-    least = _check.min_hessian(min_hessian)
-    problem, o = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
-    problem, scale = _check.sample_weight(sample_weight, input, problem, o)
+    least = _check.check_min_hessian(min_hessian)
+    problem, o, library = _check.problem(
+        input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True
+    )
+    problem, scale = _check.scaled_rows(sample_weight, input, problem, o, library)
     # What a kernel returns could not be differentiated again, which only the generic code can.
-    tracked = problem.state == "tracked" and kernel is None
+    tracked = problem.state is State.TRACKED and kernel is None
     chosen = _dispatch.select(problem, _dispatch.GENERIC.name if tracked else kernel, elements=True)
-    # The door gave each element a class axis of its own; here an element is no row.
+    # The checks gave each element a class axis of its own; here an element is no row.
     o = o.holding(*(v if v is None or not v.ndim else v[..., 0] for v in o[1:6]))
-    with silent(problem.library, problem.device):
+    with library.errstate(problem.device):
         found: Any = chosen.derivatives(o, scale, least)
-        if problem.library == "torch" and problem.state == "plain":
-            found = tuple(_laid_out(values, input) for values in found)
+        if problem.state is State.PLAIN:
+            found = tuple(library.laid_out(values, input) for values in found)
     value: tuple[ArrayT, ArrayT] = found
     return value
-
-
-def _laid_out(values: Any, like: Any) -> Any:
-    """The tensor in the memory order of another: PyTorch's arithmetic keeps it for most arguments, not for all."""
-    import torch
-
-    result = torch.empty_like(like, requires_grad=False)
-    return values if values.stride() == result.stride() else result.copy_(values)

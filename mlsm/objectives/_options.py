@@ -26,15 +26,15 @@ class Options:
     def __init__(
         self, weight: Weight | None, pos_weight: Weight | None, label_smoothing: float, missing: float | None
     ) -> None:
-        _check.weight_option(weight, "weight")
-        _check.weight_option(pos_weight, "pos_weight")
+        _check.check_weight(weight, "weight")
+        _check.check_weight(pos_weight, "pos_weight")
         value: Any = missing
         if value is not None and (isinstance(value, bool) or not _check.is_number(value)):
             raise TypeError(f"`missing` must be None or the number that marks a label as not observed; got {value!r}.")
         self._set(
             weight=weight,
             pos_weight=pos_weight,
-            label_smoothing=_check.label_smoothing(label_smoothing),
+            label_smoothing=_check.check_label_smoothing(label_smoothing),
             missing=missing,
         )
 

@@ -87,7 +87,7 @@ class Objective(Options):
         min_hessian: float = 1e-16,
     ) -> None:
         super().__init__(weight, pos_weight, label_smoothing, missing)
-        self._set(min_hessian=_check.min_hessian(min_hessian))
+        self._set(min_hessian=_check.check_min_hessian(min_hessian))
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> tuple[Any, Any]:
         """Gradient and Hessian, of the margins' shape, from (margins, DMatrix) or from (labels, margins).

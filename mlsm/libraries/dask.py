@@ -1,4 +1,4 @@
-"""Dask: what the blocks have to see to, because a graph cannot while it is built.
+"""Dask: lengths may be unknown, and the blocks have to see to what a graph cannot while it is built.
 
 A graph is built from what its arrays declare, and a block may turn out to be something else: of another shape or dtype,
 a masked array, a bare scalar. Inside a block 5 rows would then broadcast against 1 without a word, and a kernel would
@@ -9,6 +9,7 @@ is built and changes no value.
 """
 
 import math
+import sys
 from numbers import Real
 from typing import Any
 
@@ -21,13 +22,18 @@ from dask.layers import ArrayChunkShapeDep
 
 from .. import _policy
 from .._core import Operands
-from .._guard import silent
-from .._library import library
+from .._format import plain
+from . import base, library_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part
 
 _FIELDS = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
 _DECLARE = "Whatever made it has to declare it, as in `map_blocks(..., chunks=..., dtype=...)`."
+
+
+class Library(base.Library):
+    lasting = True
+    lazy = sys.modules[__name__]
 
 
 # ---------------------------------------------------------------- while the graph is built
@@ -111,26 +117,27 @@ def chunked_like(other: Any, chunks: tuple[tuple[Any, ...], ...], argument: str)
 # ---------------------------------------------------------------- inside a block
 
 
-def _array(block: Any, argument: str) -> tuple[Any, str, Any]:
+def _array(block: Any, argument: str) -> tuple[Any, base.Library]:
     """A block as an array (a reduction over all axes leaves a scalar), and its library; TypeError for what is none."""
     if isinstance(block, np.generic | Real):
         block = np.asarray(block)
-    return block, *library(block, argument)
+    return block, library_of(block, argument)
 
 
 def _as_declared(block: Any, declared: tuple[Any, ...], *, argument: str, dtype: Any) -> Any:
     """The block as an array, if it has the declared lengths; of another dtype it is cast as an assignment casts it."""
-    block, name, xp = _array(block, argument)
+    block, own = _array(block, argument)
     shape = tuple(block.shape)
     if len(shape) != len(declared) or any(a != b and b == b for a, b in zip(shape, declared, strict=True)):
+        wanted = plain(tuple(n if n == n else None for n in declared))
         raise ValueError(
-            f"`{argument}` must have the declared shape in every block, {_spelled(declared)} in this one; got {shape}. "
+            f"`{argument}` must have the declared shape in every block, {wanted} in this one; got {shape}. "
             f"{_DECLARE} Or call its `compute_chunk_sizes()` first."
         )
     if _of_dtype(block, dtype, argument):
         return block
-    with silent(name):
-        return xp.astype(block, dtype)
+    with own.errstate(own.form(block, argument).device):
+        return own.xp.astype(block, dtype)
 
 
 def _of_dtype(block: Any, dtype: Any, argument: str) -> bool:
@@ -154,9 +161,9 @@ def _fitting(x: Any, *rest: Any, dtype: Any, kinds: tuple[tuple[str, Any, tuple[
     """The block of logits, contiguous, if it is as declared and every other has its lengths, or 1 where declared 1."""
     *others, declared = rest
     x = _as_declared(x, declared, argument="input", dtype=dtype)
-    name = library(x, "input").name
+    name = library_of(x, "input").name
     for (argument, other_dtype, once), other in zip(kinds, others, strict=True):
-        other, other_name, _ = _array(other, argument)
+        other, other_library = _array(other, argument)
         shape = tuple(other.shape)
         wanted = tuple(1 if one else n for n, one in zip(x.shape[x.ndim - len(once) :], once, strict=True))
         if shape != wanted:
@@ -165,10 +172,10 @@ def _fitting(x: Any, *rest: Any, dtype: Any, kinds: tuple[tuple[str, Any, tuple[
                 f"that was declared, so {wanted} in this one; got {shape}. {_DECLARE} Or call its "
                 "`compute_chunk_sizes()` first."
             )
-        if other_name != name:
+        if other_library.name != name:
             raise TypeError(
                 f"`{argument}` must belong to the library of `input`, {name}, in every block; got an array of "
-                f"{other_name}. Convert one of them explicitly."
+                f"{other_library.name}. Convert one of them explicitly."
             )
         _of_dtype(other, other_dtype, argument)
     # NumPy's arrays and CuPy's, which answer this call themselves; what is not strided has no order.
@@ -182,11 +189,6 @@ def _fitting_rows(g: Any, rows: Any, declared: tuple[Any, ...]) -> Any:
             f"{tuple(g.shape)}. The lengths were not known while the graph was built."
         )
     return g
-
-
-def _spelled(declared: tuple[Any, ...]) -> str:
-    inside = ", ".join(str(n) if n == n else "unknown" for n in declared)
-    return f"({inside},)" if len(declared) == 1 else f"({inside})"
 
 
 # ---------------------------------------------------------------- sums

@@ -1,0 +1,120 @@
+"""Which library an array belongs to: found from its type and remembered.
+
+Also what is refused because it is no array of any library, or one whose arithmetic means something else. Imports no
+array library: `array_api_compat` recognises an array by the modules that are loaded already, and a file of this folder
+is imported when an array of its library has arrived.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from numbers import Real
+from typing import Any, Final
+from weakref import ReferenceType, ref
+
+from .._typing import Namespace
+from .base import Library
+
+# Subclasses of ndarray that array_api_compat lets through although arithmetic means something else in them.
+_REFUSED: Final = {
+    ("numpy", "matrix"): "pass `numpy.asarray(...)` of it",
+    ("numpy", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
+    ("cupyx", "DistributedArray"): (
+        "its chunks are on several devices; bring it together on one, for example with `cupy.asarray(a.get())`"
+    ),
+}
+# How a container that is no dense array becomes one: by the first of these methods that its class has.
+_CONVERSIONS: Final = {
+    "toarray": "pass its `.toarray()`",  # the sparse matrices of SciPy and CuPy
+    "todense": "pass its `.todense()`",  # those of JAX
+    "to_dense": "pass its `.to_dense()`",
+    "to_numpy": "pass its `.to_numpy()`",  # data frames
+}
+
+# By weak references to the types, and not as a WeakKeyDictionary, whose `get` takes 0.1 µs more. Of a foreign library
+# nothing is kept: its namespace would keep its types.
+_known: dict[ReferenceType[type], Library] = {}
+
+
+def library_of(value: Any, argument: str) -> Library:
+    """The library of `value`; TypeError, saying how to convert, where it is no array of any."""
+    kind = type(value)
+    if type(kind) is not type and _is_tensor(kind):  # every tensor's class has a metaclass; that of an ndarray has none
+        import mlsm.libraries.torch as tensors  # a statement, since no compiler follows another way of importing
+
+        return tensors.TORCH
+    found = _known.get(ref(kind))
+    if found is None:
+        found = _recognise(value, argument)
+        if found.lasting:
+            _known[ref(kind, _forget)] = found
+    return found
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a weight is a number or a list that is to become an array. A Size of PyTorch's is a tuple, and none."""
+    return type(value).__module__ != "torch" and isinstance(value, Real | list | tuple)
+
+
+def _forget(kind: ReferenceType[type]) -> None:
+    _known.pop(kind, None)
+
+
+def _is_tensor(kind: type) -> bool:
+    """Whether it is `torch.Tensor` or a subclass, whoever wrote that. Without importing PyTorch, and without a look
+    at `__mro__`, over which no compiler iterates."""
+    torch = sys.modules.get("torch")
+    return torch is not None and issubclass(kind, torch.Tensor)
+
+
+def _recognise(value: Any, argument: str) -> Library:
+    kind = type(value)
+    for base in kind.__mro__:
+        remedy = _REFUSED.get((base.__module__.partition(".")[0], base.__name__))
+        if remedy:
+            raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {remedy}.")
+    # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
+    scalar = any(base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__)
+    if kind.__module__ != "builtins" and not scalar:
+        import array_api_compat
+
+        try:
+            xp = array_api_compat.array_namespace(value)
+        except TypeError:
+            pass  # not an array: refused below, in our words
+        else:
+            name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+            found = _class_of(name)
+            return _record(name, xp) if found.lasting else found(name, xp)
+    raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {_remedy(value)}.")
+
+
+@cache
+def _class_of(name: str) -> type[Library]:
+    """What the file of a library answers, else what the standard does."""
+    file = f"{__package__}.{name}"
+    return getattr(import_module(file), "Library", Library) if name.isidentifier() and find_spec(file) else Library
+
+
+@cache
+def _record(name: str, xp: Namespace) -> Library:
+    """The one record of a library that stays."""
+    return _class_of(name)(name, xp)
+
+
+def _described(kind: type) -> str:
+    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
+
+
+def _remedy(value: Any) -> str:
+    """How to make an array of it: by its own conversion, where it has one, or by that of a library."""
+    for method, remedy in _CONVERSIONS.items():
+        if hasattr(type(value), method):
+            return remedy
+    if isinstance(value, tuple) and hasattr(type(value), "values"):  # what torch.max and its like return
+        return "pass its `.values`"
+    if isinstance(value, Real | Sequence) or any(hasattr(type(value), n) for n in ("__array__", "__dlpack__")):
+        return "convert it first, for example with `numpy.asarray(...)` or `torch.as_tensor(...)`"
+    return "pass an array instead"

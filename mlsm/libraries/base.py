@@ -1,0 +1,109 @@
+"""What is asked of a library beside its namespace, answered by the standard, and so right for any library.
+
+A library of which something else is true has a file of its own here, named after it, with the one subclass of `Library`
+that answers differently. Nothing else in the package asks which library it is. Knows no library, judges nothing.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+from .. import _policy
+from .._problem import Layout, Shape, State
+from .._typing import DType, Namespace
+
+NOTHING: AbstractContextManager[Any] = nullcontext()
+
+
+class Form(NamedTuple):
+    """All that is judged of an argument. A number and a list have no library, no dtype and no device."""
+
+    library: "Library | None"
+    dtype: DType
+    shape: Shape
+    device: Any
+    layout: Layout
+    flat: bool = False  # `Operands.flat` and `Operands.host`, where this is the form of the logits
+    host: bool = False
+
+
+class Library:
+    """One library: its name, its namespace, and the answers that differ between libraries."""
+
+    # Whether it is there for good once it has been imported, so that it and its dtypes may be remembered.
+    lasting: ClassVar[bool] = False
+    # Whether the verdict on a call follows from forms alone, so that it may be remembered too.
+    memorable: ClassVar[bool] = False
+    # Whether memory has an order in all its arrays, so that sums may be flattened: a view where rows are contiguous, or
+    # one copy. Elsewhere that would move chunks or shards about, and not every length is known.
+    flat: ClassVar[bool] = False
+    # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).
+    state: Any = None
+    # Of a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
+    lazy: ClassVar[Any] = None
+
+    def __init__(self, name: str, xp: Namespace) -> None:
+        self.name, self.xp = name, xp  # "numpy", "torch", "dask", …: the root of the namespace's own name
+
+    # ------------------------------------------------------------ arrays
+
+    def form(self, value: Any, argument: str, state: State = State.TRACED) -> Form:
+        """The one reading of an array's metadata. Inside a trace its layout is not asked for, which no kernel needs."""
+        return Form(self, value.dtype, self._shape(value), self._device(value), Layout.UNKNOWN, self.flat)
+
+    def _shape(self, value: Any) -> Shape:
+        """The shape, with None for every length that is not known (NaN in Dask)."""
+        shape: Shape = value.shape
+        return shape if all(n is not None and n == n for n in shape) else tuple(n if n == n else None for n in shape)
+
+    def _device(self, value: Any) -> Any:
+        import array_api_compat
+
+        return array_api_compat.device(value)
+
+    def is_scalar(self, value: Any) -> bool:
+        """Whether it is what the library's own functions may return in place of a 0-d array, and no array."""
+        return False
+
+    # ------------------------------------------------------------ dtypes
+
+    def dtype_name(self, dtype: DType) -> str:
+        return _policy.name(dtype) if self.lasting else _policy.spelled(dtype)
+
+    def result_type(self, dtypes: list[DType]) -> DType:
+        """What the library makes of several dtypes; raises what it raises if it has no answer."""
+        return self.xp.result_type(*dtypes)
+
+    def stored(self, dtype_name: str) -> str:
+        """What makes numbers of a dtype that the library only stores; "" for every other dtype."""
+        return ""
+
+    # ------------------------------------------------------------ around the arithmetic
+
+    def errstate(self, device: Any) -> AbstractContextManager[Any]:
+        """A context in which arithmetic on its arrays raises no NumPy flag and works on their device.
+
+        exp underflows, a cast to half rounds to 0, a mean over no row is 0/0: all of it is meant, and none of it may
+        warn. It stands around the formula, in which a context manager would break a compiler's trace.
+        """
+        import numpy  # a dependency of ours; an array of a library that computes with it has imported it already
+
+        return numpy.errstate(all="ignore")
+
+    def on(self, device: Any) -> AbstractContextManager[Any]:
+        """A context in which it makes its arrays on this device, where it has a current one at all."""
+        return NOTHING
+
+    def replicated(self, value: Any, like: Any) -> Any:
+        """An array of ours as one that meets `like`, which may be spread over processes."""
+        return value
+
+    def laid_out(self, value: Any, like: Any) -> Any:
+        """A result in the memory order of `like`, where the library's own arithmetic does not keep it."""
+        return value
+
+    @cached_property
+    def autograd(self) -> Any:
+        """The file that ties kernels to the graph which the library records; asked for in a tracked call only."""
+        return import_module(f"mlsm.autograd.{self.name}")

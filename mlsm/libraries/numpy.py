@@ -1,0 +1,26 @@
+"""NumPy: arrays in host memory, whose lengths and layout are always known, and scalars beside them."""
+
+from typing import Any
+
+import numpy as np
+
+from .._problem import Layout, State
+from . import base
+
+
+class Library(base.Library):
+    lasting = memorable = True
+
+    def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
+        flags = value.flags
+        if not (flags.aligned and value.dtype.isnative):
+            layout = Layout.FOREIGN
+        else:
+            layout = Layout.C if flags.c_contiguous else Layout.STRIDED
+        return base.Form(self, value.dtype, value.shape, "cpu", layout, True, True)
+
+    def is_scalar(self, value: Any) -> bool:
+        return isinstance(value, np.generic)  # which has a shape and a dtype, as an array has
+
+    def errstate(self, device: Any) -> Any:
+        return np.errstate(all="ignore")

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from .. import packs
+from ..backends import Unsupported
 from ..check import Ask, Context, check
 from ..judging import Tally
 from ..tensors import Case
@@ -51,6 +52,8 @@ def layout(context: Context, tally: Tally) -> None:
 
 @check("threads.bits", "Eight threads that call at once, each with data of its own, all get the bits of one.")
 def threads(context: Context, tally: Tally) -> None:
+    if not context.backend.concurrent:
+        raise Unsupported("its calls have one order, that of one thread")
     for d in context.dtypes[-1:]:
         # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
         shape = _big(context, d).input.shape

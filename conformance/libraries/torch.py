@@ -84,7 +84,7 @@ class Torch(Backend):
                 "BSR": a.to_sparse_bsr((1, 1)),
                 "BSC": a.to_sparse_bsc((1, 1)),
             }
-            if a.is_floating_point() and a.device.type == "cpu":
+            if a.dtype in (torch.float32, torch.bfloat16, torch.float16) and a.device.type == "cpu":
                 sparse["mkldnn"] = a.to_mkldnn()
             for name, value in sparse.items():
                 made[name] = value, ".to_dense()", lambda v: v.to_dense()

@@ -353,7 +353,7 @@ def _performed(r: random.Random, call: Call, context: Context) -> str:
             call = call._replace(spoil="")
     before = [] if "lazy" in b.capabilities or call.spoil else [b.to_list(a) for a in arrays.values()]
     try:
-        found = _asked(call, context, arrays)
+        found = _asked(call, context, dict(arrays))
         seen = [(a, b.to_list(a)) for a in found]
     except Declined:
         return "declined"
@@ -396,7 +396,7 @@ def _asked(call: Call, context: Context, arrays: dict[str, Any]) -> list[Any]:
         # None of the caller's own cotangent: it is the one that the differentiation is seeded with.
         seed = arrays.pop("grad_output", None)
         if ask.grad_output is not None and seed is None:
-            seed = b.make(Tensor((), ask.grad_output, call.case.loss_dtype))
+            seed = b.make(Tensor((), _rounded(call), call.case.loss_dtype))
         elif seed is not None and call.case.loss_dtype != call.case.compute_dtype:
             seed = b.make(Tensor(call.case.batch, _rounded(call), call.case.loss_dtype))
         names = list(arrays)

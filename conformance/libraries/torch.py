@@ -91,8 +91,9 @@ class Torch(Backend):
             made["nested"] = torch.nested.nested_tensor([a[:1], a[1:]]), ".unbind()", lambda v: torch.cat(v.unbind())
             jagged = torch.nested.nested_tensor([a[:1], a[1:]], layout=torch.jagged)
             made["jagged"] = jagged, ".values()", lambda v: v.values()
-            masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
-            made["masked"] = masked, ".get_data()", lambda v: v.get_data()
+            if a.dtype not in (torch.bfloat16, torch.uint8, torch.uint16, torch.uint32, torch.uint64):  # what it knows
+                masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
+                made["masked"] = masked, ".get_data()", lambda v: v.get_data()
             if a.dtype == torch.float32 and a.device.type == "cpu":
                 quantised = torch.quantize_per_tensor(a, 0.5, 8, torch.quint8)
                 made["quantised"] = quantised, ".dequantize()", lambda v: v.dequantize()

@@ -5,6 +5,7 @@ Holds no rule of its own (the rules are in `checks/`), and runs no list of check
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,6 +172,13 @@ class Context:
     def ours(self) -> bool:
         """Whether mlsm itself is judged."""
         return isinstance(self.subject, Mlsm)
+
+    def together(self, task: str, **given: Any) -> contextlib.AbstractContextManager[list[str]]:
+        """Around a task that every process which holds a part of this backend's arrays does alike."""
+        if not self.ours or type(self.subject) is not Mlsm:
+            return self.backend.together("nothing")  # a function cannot be sent; whoever needs it sent says so
+        kernel = None if self.subject.kernel == "auto" else self.subject.kernel
+        return self.backend.together(task, kernel=kernel, level=self.level, dtypes=list(self.dtypes), **given)
 
     def catalogue(self) -> Iterator[Case]:
         """The named cases of this level, in this backend's dtypes."""

@@ -80,12 +80,13 @@ def run_check(c: Check, context: Context) -> CheckRecord:
     if not c.anybody and not context.ours:
         return record("skip", "it states mlsm's own contract")
     tally = Tally()
+    heard: list[str] = []
     try:
         with warnings.catch_warnings():
             # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the
             # same.
             warnings.simplefilter("error" if context.ours and context.backend.silent else "ignore")
-            with context.backend.session(), _flags(context):
+            with context.together("check", id=c.id) as heard, context.backend.session(), _flags(context):
                 c.run(context, tally)
     except (Declined, Unsupported) as reason:
         if c.id in PREREQUISITES:  # what cannot even be made is no case to pass by
@@ -96,6 +97,8 @@ def run_check(c: Check, context: Context) -> CheckRecord:
         # Whatever a strange library raises is its verdict, not our traceback.
         text = " ".join(str(error).split())
         tally.fail(f"raised {type(error).__name__}: {text[:400]}")
+    if heard and not tally.violated:
+        tally.fail(heard[0])
     known = context.backend.known.get(c.id)
     if known is None and context.subject.kernel == "generic":
         known = context.backend.known_generic.get(c.id)
@@ -148,7 +151,8 @@ def again(backend: str, case: str, quantity: str, reduction: str = "mean", wrt: 
     context = Context(find(backend), level="full")
     found: Case = find_case(case)
     ask = Ask(quantity, reduction, wrt)
-    with context.backend.session():
+    asked = {"case": case, "quantity": quantity, "reduction": reduction, "wrt": wrt}
+    with context.backend.together("again", **asked), context.backend.session():
         seen = context.backend.to_list(context.answer(found, ask))
         limits = context.limits(found)
     bound = allowed(found, ask, limits, context.flush, context.accumulator)

@@ -260,6 +260,17 @@ def _stored(o: Operands, values: Any, dtype: DType) -> Any:
     return o.xp.astype(values, dtype, copy=False)
 
 
+def sum_stored(o: Operands, values: Any, dtype: DType) -> Any:
+    """A sum in its storage dtype, rounded once.
+
+    A cast is not linear, but DTensor takes it for linear and would round each shard's part of the sum. A selection is
+    taken for what it is, and has the parts added up.
+    """
+    if not o.flat and values.dtype != dtype:
+        values = o.xp.where(values == values, values, values)
+    return o.xp.astype(values, dtype, copy=False)
+
+
 # ---------------------------------------------------------------- pullbacks of the other arguments
 
 
@@ -270,12 +281,12 @@ def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The pullback of `rows` for the weight, summed back to its shape."""
-    return _stored(o, sum_to(o, _pull(o, g, by_weight(o, parts(o))), o.w.shape), dtype)
+    return sum_stored(o, sum_to(o, _pull(o, g, by_weight(o, parts(o))), o.w.shape), dtype)
 
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The pullback of `rows` for pos_weight, summed back to its shape."""
-    return _stored(o, sum_to(o, _pull(o, g, by_pos_weight(o, parts(o))), o.p.shape), dtype)
+    return sum_stored(o, sum_to(o, _pull(o, g, by_pos_weight(o, parts(o))), o.p.shape), dtype)
 
 
 def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:

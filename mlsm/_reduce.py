@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._blocks import observed_classes
-from ._core import Operands, counted, known, total
+from ._core import Operands, counted, known, sum_stored, total
 from ._typing import DType
 
 
@@ -66,4 +66,4 @@ REDUCE: dict[str, LinearMap] = {
 def reduced(reduction: str, o: Operands, rows: Any, dtype: DType) -> Any:
     """The loss in its own dtype, by way of the compute dtype: half precision is exactly the float32 result rounded."""
     value = o.xp.astype(REDUCE[reduction].apply(o, rows), o.dtype, copy=False)
-    return value if dtype == o.dtype else o.xp.astype(value, dtype)
+    return value if dtype == o.dtype else sum_stored(o, value, dtype)

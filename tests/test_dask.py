@@ -4,6 +4,7 @@ Building a graph computes nothing: the scheduler of these tests raises while a g
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -252,6 +253,21 @@ def test_the_answer_does_not_depend_on_chunking_beyond_its_rounding() -> None:
         assert lazy.dtype == np.float32
         # The elementwise bound of 4 ULP, and 8u for all the sums.
         check(lazy.compute(scheduler="synchronous"), expected, 16 * 2.0**-24 * expected, str(chunks))
+
+
+@pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
+@pytest.mark.parametrize("shape", [(2,), (1, 2)], ids=str)
+def test_the_sums_of_a_class_weight_are_those_of_pairs(shape: tuple[int, ...], wrt: Any) -> None:
+    """Over the rows of one block, which NumPy would add one after the other: the bound of sums in float64."""
+    n, rng = 100_000, np.random.default_rng(3)
+    x, y = rng.standard_normal((n, 2)), rng.random((n, 2)) < 0.5
+    terms = np.log1p(np.exp(-np.abs(x))) + np.where(x >= 0, ~y if wrt == "weight" else 0, y) * np.abs(x)
+    if wrt == "pos_weight":
+        terms = terms * y
+    exact = np.asarray([math.fsum(column) for column in terms.T]).reshape(shape) / 2
+    lazy = {name: da.from_array(v, chunks=v.shape) for name, v in (("input", x), ("target", y), (wrt, np.ones(shape)))}
+    found = mlsm.grad(**lazy, wrt=wrt, reduction="sum").compute(scheduler="synchronous")
+    check(found, exact, (8 + np.log2(n) + 8) * 2.0**-53 * exact, wrt)
 
 
 # ---------------------------------------------------------------- blocks that are not what was declared

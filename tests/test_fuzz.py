@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 import mlsm
 from mlsm_conformance import strategies
 
+from . import fuzz
+
 quick = settings(strategies.profile("quick"), max_examples=400)
 REFUSALS = (TypeError, ValueError)
 
@@ -236,6 +238,41 @@ def test_whatever_is_registered(kernel: Any) -> None:
         mlsm.register_kernel(kernel)
     with pytest.raises(REFUSALS, match="`name`"):
         mlsm.unregister_kernel(kernel)
+
+
+# ---------------------------------------------------------------- right calls and spoiled ones, of every library
+
+
+def test_random_calls() -> None:
+    """A few of what `python -m tests.fuzz` makes by the thousand."""
+    fates, found = fuzz.seed_of_calls(0, 60)
+    assert not found, "\n".join(found)
+    assert fates["right"] > 20
+    assert fates["refused"] > 5
+
+
+@pytest.mark.parametrize("plant", ["value", "exception", "no refusal", "dtype"])
+def test_what_is_planted_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = mlsm.multilabel_soft_margin_loss
+
+    def planted(**arguments: Any) -> Any:
+        if plant == "exception":
+            raise IndexError("`input`")
+        try:
+            value = honest(**arguments)
+        except REFUSALS:
+            if plant == "no refusal":
+                return np.float32(0)
+            raise
+        if plant == "dtype":
+            return np.asarray(value, np.longdouble)
+        return value * (1 + 2**-6) if plant == "value" else value
+
+    monkeypatch.setattr(mlsm, "multilabel_soft_margin_loss", planted)
+    monkeypatch.setattr(fuzz, "VARIANTS", {"numpy": 1})
+    monkeypatch.setattr(fuzz, "_here", ["numpy", "array-api-strict"])
+    _, found = fuzz.seed_of_calls(1, 60)
+    assert found
 
 
 def test_the_judge_sees_a_wrong_exception(monkeypatch: pytest.MonkeyPatch) -> None:

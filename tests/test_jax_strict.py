@@ -56,6 +56,14 @@ def test_every_option(option: str, dtype: str) -> None:
             check(a, b, 0, option)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("option", ["arrays", "rows"])
+def test_every_option_with_x64(option: str, dtype: str) -> None:
+    """Where sums are in float64, nothing of theirs meets what is computed in float32 without a cast."""
+    with jax.enable_x64(True):
+        test_every_option(option, dtype)
+
+
 def test_one_axis_and_three() -> None:
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         for x in (jnp.zeros(3), jnp.zeros((2, 2, 3))):

@@ -138,7 +138,7 @@ def test_every_backend_is_required_somewhere() -> None:
     """By `make test` and by a job of the workflow: whatever needs no device is a failure when it is absent. What takes
     minutes is in the workflow alone; `make test` has it at level smoke."""
     device = {"torch-cuda", "cupy"}
-    minutes = {"jax-sharded", "jax-sharded-explicit"}
+    minutes = {"jax-sharded", "jax-sharded-explicit", "torch-dtensor", "torch-dtensor-class"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     listed = re.search(r"^CPU_BACKENDS := (.*)$", makefile, re.MULTILINE)
     assert listed is not None

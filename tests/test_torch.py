@@ -227,6 +227,25 @@ def test_double_backward_for_the_logits(x: float, y: float, kernel: str | None) 
 # ---------------------------------------------------------------- function transforms
 
 
+@pytest.mark.parametrize("made", ["grad", "value_and_grad", "hessian_diag"])
+def test_third_order_of_what_is_returned(made: str) -> None:
+    """d3l/dx3 = w*q*s(x)*(1-s(x))*(1-2*s(x)): each result is differentiated until it is the third derivative."""
+    x, y, w, p = t([-3.0, -0.5, 0.0, 0.25, 2.0, 40.0]), t([0.0, 1.0, 1.0, 0.5, 0.0, 1.0]), 1.5, 3.0
+    s = torch.exp(-x.abs()) / (1 + torch.exp(-x.abs()))
+    exact = -torch.sign(x) * w * ((1 - y) + p * y) * s * (1 - s) * (1 - 2 * s)
+    x.requires_grad_()
+    options: dict[str, Any] = {"weight": w, "pos_weight": p, "reduction": "sum"}
+    if made == "grad":
+        found = mlsm.grad(x[:, None], y[:, None], **options)
+    elif made == "value_and_grad":
+        found = mlsm.value_and_grad(x[:, None], y[:, None], **options)[1]
+    else:
+        found = mlsm.hessian_diag(x[:, None], y[:, None], **options)
+    for more in (True, False) if made != "hessian_diag" else (False,):
+        (found,) = torch.autograd.grad(found.sum(), x, create_graph=more)
+    check(found.numpy(), exact.numpy(), 24 * 2.0**-53 * exact.abs().numpy(), made)
+
+
 def test_func_grad_and_vmap(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     gradient = torch.func.grad(loss)(x, y)

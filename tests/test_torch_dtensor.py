@@ -34,6 +34,35 @@ def _everything(x: Any, y: Any, options: dict[str, Any], reduction: Any) -> list
     return [*found, loss.detach(), *(leaf.grad for leaf in leaves)]
 
 
+def _halves(mesh: Any, made: Any) -> int:
+    """What is half precision is the sum of all shards, rounded once: no shard's part is rounded on its own."""
+    import torch
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    import mlsm
+
+    calls = 0
+    for dtype in (torch.bfloat16, torch.float16):
+        x, y = (2 * torch.randn(24, 10, generator=made)).to(dtype), (torch.rand(24, 10, generator=made) > 0.5).to(dtype)
+        weight = (torch.rand(10, generator=made) + 0.5).to(dtype)
+        for axis in (0, 1):
+            spread = [distribute_tensor(v, mesh, [Shard(axis)]) for v in (x, y)]
+            whole = distribute_tensor(weight, mesh, [Replicate()])
+            for function, options in (
+                (mlsm.multilabel_soft_margin_loss, {"reduction": "none"}),
+                (mlsm.multilabel_soft_margin_loss, {"reduction": "mean"}),
+                (mlsm.grad, {"wrt": "weight", "reduction": "sum"}),
+            ):
+                seen = function(*spread, whole, **options).full_tensor()  # type: ignore[operator]
+                right = function(x.double(), y.double(), weight.double(), **options)  # type: ignore[operator]
+                u = torch.finfo(dtype).eps / 2
+                error = (seen.double() - right).abs()
+                assert seen.dtype == dtype
+                assert bool((error <= 1.01 * u * right.abs()).all()), (dtype, axis, options, error / right.abs() / u)
+                calls += 1
+    return calls
+
+
 def _judge() -> None:
     """One of the processes: the same program in each, as distributed tensors want it."""
     import torch
@@ -77,6 +106,7 @@ def _judge() -> None:
                 bound = 16 * 2.0**-24 * torch.maximum(b.abs(), b.abs().mean() if b.ndim else b.abs())
                 assert bool(((a - b).abs() <= bound).all()), what
                 calls += 1
+    calls += _halves(mesh, made)
     # The case by hand: two of three rows are observed, and every logit is 0.
     zero, half = torch.zeros(3, 4), torch.tensor([[True] * 4, [False, True, False, True], [False] * 4])
     shard = [Shard(1)]

@@ -79,6 +79,8 @@ class Backend:
     silent: ClassVar[bool] = True
     """Whether the library itself never warns in the calls that the package makes. Where it may, one check says so, and
     the numbers are judged all the same."""
+    concurrent: ClassVar[bool] = True
+    """Whether several threads may call at once."""
     slow: ClassVar[float] = 1.0
     """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
 
@@ -155,6 +157,11 @@ class Backend:
     def session(self) -> contextlib.AbstractContextManager[Any]:
         """The configuration this backend stands for; everything asked of it happens inside."""
         return contextlib.nullcontext()
+
+    def together(self, task: str, **given: Any) -> contextlib.AbstractContextManager[list[str]]:
+        """Around a task (a check, say) that every process which holds a part of the arrays has to do, where there are
+        several: the others are told what to do, and what went wrong with them is in the list when it is done."""
+        return contextlib.nullcontext([])
 
     def flags(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which every floating-point flag is an error."""
@@ -242,6 +249,8 @@ _VARIANTS: dict[str, tuple[str, str]] = {
     "array-api-strict-nofloat64": ("strict", "StrictNoFloat64"),
     "torch": ("torch", "Torch"),
     "torch-cuda": ("torch", "TorchCUDA"),
+    "torch-dtensor": ("dtensor", "TorchDTensor"),
+    "torch-dtensor-class": ("dtensor", "TorchDTensorClass"),
     "jax": ("jax", "JAX"),
     "jax-x64": ("jax", "JAXX64"),
     "jax-jit": ("jax", "JAXJit"),
@@ -256,6 +265,7 @@ _NEEDS = {
     "numpy": ("numpy",),
     "strict": ("array_api_strict",),
     "torch": ("torch",),
+    "dtensor": ("torch",),
     "jax": ("jax",),
     "dask": ("dask.array",),
     "cupy": ("cupy",),
@@ -336,7 +346,7 @@ def installed(level: str = "quick") -> tuple[list[Backend], dict[str, str]]:
     """
     found: list[Backend] = []
     absent: dict[str, str] = {}
-    first = {file: name for name, (file, _) in reversed(_VARIANTS.items())}
+    first = {_NEEDS[file]: name for name, (file, _) in reversed(_VARIANTS.items())}
     for name in names():
         if level == "smoke" and name in _VARIANTS and name not in first.values():
             continue

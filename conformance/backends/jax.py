@@ -153,8 +153,18 @@ class JAXSharded(JAX):
         return super().serves(case) and any(self.spec(case.input.shape))
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
-        spec = jax.sharding.PartitionSpec(*self.spec(tensor.shape))  # type: ignore[no-untyped-call]
-        return jax.device_put(super().make(tensor, layout), jax.sharding.NamedSharding(self.mesh, spec))
+        return self.spread(tensor, self.spec(tensor.shape), layout)
+
+    def spread(self, tensor: Tensor | Bulk, spec: Sequence[str | None], layout: str = "C") -> Any:
+        """The array along these axes of the mesh."""
+        placed = jax.sharding.PartitionSpec(*spec)  # type: ignore[no-untyped-call]
+        return jax.device_put(super().make(tensor, layout), jax.sharding.NamedSharding(self.mesh, placed))
+
+    def cotangent(self, tensor: Tensor, case: Case) -> Any:
+        # Spread as the row losses are: an Explicit mesh refuses an axis of its own for two of one product.
+        spec = list(self.spec(case.input.shape))
+        del spec[case.axis]
+        return self.spread(tensor, spec)
 
     def device_of(self, array: Any) -> str:
         return self.device if len(array.sharding.device_set) == 4 else str(array.sharding)
@@ -165,6 +175,9 @@ class JAXShardedExplicit(JAXSharded):
 
     name = "jax-sharded-explicit"
     kind: ClassVar[str] = "Explicit"
+
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        return {}  # JAX makes no sparse matrix of an array on such a mesh
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

@@ -84,15 +84,16 @@ class Torch(Backend):
                 "BSR": a.to_sparse_bsr((1, 1)),
                 "BSC": a.to_sparse_bsc((1, 1)),
             }
-            if a.is_floating_point() and a.device.type == "cpu":
+            if a.dtype in (torch.float32, torch.bfloat16, torch.float16) and a.device.type == "cpu":
                 sparse["mkldnn"] = a.to_mkldnn()
             for name, value in sparse.items():
                 made[name] = value, ".to_dense()", lambda v: v.to_dense()
             made["nested"] = torch.nested.nested_tensor([a[:1], a[1:]]), ".unbind()", lambda v: torch.cat(v.unbind())
             jagged = torch.nested.nested_tensor([a[:1], a[1:]], layout=torch.jagged)
             made["jagged"] = jagged, ".values()", lambda v: v.values()
-            masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
-            made["masked"] = masked, ".get_data()", lambda v: v.get_data()
+            if a.dtype not in (torch.bfloat16, torch.uint8, torch.uint16, torch.uint32, torch.uint64):  # what it knows
+                masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
+                made["masked"] = masked, ".get_data()", lambda v: v.get_data()
             if a.dtype == torch.float32 and a.device.type == "cpu":
                 quantised = torch.quantize_per_tensor(a, 0.5, 8, torch.quint8)
                 made["quantised"] = quantised, ".dequantize()", lambda v: v.dequantize()

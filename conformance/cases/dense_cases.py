@@ -136,6 +136,8 @@ def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
             # as many rows as classes, where nothing but the rule tells one from the other, and an axis of rows besides
             equal("weight"),
             Case(f"{dtype}-weight-planes", cube.input, cube.target, weight=_weights(dtype, (3, 1, 1), "w")),
+            # float32's largest number as it is printed, which is a little more than it is
+            Case(f"{dtype}-weight-largest", Tensor((1, 1), (0.0,), dtype), Tensor((1, 1), (1.0,), dtype), 3.4028235e38),
         )
     if theme == "pos_weight":
         classes = case("classes", pos_weight=_weights(dtype, (4,), "p"))

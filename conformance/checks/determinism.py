@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ..backends import Unsupported
 from ..cases import dense_cases
 from ..check import Ask, Context, check
 from ..run.tally import Tally
@@ -51,6 +52,8 @@ def layout(context: Context, tally: Tally) -> None:
 
 @check("threads.bits", "Eight threads that call at once, each with data of its own, all get the bits of one.")
 def threads(context: Context, tally: Tally) -> None:
+    if not context.backend.concurrent:
+        raise Unsupported("its calls have one order, that of one thread")
     for d in context.dtypes[-1:]:
         # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
         shape = _big(context, d).input.shape

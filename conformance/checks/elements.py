@@ -10,7 +10,7 @@ from ..cases import dense_cases
 from ..check import Ask, Context, check, exact, floats_of
 from ..reference.oracle import broadcast_indices
 from ..run.tally import Tally
-from ..tensors import Case, Tensor
+from ..tensors import Case, Tensor, flat, shape_of
 from .transforms import _dtypes, _judge, _points
 
 BUDGET = "the elementwise budget, +1 ULP per factor that is no power of two"
@@ -34,6 +34,9 @@ def _column(case: Case) -> Case:
     shape = (len(case.input.values), 1)
 
     def spread(argument: Any) -> Any:
+        if isinstance(argument, list):
+            values = flat(argument)
+            return [[values[i]] for i in broadcast_indices(shape_of(argument), case.input.shape)]
         if not isinstance(argument, Tensor):
             return argument
         indices = broadcast_indices(argument.shape, case.input.shape)

@@ -72,6 +72,38 @@ def many_rows(context: Context, tally: Tally) -> None:
 
 
 @check(
+    "derivatives.many-rows",
+    "The gradient for a class weight is the sum over 70,001 rows, none of which lies beside the next.",
+    "the elementwise budget and the roundings of that sum",
+    offers=("arguments",),
+)
+def many_rows_of_a_weight(context: Context, tally: Tally) -> None:
+    import numpy as np
+
+    dtype, rows = context.dtypes[-1], 70_001
+    few = dense_cases.plain(dtype, (7, 2), "period")
+    case = Case(f"{few.name}-weight", few.input, few.target, weight=Tensor((2,), (1.0, 2.0), dtype))
+    if not context.backend.serves(case):
+        tally.passed_by("its arrays are spread, which these are too small for")
+        return
+
+    def bulk(tensor: Tensor) -> Bulk:
+        return Bulk((rows, 2), np.tile(np.asarray(tensor.values).reshape(7, 2), (rows // 7 + 1, 1))[:rows], dtype)
+
+    arrays = {name: context.backend.make(bulk(getattr(case, name))) for name in ("input", "target")}
+    arrays["weight"] = context.array((1.0, 2.0), (2,), dtype)
+    (found,) = context.answers(case, [Ask("gradient", "sum", "weight")], arrays)
+    # The same of seven rows, each as often as it comes.
+    often = Ask("gradient", "none", "weight", tuple(float(len(range(i, rows, 7))) for i in range(7)))
+    right = exact(case, often).values
+    room = context.allowed(case, often, context.limits(case))
+    room = tuple(
+        r + bound_sum(v, rows, case.compute_dtype, context.accumulator) for r, v in zip(room, right, strict=True)
+    )
+    tally.values(context.backend.to_list(found), right, room, f"{rows} rows of {case.name}", dtype)
+
+
+@check(
     "values.many-elements",
     "A mean of 2^24 + 1 elements, one more than float32 can count.",
     "elementwise + 8u, or what a tree of float32 sums may cost where the device has no float64",

@@ -81,7 +81,8 @@ def judge(plan: Plan, backend: Backend, listener: Listener) -> Judged:
     found, stale = apply_expected(run_backend(context, [by_id(id) for id in plan.checks], tell), plan.expected)
     if plan.curves:
         listener.step("curves", 0)
-        found = dataclasses.replace(found, curves=measure(context))
+        with context.together("curves"):
+            found = dataclasses.replace(found, curves=measure(context))
     listener.line(summary(found))
     return Judged(found, stale)
 

@@ -38,6 +38,14 @@ class TestTorchCUDA(BackendSuite):
     backend = "torch-cuda"
 
 
+class TestTorchDTensor(BackendSuite):
+    backend = "torch-dtensor"
+
+
+class TestTorchDTensorClass(BackendSuite):
+    backend = "torch-dtensor-class"
+
+
 class TestJAX(BackendSuite):
     backend = "jax"
 

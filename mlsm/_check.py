@@ -37,7 +37,9 @@ _NUMBER = (float, Real)  # float first: Real asks the registry of abstract class
 
 def check_reduction(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"`reduction` must be a string, one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
+        raise TypeError(
+            f"`reduction` must be a string, one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.{_static(value)}"
+        )
     if value not in _policy.REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
     # Our own string in place of an equal one of somebody's enum, which the memo of verdicts would keep.
@@ -48,7 +50,7 @@ def check_label_smoothing(value: Any) -> float:
     number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
-    raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.")
+    raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.{_static(value)}")
 
 
 def check_min_hessian(value: Any) -> float:
@@ -64,7 +66,7 @@ def check_axis(value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.") from None
+        raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.{_static(value)}") from None
 
 
 def check_wrt(value: Any, given: dict[str, Any]) -> None:
@@ -78,6 +80,13 @@ def check_weight(value: Any, argument: str) -> None:
     """What a module can say of a weight before it has seen an input: that it is one at all."""
     if value is not None:
         _real(_weight_form(value, argument), argument)
+
+
+def _static(value: Any) -> str:
+    """The remedy for an option that came as an array, which is how a compiler hands on an argument."""
+    if not hasattr(value, "dtype"):
+        return ""
+    return " It is an option and not an array: mark it static where a function is compiled (`static_argnames` of jit)."
 
 
 # ---------------------------------------------------------------- the whole call
@@ -192,6 +201,12 @@ def _form(value: Any, argument: str, state: State = State.TRACED) -> Form:
 
 
 def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form:
+    if isinstance(value, str):
+        keyword = f" `reduction` is given by keyword: reduction={value!r}." if value in _policy.REDUCTIONS else ""
+        raise TypeError(
+            f"`{argument}` must be an array, a Python number or a (nested) list of Python numbers; got the string "
+            f"{value!r}.{keyword}"
+        )
     if is_literal(value):
         return Form(None, None, _nested_shape(value, argument), None, Layout.C)
     return _form(value, argument, state)
@@ -254,9 +269,11 @@ def _judge(
     assert library is not None  # the logits are an array
     kind = library.dtype_name(x.dtype)
     if kind not in _policy.FLOATS:
+        swapped = y.library is library and library.dtype_name(y.dtype) in _policy.FLOATS and _policy.is_real(kind)
         raise TypeError(
             f"`input` must have a real floating dtype ({', '.join(sorted(_policy.FLOATS))}); got {kind}: "
             f"{library.stored(kind) or 'cast the logits to one of these first'}."
+            + (" Are `input` and `target` swapped? `target` is floating." if swapped else "")
         )
     if axis is not None and not x.shape:
         raise ValueError("`input` must have at least one dimension, the classes; got a 0-d array.")
@@ -348,12 +365,20 @@ def _class_axis(shape: Shape, axis: int) -> int:
     return axis
 
 
+_REMEDIES = {
+    "object": (
+        "it holds Python objects; of a nullable data frame pass `.to_numpy(dtype=float, na_value=float('nan'))` and "
+        "`where=` for what is missing, of lists of class indices a multi-hot array"
+    )
+}
+
+
 def _real(form: Form, argument: str) -> str:
     if form.library is None:
         return "a number"
     kind = form.library.dtype_name(form.dtype)
     if not _policy.is_real(kind):
-        remedy = form.library.stored(kind) or "cast it to one that its library computes with first"
+        remedy = form.library.stored(kind) or _REMEDIES.get(kind, "cast it to one that its library computes with first")
         raise TypeError(f"`{argument}` must have a bool, integer or real floating dtype; got {kind}: {remedy}.")
     return kind
 
@@ -362,8 +387,8 @@ def _same_library(form: Form, argument: str, library: Library) -> None:
     other = form.library
     if other is not library and other is not None and other.name != library.name:
         raise TypeError(
-            f"`{argument}` must belong to the library of `input`, {library.name}; got an array of {other.name}. "
-            "Convert one of them explicitly."
+            f"`{argument}` must belong to the library of `input`, {library.name}; got an array of {other.name}: "
+            f"convert it with `{library.conversion}({argument})`, or convert `input`."
         )
 
 
@@ -381,8 +406,15 @@ def _broadcasts(given: Shape, argument: str, shape: Shape) -> None:
     if len(given) > len(shape) or any(a != 1 and a != b for a, b in pairs):
         raise ValueError(
             f"`{argument}` must broadcast to the shape of `input`, {plain(shape)}, without enlarging it or adding a "
-            f"dimension; got {plain(given)}." + _remedy(shape, given)
+            f"dimension; got {plain(given)}." + _remedy(shape, given) + _per_row(given, argument, shape)
         )
+
+
+def _per_row(given: Shape, argument: str, shape: Shape) -> str:
+    """The remedy for one weight a row, where the last axis is that of the classes."""
+    if len(given) == 1 and len(shape) == 2 and given == shape[:1]:
+        return f" `{argument}[:, None]` is one value a row."
+    return ""
 
 
 def _promoted(library: Library, floats: list[DType]) -> tuple[DType, DType]:

@@ -96,7 +96,7 @@ def diagnose(
       target  1 of 2 rows     have no positive label
       target  1 of 2 classes  have no positive label
     """
-    problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    problem, o, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     n = _counts(o)
     rows, classes, seen = n["rows"], n["classes"], n["observed"]
     found: list[Finding] = []

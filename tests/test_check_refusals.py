@@ -48,7 +48,7 @@ REFUSALS: dict[str, Refusal] = {
     "tuple input": (TypeError, ("`input`", "array", "tuple", "asarray"), lambda: loss(((0.0,),), Y)),
     "number input": (TypeError, ("`input`", "array", "float", "asarray"), lambda: loss(0.0, Y)),
     "numpy scalar input": (TypeError, ("`input`", "float64", "asarray"), lambda: loss(np.float64(0), np.float64(1))),
-    "None input": (TypeError, ("`input`", "NoneType"), lambda: loss(None, Y)),
+    "None input": (TypeError, ("`input`", "got None"), lambda: loss(None, Y)),
     "data frame input": (TypeError, ("`input`", "pandas", "to_numpy"), lambda: loss(Frame(), Y)),
     "matrix input": (
         TypeError,

@@ -88,7 +88,7 @@ def _recognise(value: Any, argument: str) -> Library:
             name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
             found = _class_of(name)
             return _record(name, xp) if found.lasting else found(name, xp)
-    raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {_remedy(value)}.")
+    raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {_remedy(value, argument)}.")
 
 
 @cache
@@ -105,11 +105,22 @@ def _record(name: str, xp: Namespace) -> Library:
 
 
 def _described(kind: type) -> str:
+    if kind is type(None):
+        return "None"
     return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
 
 
-def _remedy(value: Any) -> str:
+def _remedy(value: Any, argument: str) -> str:
     """How to make an array of it: by its own conversion, where it has one, or by that of a library."""
+    if argument == "target" and isinstance(value, list | tuple) and _indices(value):
+        return (
+            "lists of class indices become one column a class, for example with "
+            "`sklearn.preprocessing.MultiLabelBinarizer`"
+        )
+    if argument == "target" and hasattr(type(value), "tocsr") and hasattr(type(value), "toarray"):
+        return "pass its `.tocsr()`, or its `.toarray()` where that fits into memory"
+    if hasattr(type(value), "to_numpy") and _nullable(value):
+        return "pass its `.to_numpy(dtype=float, na_value=float('nan'))`, and `where=` for what is missing"
     for method, remedy in _CONVERSIONS.items():
         if hasattr(type(value), method):
             return remedy
@@ -118,3 +129,16 @@ def _remedy(value: Any) -> str:
     if isinstance(value, Real | Sequence) or any(hasattr(type(value), n) for n in ("__array__", "__dlpack__")):
         return "convert it first, for example with `numpy.asarray(...)` or `torch.as_tensor(...)`"
     return "pass an array instead"
+
+
+def _indices(rows: Sequence[Any]) -> bool:
+    """Whether it is a list of lists of different lengths, which is how class indices are kept."""
+    lengths = {len(row) if isinstance(row, list | tuple | set) else None for row in rows}
+    return len(lengths) > 1 and None not in lengths
+
+
+def _nullable(frame: Any) -> bool:
+    """Whether a column of a data frame has a marker of its own for what is missing, which no array has."""
+    dtypes: Any = getattr(frame, "dtypes", None)
+    columns = list(dtypes) if hasattr(dtypes, "__iter__") else [dtypes]
+    return any(hasattr(dtype, "na_value") for dtype in columns)

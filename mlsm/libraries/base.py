@@ -46,6 +46,11 @@ class Library:
     def __init__(self, name: str, xp: Namespace) -> None:
         self.name, self.xp = name, xp  # "numpy", "torch", "dask", …: the root of the namespace's own name
 
+    @property
+    def conversion(self) -> str:
+        """The function that makes an array of this library of another array, as a user calls it."""
+        return f"{self.xp.__name__.removeprefix('array_api_compat.')}.asarray"
+
     # ------------------------------------------------------------ arrays
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> Form:

@@ -33,6 +33,7 @@ _STORED: Final = (
 
 class Library(base.Library):
     lasting = memorable = True
+    conversion = "torch.as_tensor"
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         kind = type(value)

@@ -1,0 +1,160 @@
+"""Every mistake that people make gets the remedy that works: the words of the message, and then the remedy itself."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import mlsm
+
+X = np.random.default_rng(0).normal(size=(6, 4))
+Y = X > 0
+loss = mlsm.multilabel_soft_margin_loss
+
+
+class Column:
+    """Stands for a column or a frame of pandas; `na` for the marker of a nullable dtype."""
+
+    def __init__(self, na: bool, frame: bool) -> None:
+        dtype = type("Dtype", (), {"na_value": None} if na else {})()
+        self.dtypes = [dtype, dtype] if frame else dtype
+
+    def to_numpy(self, **options: Any) -> Any:
+        return Y
+
+
+MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str, Callable[[], Any]]] = {
+    "lists of class indices": (
+        lambda: loss(X, [[0, 2], [1], [], [3], [0], [1]]),
+        TypeError,
+        "one column a class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
+        lambda: loss(X, np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]),
+    ),
+    "a list of numbers": (
+        lambda: loss(X, Y.tolist()),
+        TypeError,
+        "`numpy.asarray(...)`",
+        lambda: loss(X, np.asarray(Y.tolist())),
+    ),
+    "COO target": (
+        lambda: loss(X, scipy.sparse.coo_array(Y)),
+        TypeError,
+        "`.tocsr()`",
+        lambda: loss(X, scipy.sparse.coo_array(Y).tocsr().toarray()),
+    ),
+    "CSC target": (
+        lambda: loss(X, scipy.sparse.csc_array(Y)),
+        TypeError,
+        "`.tocsr()`",
+        lambda: loss(X, scipy.sparse.csc_array(Y).tocsr().toarray()),
+    ),
+    "sparse input": (
+        lambda: loss(scipy.sparse.csr_array(X), Y),
+        TypeError,
+        "pass its `.toarray()`",
+        lambda: loss(scipy.sparse.csr_array(X).toarray(), Y),
+    ),
+    "sparse weight": (
+        lambda: loss(X, Y, scipy.sparse.coo_array(X)),
+        TypeError,
+        "pass its `.toarray()`",
+        lambda: loss(X, Y, scipy.sparse.coo_array(X).toarray()),
+    ),
+    "reduction by position": (
+        lambda: loss(X, Y, "sum"),  # type: ignore[arg-type]
+        TypeError,
+        "`reduction` is given by keyword: reduction='sum'",
+        lambda: loss(X, Y, reduction="sum"),
+    ),
+    "swapped": (
+        lambda: loss(Y.astype(int), X),
+        TypeError,
+        "Are `input` and `target` swapped?",
+        lambda: loss(X, Y.astype(int)),
+    ),
+    "weight of rows": (
+        lambda: loss(X, Y, np.ones(6)),
+        ValueError,
+        "`weight[:, None]` is one value a row",
+        lambda: loss(X, Y, np.ones(6)[:, None]),
+    ),
+    "mask of rows": (
+        lambda: loss(X, Y, where=np.ones(6, dtype=bool)),
+        ValueError,
+        "`where[:, None]` is one value a row",
+        lambda: loss(X, Y, where=np.ones(6, dtype=bool)[:, None]),
+    ),
+    "None": (lambda: loss(X, None), TypeError, "got None", lambda: loss(X, Y)),
+    "objects": (
+        lambda: loss(X, Y.astype(object)),
+        TypeError,
+        "`.to_numpy(dtype=float, na_value=float('nan'))`",
+        lambda: loss(X, Y.astype(object).astype(float)),
+    ),
+    "nullable frame": (
+        lambda: loss(X, Column(na=True, frame=True)),
+        TypeError,
+        "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`",
+        lambda: loss(X, Y.astype(float), where=~np.isnan(Y.astype(float))),
+    ),
+    "nullable column": (
+        lambda: loss(X, Column(na=True, frame=False)),
+        TypeError,
+        "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`",
+        lambda: loss(X, Y.astype(float), where=~np.isnan(Y.astype(float))),
+    ),
+    "frame": (
+        lambda: loss(X, Column(na=False, frame=True)),
+        TypeError,
+        "pass its `.to_numpy()`.",
+        lambda: loss(X, Column(na=False, frame=True).to_numpy()),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_remedy_is_named_and_works(mistake: str) -> None:
+    call, expected, words, remedied = MISTAKES[mistake]
+    with pytest.raises(expected, match=re.escape(words)):
+        call()
+    assert np.isfinite(remedied())
+
+
+def test_swapped_is_not_suspected_of_integers_alone() -> None:
+    with pytest.raises(TypeError) as caught:
+        loss(Y.astype(int), Y.astype(int))
+    assert "swapped" not in str(caught.value)
+
+
+def test_one_value_a_row_is_not_offered_where_it_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="must broadcast") as caught:
+        loss(X, Y, np.ones(5))
+    assert "[:, None]" not in str(caught.value)
+
+
+def test_labels_of_another_library_are_converted_by_that_of_the_logits() -> None:
+    torch = pytest.importorskip("torch")
+    jax = pytest.importorskip("jax.numpy")
+    for make, remedy in ((torch.asarray, "torch.as_tensor"), (jax.asarray, "jax.numpy.asarray")):
+        with pytest.raises(TypeError, match=re.escape(f"`{remedy}(target)`")):
+            loss(make(X), Y)
+    assert np.isfinite(float(loss(torch.asarray(X), torch.as_tensor(Y))))
+    with pytest.raises(TypeError, match=re.escape("`numpy.asarray(weight)`")):
+        loss(X, Y, torch.ones(4))
+    assert np.isfinite(loss(X, Y, np.asarray(torch.ones(4))))
+
+
+@pytest.mark.parametrize(("option", "value"), [("label_smoothing", 0.1), ("axis", 1)])
+def test_an_option_that_jit_made_an_array_is_to_be_marked_static(option: str, value: float) -> None:
+    jax = pytest.importorskip("jax")
+
+    def f(x: Any, y: Any, value: Any) -> Any:
+        return loss(x, y, **{option: value})
+
+    x, y = jax.numpy.asarray(X), jax.numpy.asarray(Y)
+    with pytest.raises((TypeError, ValueError), match="mark it static"):
+        jax.jit(f)(x, y, value)
+    assert np.isfinite(float(jax.jit(f, static_argnums=2)(x, y, value)))

@@ -128,6 +128,8 @@ def problem(
         xp,
     )
     at, ndim = described.axis, input.ndim
+    if name == "torch" and now == "traced":
+        _spread_alike(input, {"target": target, "weight": weight, "pos_weight": pos_weight, "where": where})
     if name == "dask":
         from .lazy.dask import prepared, verified
 
@@ -153,6 +155,24 @@ def problem(
     return described, prepared(o) if name == "dask" else o
 
 
+def _spread_alike(input: Any, others: dict[str, Any]) -> None:
+    """TypeError where a DTensor meets a plain tensor: PyTorch mixes it with a 0-d one only."""
+    spread = type(input).__name__ == "DTensor"
+    for argument, value in others.items():
+        if value is None or isinstance(value, Real | list | tuple) or (type(value).__name__ == "DTensor") is spread:
+            continue
+        if not spread:
+            raise TypeError(
+                f"`{argument}` must be a plain tensor, as `input` is; got a DTensor. Pass its `.full_tensor()`, or "
+                "spread `input` as well."
+            )
+        if value.ndim:
+            raise TypeError(
+                f"`{argument}` must be a DTensor on the mesh of `input`, or a number or a list; got a plain tensor. "
+                f"Spread it first: `torch.distributed.tensor.distribute_tensor({argument}, input.device_mesh)`."
+            )
+
+
 def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
     """`grad_output` as an array in the accumulation dtype (None stands for ones), and the problem that includes it."""
     if value is None:
@@ -174,6 +194,8 @@ def cotangent(value: Any, problem: Problem, o: Operands) -> tuple[Problem, Any]:
         raise ValueError(f"{wanted} {_plain(form.shape)}.")
     _same_device(form, "grad_output", problem.device)
     now = state(problem.library, o.x, o.y, o.w, o.p, o.m, value)
+    if problem.library == "torch" and now == "traced":
+        _spread_alike(o.x, {"grad_output": value})
     if problem.library == "dask":
         from .lazy.dask import prepared_cotangent
 

@@ -127,6 +127,8 @@ def problem(
         state,
     )
     axis, ndim, device = described.axis, input.ndim, x.device
+    if state is State.TRACED:
+        library.alike(input, target=target, weight=weight, pos_weight=pos_weight, where=where)
     if library.lazy is not None and axis != ndim - 1:  # before axes are moved that a block may not have
         verified = library.lazy.verified
         input, target = verified(input, "input"), verified(target, "target")
@@ -167,6 +169,8 @@ def cotangent(value: Any, problem: Problem, o: Operands, library: Library) -> tu
         raise ValueError(f"{wanted} {plain(form.shape)}.")
     _same_device(form, "grad_output", problem.device)
     state = library.state(o.x, o.y, o.w, o.p, o.m, value) if library.state is not None else State.PLAIN
+    if state is State.TRACED:
+        library.alike(o.x, grad_output=value)
     if library.lazy is not None:
         value = library.lazy.prepared_cotangent(value, o)
     return problem._replace(state=state), o.xp.astype(value, o.acc, copy=False)

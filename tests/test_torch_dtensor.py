@@ -63,6 +63,29 @@ def _halves(mesh: Any, made: Any) -> int:
     return calls
 
 
+def _refusals(mesh: Any) -> None:
+    """A plain tensor beside a DTensor is refused by name, with a remedy that works; a 0-d one is taken."""
+    import torch
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    import mlsm
+
+    plain = torch.zeros(4, 2)
+    spread = distribute_tensor(plain, mesh, [Shard(0)])
+    one = torch.ones(2)
+    for name, value in (("weight", one), ("pos_weight", one), ("where", one > 0), ("target", plain)):
+        given = {"input": spread, "target": spread, name: value}
+        with pytest.raises(TypeError, match=f"`{name}` must be a DTensor .*distribute_tensor"):
+            mlsm.multilabel_soft_margin_loss(**given)  # type: ignore[arg-type]
+        given[name] = distribute_tensor(value, mesh, [Replicate()])
+        with pytest.raises(TypeError, match=f"`{name}` must be a plain tensor.*full_tensor"):
+            mlsm.grad(**{"input": plain, "target": plain, name: given[name]})
+        assert mlsm.multilabel_soft_margin_loss(**given).full_tensor() > 0  # type: ignore[arg-type, attr-defined]
+    with pytest.raises(TypeError, match="`grad_output` must be a DTensor"):
+        mlsm.grad(spread, spread, reduction="none", grad_output=torch.ones(4))
+    assert mlsm.grad(spread, spread, torch.tensor(2.0)).full_tensor().shape == (4, 2)  # type: ignore[attr-defined]
+
+
 def _judge() -> None:
     """One of the processes: the same program in each, as distributed tensors want it."""
     import torch
@@ -107,6 +130,7 @@ def _judge() -> None:
                 assert bool(((a - b).abs() <= bound).all()), what
                 calls += 1
     calls += _halves(mesh, made)
+    _refusals(mesh)
     # The case by hand: two of three rows are observed, and every logit is 0.
     zero, half = torch.zeros(3, 4), torch.tensor([[True] * 4, [False, True, False, True], [False] * 4])
     shard = [Shard(1)]

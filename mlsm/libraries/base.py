@@ -104,6 +104,9 @@ class Library:
         """An array of ours as one that meets `like`, which may be spread over processes."""
         return value
 
+    def alike(self, input: Any, **others: Any) -> None:
+        """TypeError for an argument that cannot meet the logits although it belongs to their library."""
+
     def laid_out(self, value: Any, like: Any) -> Any:
         """A result in the memory order of `like`, where the library's own arithmetic does not keep it."""
         return value

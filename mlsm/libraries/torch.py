@@ -90,6 +90,24 @@ class Library(base.Library):
         mesh = like.device_mesh
         return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
+    def alike(self, input: Any, **others: Any) -> None:
+        """PyTorch mixes a DTensor with no plain tensor but a 0-d one."""
+        spread = type(input).__name__ == "DTensor"
+        for argument, value in others.items():
+            if not isinstance(value, _Tensor) or (type(value).__name__ == "DTensor") is spread:
+                continue
+            if not spread:
+                raise TypeError(
+                    f"`{argument}` must be a plain tensor, as `input` is; got a DTensor. Pass its `.full_tensor()`, or "
+                    "spread `input` as well."
+                )
+            if value.ndim:
+                raise TypeError(
+                    f"`{argument}` must be a DTensor on the mesh of `input`, or a number or a list; got a plain "
+                    "tensor. Spread it first: "
+                    f"`torch.distributed.tensor.distribute_tensor({argument}, input.device_mesh)`."
+                )
+
     def laid_out(self, value: Any, like: Any) -> Any:
         """PyTorch's arithmetic keeps the order for most arguments, not for all."""
         result = torch.empty_like(like, requires_grad=False)

@@ -10,13 +10,15 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
-from . import _core
+from . import _check, _core, _dispatch
 from ._core import Operands, Parts
 from ._typing import DType
 
 # Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
 BLOCK: Final = 32768
 WIDEST: Final = 4096
+
+NARROW: Final = 3  # pairs of a sum that are added in the compute dtype, of the eight roundings that its bound allows
 
 Index = tuple[slice, ...]
 _ALL: Final = slice(None)
@@ -32,6 +34,13 @@ def observed_classes(o: Operands) -> Any:
     only = o.holding(o.m, None, None, None, None)
     found = _run(only, None, lambda part: o.xp.astype(part.x, o.acc), (*o.m.shape[:-1], 1), o.acc)[..., 0]
     return found if o.m.shape[-1] == o.x.shape[-1] else found * _core.class_count(o)
+
+
+def observed_rows(o: Operands) -> Any:
+    """Which rows have an observed class; in the batch shape that `where` has itself."""
+    if o.host:  # a byte is looked at where a count is made of sums
+        return o.xp.any(o.m, axis=-1) if o.m.ndim else o.m
+    return observed_classes(o) > 0
 
 
 def rows(o: Operands) -> Any:
@@ -59,8 +68,9 @@ def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
-    cut = _cuttable(o, o.x)
-    return _pulled(o, g, _core.by_weight, o.w.shape, dtype) if cut else _core.weight_vjp(o, g, dtype)
+    if not _cuttable(o, o.x):
+        return _core.weight_vjp(o, g, dtype)
+    return _run(o, g / _divisor(o), _element_losses(o), o.w.shape, dtype, 4 * BLOCK)
 
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
@@ -83,13 +93,33 @@ def _of(element: Callable[[Operands, Parts], Any]) -> Callable[[Operands], Any]:
     return lambda part: element(part, _core.parts(part))
 
 
+def _element_losses(o: Operands) -> Callable[[Operands], Any]:
+    """`_core.by_weight`: the loss without a weight of rows of one class, by the kernel that serves such rows."""
+    x, y, _, p, m = _as_rows(o)
+    record, _ = _check.problem(x, y, None, p, m, "none", o.eps, -1)
+    kernel = _dispatch.select(record)
+    return lambda part: kernel.rows(part.holding(*_as_rows(part)))
+
+
+def _as_rows(o: Operands) -> tuple[Any, ...]:
+    x, y, p, m = (v if v is None or not v.ndim else v[..., None] for v in (o.x, o.y, o.p, o.m))
+    return x, y, None, p, m
+
+
 def _pulled(
     o: Operands, g: Any, element: Callable[[Operands, Parts], Any], shape: tuple[int, ...], dtype: DType
 ) -> Any:
     return _run(o, g / _divisor(o), _of(element), shape, dtype)
 
 
-def _run(o: Operands, scale: Any, values: Callable[[Operands], Any], shape: tuple[int, ...], dtype: DType) -> Any:
+def _run(
+    o: Operands,
+    scale: Any,
+    values: Callable[[Operands], Any],
+    shape: tuple[int, ...],
+    dtype: DType,
+    size: int = BLOCK,
+) -> Any:
     """The values of every block, times the scale of its rows (None: as they are), summed back to `shape`.
 
     Sums are in the accumulation dtype and pair by pair, so that their rounding errors grow with the logarithm of
@@ -99,14 +129,14 @@ def _run(o: Operands, scale: Any, values: Callable[[Operands], Any], shape: tupl
     full = (1,) * (ndim - len(shape)) + tuple(shape)
     summed = [n == 1 for n in full] if full != tuple(o.x.shape) else [False] * ndim
     out = xp.empty(full, dtype=dtype, device=getattr(o.x, "device", None))
-    cuts = _cuts(o.x.shape)
+    cuts = _cuts(o.x.shape, size)
     scales = None if scale is None else xp.asarray(scale)[..., None]
 
     def block(index: Index) -> Any:
-        part = o.holding(*(_at(v, index) for v in o[1:6]))
+        part = o.holding(*(at(v, index) for v in o[1:6]))
         found = values(part)
         if scales is not None:
-            found = _core.times_scale(part, _at(scales, index)[..., 0], found)
+            found = _core.times_scale(part, at(scales, index)[..., 0], found)
         return _folded(part, found, summed) if any(summed) else found
 
     for cell in product(*([_ALL] if s else c for s, c in zip(summed, cuts, strict=True))):
@@ -115,40 +145,45 @@ def _run(o: Operands, scale: Any, values: Callable[[Operands], Any], shape: tupl
     return out[(0,) * (ndim - len(shape))] if len(shape) < ndim else out
 
 
-def _cuts(shape: tuple[int, ...]) -> list[list[slice]]:
-    """For every axis the slices that it is cut into, so that a block has `BLOCK` elements at most."""
+def _cuts(shape: tuple[int, ...], size: int) -> list[list[slice]]:
+    """For every axis the slices that it is cut into, so that a block has `size` elements at most."""
     cuts: list[list[slice]] = []
-    room, widest = BLOCK, WIDEST
+    room, widest = size, WIDEST
     for n in reversed(shape):
         step = max(1, min(n, room, widest))
         cuts.insert(0, [slice(i, min(n, i + step)) for i in range(0, n, step)])
-        room, widest = room // step, BLOCK
+        room, widest = room // step, size
     return cuts
 
 
-def _at(values: Any, index: Index) -> Any:
+def at(values: Any, index: Index) -> Any:
     """A block of an operand, which is not cut along an axis where it is broadcast."""
     if values is None or not values.ndim:
         return values
-    own = index[len(index) - values.ndim :]
-    return values[tuple(_ALL if n == 1 else i for n, i in zip(values.shape, own, strict=True))]
+    shape = values.shape
+    own = index[len(index) - len(shape) :]
+    if 1 in shape:
+        own = tuple([_ALL if n == 1 else i for n, i in zip(shape, own, strict=True)])
+    return values[own]
 
 
 def _folded(o: Operands, values: Any, summed: list[bool]) -> Any:
     """The sums of one block over some axes, which stay with length 1."""
     if summed[-1]:
         values = _core.total(o, values)[..., None]
-    else:
-        values = o.xp.astype(values, o.acc, copy=False)
+    narrow = 0 if summed[-1] else NARROW
     for axis, n in enumerate(values.shape[:-1]):
         before = (_ALL,) * axis
         while summed[axis] and n > 1:  # the second half onto the first
+            if narrow <= 0:
+                values = o.xp.astype(values, o.acc, copy=False)
+            narrow -= 1
             half = (n + 1) // 2
             rest = values[(*before, slice(half, n))]
             values = values[(*before, slice(half))]
             values[(*before, slice(n - half))] += rest
             n = half
-    return values
+    return o.xp.astype(values, o.acc, copy=False)
 
 
 def _added(parts: Iterable[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,24 @@ WORKS: tuple[str, ...] = ("loss", "value_and_grad", "backward")
 """The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are one piece
 of work and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
 
+PLAIN = "plain"
+VARIANTS: dict[str, str] = {
+    "mask": "half of the labels observed, by a mask of the logits' shape",
+    "row weights": "a weight for each row",
+    "element weights": "a weight for each element",
+    "Fortran order": "logits and targets with the class axis first in memory",
+    "elements": "each element a row of its own",
+    "for weight": "the derivative for a weight for each class, and nothing besides",
+}
+"""What people really pass, beside the plain call: measured in float32, of shapes of at most 2^24 elements."""
+LARGEST_VARIANT = 2**24
+
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 FLOOR = "floor"
 FLOOR_MEANING = (
-    "The floor is the time of `x.sum(), y.sum()` on the same NumPy arrays in the same run, and of "
+    "The floor is the time of `x.sum(), y.sum()` (and of the mask's and the weight's sum, where there is one) on the "
+    "same NumPy arrays in the same run, and of "
     "`np.empty_like(x).fill(1)` besides where a gradient is made. For half precisions, which NumPy sums slowly, the "
     "same bytes are summed as integers. It runs on one thread whatever the case allows, so several threads may come "
     "below 1. On a GPU it is a copy of x on the device (as many bytes as reading x and y), and a fill besides."
@@ -35,6 +49,7 @@ class Case:
     gradient: bool
     threads: str
     """"1" or "all"."""
+    variant: str = PLAIN
 
     @property
     def size(self) -> int:
@@ -47,6 +62,8 @@ class Case:
 
     def __str__(self) -> str:
         work = "loss and gradient" if self.gradient else "loss"
+        if self.variant != PLAIN:
+            work = f"{work}, {self.variant}"
         threads = "1 thread" if self.threads == "1" else "all threads"
         return f"{shape_text(self.shape)} {self.dtype}, {work}, {threads}"
 
@@ -58,6 +75,8 @@ class Data:
     x: Any
     y: Any
     value: float
+    where: Any = None
+    weight: Any = None
 
 
 def shape_text(shape: tuple[int, int]) -> str:
@@ -98,22 +117,50 @@ def make_data(shape: tuple[int, int], dtype: str) -> Data:
     return Data(x, y, math.fsum(sums) / math.prod(shape))
 
 
+def varied(data: Data, variant: str) -> Data:
+    """The same data as a variant passes it, with the value that it has then."""
+    x, y = data.x, data.y
+    if variant == "Fortran order":
+        return dataclasses.replace(data, x=np.asfortranarray(x), y=np.asfortranarray(y))
+    if variant == "elements":
+        return dataclasses.replace(data, x=x.reshape(-1, 1), y=y.reshape(-1, 1))
+    if variant == "for weight":
+        return dataclasses.replace(data, weight=np.ones(x.shape[1], x.dtype))
+    random = np.random.default_rng([*x.shape, 21])
+    where = random.random(x.shape, dtype=np.float32) < 0.5 if variant == "mask" else None
+    shape = (x.shape[0], 1) if variant == "row weights" else x.shape
+    weight = None if variant == "mask" else (random.random(shape, dtype=np.float32) + 0.5).astype(x.dtype)
+    sums, observed = [], 0
+    for i in range(len(x)):
+        z = x[i].astype(np.float64) * (1 - 2 * y[i].astype(np.float64))
+        losses = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+        if where is not None:
+            sums.append(float(losses[where[i]].sum()) / max(1, int(where[i].sum())))
+            observed += bool(where[i].any())
+        elif weight is not None:
+            sums.append(float((losses * weight[i]).mean()))
+            observed += 1
+    return dataclasses.replace(data, value=math.fsum(sums) / max(1, observed), where=where, weight=weight)
+
+
 def floor(case: Case, data: Data) -> Callable[[], None]:
     """The least that anybody must do on the host: read both inputs, and write the gradient where one is made."""
     x = data.x
     # NumPy widens halves one by one; whoever reads them as what they are is not slower than the memory.
     a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, data.y))
+    # Likewise a mask, byte by byte; NumPy sums eight of them at a time as one integer.
+    more = [data.where.reshape(-1)[: data.where.size // 8 * 8].view(np.uint64)] if data.where is not None else []
+    more += [data.weight] if data.weight is not None else []
 
     def read() -> None:
-        a.sum()
-        b.sum()
+        for array in (a, b, *more):
+            array.sum()
 
     def read_and_write() -> None:
-        a.sum()
-        b.sum()
+        read()
         np.empty_like(x).fill(1)
 
-    return read_and_write if case.gradient else read
+    return read_and_write if case.gradient and case.variant != "for weight" else read
 
 
 def copy_scaling(threads: int, array: Any, clock: Callable[[], float], rounds: int = 7) -> float:

@@ -19,11 +19,11 @@ from typing import Any, TextIO
 import mlsm
 
 from ..backends import installed_versions
-from .cases import DTYPES, SHAPES, WORKS, parse_shape, shape_text
+from .cases import DTYPES, PLAIN, SHAPES, VARIANTS, WORKS, parse_shape, shape_text
 from .peers import present
-from .report import performance_page, text_table
+from .report import performance_page, text_header, text_table
 from .svg import picture
-from .worker import MARK
+from .worker import MARK, cases_of
 
 SCHEMA = 1
 KIND = "mlsm-bench"
@@ -138,6 +138,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "shapes": arguments.shape,
         "dtypes": arguments.dtype,
         "works": arguments.work,
+        "variants": arguments.variant,
         "libraries": here,
         "only": arguments.only,
         "rounds": arguments.rounds,
@@ -148,8 +149,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory_threads": arguments.threads[0],
         "device": arguments.device,
     }
-    kinds = ("loss" in arguments.work) + bool(set(arguments.work) - {"loss"})
-    progress = Progress(len(arguments.shape) * len(arguments.dtype) * len(arguments.threads) * kinds, sys.stderr)
+    total = sum(1 for threads in arguments.threads for _ in cases_of({**spec, "threads": threads}))
+    progress = Progress(total, sys.stderr)
     results: list[dict[str, Any]] = []
     runs = []
     try:
@@ -159,6 +160,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             runs.append(end)
     finally:
         progress.close()
+    if arguments.only and not any(e["over_floor"] is not None for r in results for e in r["entries"]):
+        raise BenchError(
+            f"--only {' '.join(arguments.only)}: no contestant of these cases has such a name. It is part of a name or "
+            'of a library, such as `torch BCE`; a kernel is written with its library, such as "torch, numba"'
+        )
     name, features = cpu()
     return {
         "schema": SCHEMA,
@@ -216,9 +222,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="repeatable (all four; with --quick float32)")
     parser.add_argument("--work", action="append", choices=WORKS, help="repeatable (all three)")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        choices=(PLAIN, *VARIANTS),
+        help="what is passed besides, in float32 and up to 2^24 elements, repeatable (all; with --quick plain)",
+    )
     parser.add_argument("--threads", action="append", choices=("1", "all"), help="repeatable (both; with --quick 1)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="contestants whose name contains TEXT, repeatable"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="contestants whose name contains TEXT, kernels left out; with a comma, kernels too; repeatable",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each case (21; with --quick 7)")
     parser.add_argument(
@@ -252,6 +268,7 @@ def complete(arguments: argparse.Namespace) -> None:
     arguments.shape = arguments.shape or list(QUICK_SHAPES if quick else SHAPES)
     arguments.dtype = arguments.dtype or (["float32"] if quick else list(DTYPES))
     arguments.work = arguments.work or list(WORKS)
+    arguments.variant = arguments.variant or [PLAIN, *(() if quick else VARIANTS)]
     arguments.threads = arguments.threads or (["1"] if quick else ["1", "all"])
     arguments.rounds = arguments.rounds or (7 if quick else 21)
     arguments.seconds = arguments.seconds or (5.0 if quick else 60.0)
@@ -273,6 +290,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     except (BenchError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    print(text_header(report))
     print(text_table(report["results"]))
     return 0
 

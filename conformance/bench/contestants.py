@@ -17,7 +17,7 @@ from typing import Any
 
 import mlsm
 
-from .cases import Case, Data, numpy_dtype
+from .cases import PLAIN, Case, Data, numpy_dtype
 
 Work = Callable[[], Any]
 
@@ -51,28 +51,45 @@ def library(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _kernels(x: Any, y: Any) -> list[tuple[str, str | None]]:
+def _kernels(x: Any, y: Any, **options: Any) -> list[tuple[str, str | None]]:
     """(kernel, what to pass as `kernel=`): the one chosen by itself, then each other that could be forced."""
-    chosen = mlsm.explain(x, y)
+    chosen = mlsm.explain(x, y, **options)
     found: list[tuple[str, str | None]] = [(chosen.chosen, None)]
     for name, _ in chosen.reasons:
         try:
-            mlsm.explain(x, y, kernel=name)
+            mlsm.explain(x, y, kernel=name, **options)
         except ValueError:
             continue  # it cannot serve this call; `python -m mlsm` says why
         found.append((name, name))
     return found
 
 
-def _ours(case: Case, name: str, x: Any, y: Any, finish: Callable[[Any], Any]) -> Iterator[Candidate]:
+def _options(data: Data, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """The arguments of a variant, as arrays of one library."""
+    given = {"where": data.where, "weight": data.weight}
+    return {argument: convert(value) for argument, value in given.items() if value is not None}
+
+
+def _ours(
+    case: Case, name: str, x: Any, y: Any, finish: Callable[[Any], Any], options: dict[str, Any] | None = None
+) -> Iterator[Candidate]:
     """mlsm on arrays of one library: `finish` waits for the results and returns the loss."""
-    for kernel, forced in _kernels(x, y):
+    options = options or {}
+    if case.variant == "for weight":
+
+        def for_weight() -> Any:
+            # The loss is linear in the weight, whose elements are 1 here.
+            return finish((mlsm.grad(x, y, wrt="weight", **options).sum(),))
+
+        yield Candidate(f"mlsm, {name}", name, "value_and_grad", partial(_ready, for_weight), True)
+        return
+    for kernel, forced in _kernels(x, y, **options):
 
         def loss(forced: str | None = forced) -> Any:
-            return finish((mlsm.multilabel_soft_margin_loss(x, y, kernel=forced),))
+            return finish((mlsm.multilabel_soft_margin_loss(x, y, kernel=forced, **options),))
 
         def both(forced: str | None = forced) -> Any:
-            return finish(mlsm.value_and_grad(x, y, kernel=forced))
+            return finish(mlsm.value_and_grad(x, y, kernel=forced, **options))
 
         way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
         yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(_ready, work), True, kernel, bool(forced))
@@ -90,7 +107,9 @@ def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
     import numpy as np
 
     x, y = data.x, data.y
-    yield from _ours(case, "numpy", x, y, lambda results: results[0])
+    yield from _ours(case, "numpy", x, y, lambda results: results[0], _options(data, lambda value: value))
+    if data.where is not None or data.weight is not None:
+        return  # everybody writes that in a way of their own
 
     def loss() -> Any:
         return np.mean(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x))))
@@ -165,13 +184,16 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
 
         return backward if case.gradient else loss
 
-    yield from _ours(case, "torch", x, y, finish)
+    options = _options(data, torch.from_numpy)
+    yield from _ours(case, "torch", x, y, finish, options)
     way = "backward" if case.gradient else "loss"
+    if case.variant == "for weight":
+        return
     if case.gradient:
-        for kernel, forced in _kernels(leaf, y):
+        for kernel, forced in _kernels(leaf, y, **options):
 
             def ours(a: Any, b: Any, forced: str | None = forced) -> Any:
-                return mlsm.multilabel_soft_margin_loss(a, b, kernel=forced)
+                return mlsm.multilabel_soft_margin_loss(a, b, kernel=forced, **options)
 
             name = f"mlsm, torch, {kernel}, backward"
             yield Candidate(name, "torch", way, partial(work_of, ours), True, kernel, bool(forced))
@@ -179,8 +201,21 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         "torch mlsm": functional.multilabel_soft_margin_loss,
         "torch BCE-with-logits": functional.binary_cross_entropy_with_logits,
     }
+    if "weight" in options:
+        theirs = {name: partial(function, weight=options["weight"]) for name, function in theirs.items()}
+    if "where" in options:
+        where = options["where"]
+        counts = where.sum(-1).clamp(min=1)
+
+        def by_hand(a: Any, b: Any) -> Any:
+            elements = functional.binary_cross_entropy_with_logits(a, b, reduction="none")
+            return ((elements * where).sum(-1) / counts).mean()
+
+        theirs = {"torch BCE-with-logits": by_hand}
     for name, function in theirs.items():
         yield Candidate(name, "torch", way, partial(work_of, function))
+    if case.variant != PLAIN:
+        return
     compiled: dict[str, Callable[..., Any]] = {"mlsm, torch compiled": mlsm.multilabel_soft_margin_loss}
     compiled |= {f"{name} compiled": function for name, function in theirs.items()}
 

@@ -127,8 +127,8 @@ def measure(
     seconds: float,
     tell: Callable[[str], None],
     clock: Clock = time.perf_counter,
-) -> tuple[list[Entry], int]:
-    """Every candidate's entry, in the order given, and the number of rounds.
+) -> tuple[list[Entry], int, float]:
+    """Every candidate's entry, in the order given, the number of rounds, and the floor in microseconds.
 
     One that cannot do the work (its library refuses the dtype, a compiler is missing) keeps its line, with the reason.
     """
@@ -172,4 +172,4 @@ def measure(
                 error=errors[c.name],
             )
         )
-    return entries, done
+    return entries, done, base * 1e6

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .cases import Case, make_data
+from .cases import PLAIN, Case, make_data, varied
 from .contestants import Candidate
 from .peers import BUILDERS
 from .worker import MARK
@@ -83,13 +83,14 @@ def peak_of(work: Callable[[], Any]) -> tuple[int, str]:
 def main(spec: str) -> None:
     """The child: makes the data, finds its candidate, measures it and prints one marked line."""
     wanted = json.loads(spec)
-    case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"])
+    case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"], wanted["variant"])
     data = make_data(case.shape, case.dtype)
+    data = data if case.variant == PLAIN else varied(data, case.variant)
     for candidate in BUILDERS[wanted["library"]](case, data, wanted["device"]):
         if candidate.name == wanted["name"]:
             peak, method = peak_of(candidate.make())
             # The result's own pages belong to the work, not to its extra memory.
-            extra = max(0, peak - (case.nbytes if case.gradient else 0))
+            extra = max(0, peak - (case.nbytes if case.gradient and case.variant != "for weight" else 0))
             print(MARK + json.dumps({"mib": extra / 2**20, "method": method}), flush=True)
             return
     raise SystemExit(f"no contestant is called {wanted['name']!r}")

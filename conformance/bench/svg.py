@@ -14,6 +14,7 @@ from typing import Any
 from ..report.panels import style_of
 from ..report.style import COLOURS, DRAWING
 from ..report.svg import Box, line, logarithmic, marker, number, path, power_of_ten, rect, svg, text
+from .cases import PLAIN
 from .report import case_of
 
 WIDTH = 760.0
@@ -59,6 +60,8 @@ def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str
     about: dict[str, Mapping[str, Any]] = {}
     for result in report["results"]:
         case = case_of(result)
+        if case.variant != PLAIN:
+            continue
         if (case.dtype, case.gradient, case.threads) != (dtype, gradient, threads):
             continue
         for e in result["entries"]:
@@ -119,7 +122,9 @@ def panel(lines: Sequence[Line], title: str, top: float) -> tuple[list[str], flo
 
 def picture(report: Mapping[str, Any]) -> str:
     """The whole picture, standing alone: its colours follow the reader's light or dark preference where it is shown."""
-    keys = dict.fromkeys((c.dtype, c.gradient, c.threads) for c in map(case_of, report["results"]))
+    keys = dict.fromkeys(
+        (c.dtype, c.gradient, c.threads) for c in map(case_of, report["results"]) if c.variant == PLAIN
+    )
     body: list[str] = []
     top = 6.0
     for dtype, gradient, threads in keys:

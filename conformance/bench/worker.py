@@ -41,13 +41,24 @@ def available_processors() -> int:
 
 def cases_of(spec: dict[str, Any]) -> Iterator[Any]:
     """The cases of this process, small ones first, so that something is seen soon."""
-    from .cases import Case
+    from .cases import LARGEST_VARIANT, PLAIN, Case
 
     for shape in spec["shapes"]:
         for dtype in spec["dtypes"]:
-            for gradient in (False, True):
-                if ("loss" in spec["works"]) if not gradient else set(spec["works"]) & {"value_and_grad", "backward"}:
-                    yield Case((shape[0], shape[1]), dtype, gradient, spec["threads"])
+            for variant in spec["variants"]:
+                if variant != PLAIN and (dtype != "float32" or shape[0] * shape[1] > LARGEST_VARIANT):
+                    continue
+                for gradient in (False, True):
+                    case = Case((shape[0], shape[1]), dtype, gradient, spec["threads"], variant)
+                    if set(spec["works"]) & works_of(case):
+                        yield case
+
+
+def works_of(case: Any) -> set[str]:
+    """The works that one case compares."""
+    if case.variant == "for weight":
+        return {"value_and_grad"} if case.gradient else set()
+    return {"value_and_grad", "backward"} if case.gradient else {"loss"}
 
 
 def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -56,7 +67,9 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
     from .peers import BUILDERS, LACKING
 
     chosen, failed = [], []
-    for library in spec["libraries"]:
+    # Elsewhere nobody but the reference computes: on these two libraries the kernels do.
+    plain = case.variant == "plain"
+    for library in spec["libraries"] if plain else [name for name in spec["libraries"] if name in ("numpy", "torch")]:
         lacking = LACKING.get((library, case.dtype))
         if lacking:
             failed.append(Entry(library, library, "", False, reason=lacking))
@@ -67,10 +80,20 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
             failed.append(Entry(library, library, "", False, reason=first_line(error)))
             continue
         for candidate in made:
-            wanted = not spec["only"] or any(part.lower() in candidate.name.lower() for part in spec["only"])
-            if wanted and candidate.way in spec["works"] and (spec["compiled"] or not candidate.compiled):
+            if (
+                wanted(candidate, spec["only"])
+                and candidate.way in spec["works"]
+                and (spec["compiled"] or not candidate.compiled)
+            ):
                 chosen.append(candidate)
     return chosen, failed
+
+
+def wanted(candidate: Any, only: list[str]) -> bool:
+    """Whether `--only` names it. A kernel is not meant by a library's name: it is named as `torch, numpy`."""
+    name = candidate.name.lower()
+    without = name.replace(f", {candidate.kernel}", "", 1) if candidate.kernel else name
+    return not only or any(part.lower() in (name if "," in part else without) for part in only)
 
 
 def device_floor(case: Any, data: Any, device: str) -> Any:
@@ -95,7 +118,7 @@ def main(text: str) -> None:
     # Only now: what is imported below asks how many processors there are.
     import numpy as np
 
-    from .cases import copy_scaling, floor, make_data
+    from .cases import PLAIN, copy_scaling, floor, make_data, varied
     from .measure import measure
     from .memory import measure_memory
 
@@ -108,11 +131,12 @@ def main(text: str) -> None:
             data, of_data = None, None  # let go of the old before making the new
             data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
         assert data is not None
-        candidates, failed = candidates_of(case, data, spec)
-        least = floor(case, data) if spec["device"] == "cpu" else device_floor(case, data, spec["device"])
-        entries, rounds = measure(
+        given = data if case.variant == PLAIN else varied(data, case.variant)
+        candidates, failed = candidates_of(case, given, spec)
+        least = floor(case, given) if spec["device"] == "cpu" else device_floor(case, given, spec["device"])
+        entries, rounds, microseconds = measure(
             case,
-            data,
+            given,
             candidates,
             least,
             rounds=spec["rounds"],
@@ -135,10 +159,12 @@ def main(text: str) -> None:
             "result",
             case=dataclasses.asdict(case),
             rounds=rounds,
+            floor_us=microseconds,
             memory_method=method,
             entries=[dataclasses.asdict(e) for e in (*entries, *failed)],
         )
         candidates, least = [], None
+        del given  # before the next case makes its own
     scaling = None
     if spec["threads"] == "all" and processors > 1:
         scaling = copy_scaling(processors, np.ones(32 * 2**20, dtype=np.uint8), time.perf_counter)

@@ -19,12 +19,23 @@ import numpy as np
 import pytest
 
 from ..bench import command, worker
-from ..bench.cases import Case, Data, copy_scaling, floor, make_data, parse_shape, shape_text
+from ..bench.cases import (
+    FLOOR_MEANING,
+    VARIANTS,
+    Case,
+    Data,
+    copy_scaling,
+    floor,
+    make_data,
+    parse_shape,
+    shape_text,
+    varied,
+)
 from ..bench.contestants import Candidate, numpy_candidates
 from ..bench.measure import FEWEST_ROUNDS, interleave, measure
 from ..bench.memory import ELSEWHERE, LINUX, peak_of, resettable
 from ..bench.peers import BUILDERS, present
-from ..bench.report import performance_page, ratio, rows, speedup, text_table
+from ..bench.report import NOISY_MEANING, performance_page, ratio, rows, speedup, text_header, text_table
 from ..bench.svg import GAP, lines_of, picture, spread
 
 
@@ -244,10 +255,26 @@ def test_rows_are_sorted_and_compared() -> None:
     assert [ratio(v) for v in (None, 0.123456, 1.6, 14617.4)] == ["–", "0.123", "1.6", "14617"]
 
 
-def test_no_bare_time_is_written_anywhere() -> None:
+def test_no_time_is_written_but_the_floors() -> None:
     whole = report(SMALL)
+    timed = report({**SMALL, "floor_us": 123.4})
+    assert text_table(timed["results"]).startswith("32×20 float32, loss, 1 thread; floor 123 µs  (5 rounds)")
+    assert "### 32×20 float32, loss, 1 thread; floor 123 µs" in performance_page(timed)
     for text in (text_table(whole["results"]), performance_page(whole), picture(whole), json.dumps(whole)):
         assert not re.search(r"\d\s*(ms|µs|us|ns|s|sec|seconds)\b", text)
+
+
+def test_lines_that_something_else_disturbed_are_marked() -> None:
+    quiet, noisy = entry("mlsm, numpy", 2.0, low=1.5, high=2.9), entry("torch mlsm", 2.0, low=1.0, high=2.1)
+    _, body, _ = rows(result(quiet, noisy))
+    assert [line[2] for line in body] == ["1.5 to 2.9", "1 to 2.1 !"]
+    assert NOISY_MEANING in performance_page(report(result(quiet)))
+
+
+def test_the_table_is_headed_by_machine_versions_and_the_floor() -> None:
+    header = text_header(report(SMALL))
+    for words in ("A Processor (avx2)", "numpy 2", FLOOR_MEANING, NOISY_MEANING):
+        assert words in header
 
 
 def test_the_page_names_machine_versions_absentees_and_holds_every_case() -> None:
@@ -317,11 +344,73 @@ def test_each_work_has_mlsm_and_the_plain_expression_on_numpy() -> None:
             assert abs(float(c.make()()) / data.value - 1) < 16 * np.finfo(np.float32).eps
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_variant_is_one_piece_of_work_for_everybody(variant: str, gradient: bool) -> None:
+    """Everybody's loss is the value, which is worked out here once more, so that the error says something."""
+    case = Case((6, 5), "float32", gradient, "1", variant)
+    plain = make_data(case.shape, case.dtype)
+    data = varied(plain, variant)
+    x, y = plain.x.astype(np.float64), plain.y.astype(np.float64)
+    losses = np.logaddexp(0, np.where(y == 1, -x, x)) * (1 if data.weight is None else data.weight)
+    where = np.ones(x.shape, bool) if data.where is None else data.where
+    means = (losses * where).sum(-1) / np.maximum(where.sum(-1), 1)
+    assert data.value == pytest.approx(means.sum() / where.any(-1).sum(), rel=1e-12)
+    floor(case, data)()
+    found = [*numpy_candidates(case, data, "cpu")]
+    if "torch" in present()[0]:
+        found += BUILDERS["torch"](case, data, "cpu")
+    found = [candidate for candidate in found if candidate.way in worker.works_of(case)]
+    assert bool(found) == (gradient or variant != "for weight")
+    for candidate in found:
+        assert abs(float(candidate.make()()) / data.value - 1) < 32 * np.finfo(np.float32).eps, candidate.name
+
+
+def test_variants_are_measured_in_float32_and_are_not_in_the_picture() -> None:
+    spec = {"shapes": [[4, 3], [65536, 1000]], "dtypes": ["float32", "float64"], "works": ["loss"], "threads": "1"}
+    found = [str(case) for case in worker.cases_of({**spec, "variants": ["plain", "mask", "for weight"]})]
+    assert found == [
+        "4×3 float32, loss, 1 thread",
+        "4×3 float32, loss, mask, 1 thread",
+        "4×3 float64, loss, 1 thread",
+        "65536×1000 float32, loss, 1 thread",
+        "65536×1000 float64, loss, 1 thread",
+    ]
+    masked = result(entry("mlsm, numpy, numba", 9.0, kernel="numba"), shape=(512, 80))
+    masked["case"]["variant"] = "mask"
+    whole = report(SMALL, masked)
+    assert [len(line.points) for line in lines_of(whole, "float32", False, "1")] == [1, 1]
+    assert "512×80 float32, loss, mask, 1 thread" in performance_page(whole)
+
+
+def test_only_names_contestants_and_not_kernels_for_libraries() -> None:
+    def named(name: str, kernel: str = "") -> Candidate:
+        return Candidate(name, "", "loss", lambda: lambda: 0.0, kernel=kernel)
+
+    for name, kernel, only, right in (
+        ("mlsm, numpy, numba", "numba", ["numpy"], True),
+        ("mlsm, torch, numpy", "numpy", ["numpy"], False),
+        ("mlsm, torch, numpy", "numpy", ["torch, numpy"], True),
+        ("mlsm, torch, numba, backward", "numba", ["numpy", "Torch"], True),
+        ("torch BCE-with-logits", "", ["bce"], True),
+        ("torch BCE-with-logits", "", ["numba"], False),
+        ("torch BCE-with-logits", "", [], True),
+    ):
+        assert worker.wanted(named(name, kernel), only) is right, (name, only)
+
+
+def test_only_that_matches_nothing_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--quick", "--shape", "4x3", "--work", "loss", "--rounds", "1", "--only", "nobody"]
+    assert command.main(options) == 2
+    assert "--only nobody: no contestant" in capsys.readouterr().err
+
+
 def test_a_real_run_of_a_few_elements(tmp_path: Path) -> None:
     spec = {
         "shapes": [[4, 3]],
         "dtypes": ["float32"],
         "works": ["loss", "value_and_grad"],
+        "variants": ["plain"],
         "libraries": ["numpy"],
         "only": ["numpy"],
         "rounds": 5,
@@ -341,6 +430,7 @@ def test_a_real_run_of_a_few_elements(tmp_path: Path) -> None:
     for r in results:
         assert all(e["over_floor"] > 0 for e in r["entries"])
         assert r["rounds"] == 5
+        assert r["floor_us"] > 0
 
 
 def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
@@ -350,6 +440,7 @@ def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
         "shapes": [[200, 200]],
         "dtypes": ["float16"],
         "works": ["value_and_grad"],
+        "variants": ["plain"],
         "libraries": ["numpy"],
         "only": ["plain"],
         "rounds": 1,

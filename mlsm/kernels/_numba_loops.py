@@ -52,15 +52,18 @@ _F16C: Final = "+f16c" in binding.get_host_cpu_features().flatten().split(",")
 # ---------------------------------------------------------------- numbers of a formula
 
 
+_SINGLE, _DOUBLE = ir.FloatType(), ir.DoubleType()
+
+
 class _Number:
-    """A float32 or float64 of LLVM in a formula: `a * b + 1` emits the instructions."""
+    """A float32 or float64 of LLVM, or a vector of them, in a formula: `a * b + 1` emits the instructions."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value, self.type = builder, value, value.type
 
     def of(self, value: Any) -> Any:
         """The LLVM value of another number, or of a constant, of this one's dtype."""
-        return value.value if isinstance(value, _Number) else ir.Constant(self.type, float(value))
+        return value.value if isinstance(value, _Number) else _same(self.type, float(value))
 
     def const(self, value: float) -> "_Number":
         return _Number(self.builder, self.of(value))
@@ -84,7 +87,7 @@ class _Number:
         return _Number(self.builder, self.builder.fneg(self.value))
 
     def __abs__(self) -> "_Number":
-        return self._called("llvm.fabs")
+        return self._called("fabs")
 
     def is_(self, relation: str, other: Any) -> Any:
         """A comparison, false where one of the two is NaN."""
@@ -96,32 +99,51 @@ class _Number:
 
     def fma(self, factor: Any, summand: Any) -> "_Number":
         """self*factor + summand."""
-        return self._called("llvm.fmuladd", factor, summand)
+        return self._called("fmuladd", factor, summand)
 
     def to(self, kind: Any) -> "_Number":
         """In another dtype, rounded to it."""
-        if kind == self.type:
+        if kind == _element(self.type):
             return self
         cast = self.builder.fpext if kind == _DOUBLE else self.builder.fptrunc
-        return _Number(self.builder, cast(self.value, kind))
+        return _Number(self.builder, cast(self.value, _as_many(self.type, kind)))
 
     def bits(self) -> Any:
-        return self.builder.bitcast(self.value, ir.IntType(32 if self.single else 64))
+        return self.builder.bitcast(self.value, _as_many(self.type, ir.IntType(32 if self.single else 64)))
 
     def from_bits(self, value: Any) -> "_Number":
         return _Number(self.builder, self.builder.bitcast(value, self.type))
 
     @property
     def single(self) -> bool:
-        return bool(self.type == _SINGLE)
+        return bool(_element(self.type) == _SINGLE)
 
     def _called(self, name: str, *others: Any) -> "_Number":
-        kinds = [self.type] * (1 + len(others))
-        function = self.builder.module.declare_intrinsic(name, [self.type], ir.FunctionType(self.type, kinds))
+        lanes = f"v{self.type.count}" if isinstance(self.type, ir.VectorType) else ""
+        kind = ir.FunctionType(self.type, [self.type] * (1 + len(others)))
+        name = f"llvm.{name}.{lanes}{'f32' if self.single else 'f64'}"
+        function = _declared(self.builder.module, kind, name)
         return _Number(self.builder, self.builder.call(function, [self.value, *map(self.of, others)]))
 
 
-_SINGLE, _DOUBLE = ir.FloatType(), ir.DoubleType()
+def _declared(module: Any, kind: Any, name: str) -> Any:
+    """An intrinsic function of LLVM, by its full name: llvmlite makes none up for vectors."""
+    return module.globals[name] if name in module.globals else ir.Function(module, kind, name)
+
+
+def _element(kind: Any) -> Any:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def _as_many(like: Any, kind: Any) -> Any:
+    """A vector type of another element, or the element's own type where `like` is no vector."""
+    return ir.VectorType(kind, like.count) if isinstance(like, ir.VectorType) else kind
+
+
+def _same(kind: Any, value: Any) -> Any:
+    """A constant, the same in all lanes of a vector."""
+    one = ir.Constant(_element(kind), value)
+    return ir.Constant(kind, [one] * kind.count) if isinstance(kind, ir.VectorType) else one
 
 
 def _function(formula: Callable[..., _Number]) -> Any:
@@ -233,7 +255,7 @@ def decay(a: _Number) -> _Number:
     r = whole.fma(-(_LOW32 if one else _LOW64), whole.fma(-(_HIGH32 if one else _HIGH64), z))
     value = _polynomial(r, _Q32 if one else _Q64).fma(r * r, r) + 1
     bits = shift.bits()
-    power = shift.from_bits(a.builder.shl(bits, bits.type(fraction)))
+    power = shift.from_bits(a.builder.shl(bits, _same(bits.type, fraction)))
     return value * power * 2.0 ** -(_LIFT32 if one else _LIFT64)
 
 
@@ -256,20 +278,12 @@ def log1p_of_many(q: _Number) -> _Number:
     b, one = q.builder, q.single
     fraction, bias, top = (23, 127, 0x7F800000) if one else (52, 1023, 0x7FF << 52)
     bits = (q + 1).bits()
-    back = q.from_bits(b.sub(bits.type(2 * bias << fraction), b.and_(bits, bits.type(top))))  # 2^-n
+    back = q.from_bits(b.sub(_same(bits.type, 2 * bias << fraction), b.and_(bits, _same(bits.type, top))))  # 2^-n
     # Under the exponent of 2^fraction the last bit counts ones.
-    counted = b.or_(b.lshr(bits, bits.type(fraction)), bits.type((bias + fraction) << fraction))
+    counted = b.or_(b.lshr(bits, _same(bits.type, fraction)), _same(bits.type, (bias + fraction) << fraction))
     n = q.from_bits(counted) - float(2**fraction + bias)
     low, high = (_LOW32, _HIGH32) if one else (_LOW64, _HIGH64)
     return n.fma(high, n.fma(low, log1p(q.fma(back, back - 1))))
-
-
-def _eight(v: "_Loop", k: int, join: Callable[[_Number, _Number], _Number]) -> _Number:
-    """Eight elements of an array, LANES apart, brought together by a tree."""
-    values: list[_Number] = [v.at(k, i * LANES) for i in range(8)]
-    while len(values) > 1:
-        values = [join(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-    return values[0]
 
 
 # ---------------------------------------------------------------- loops over neighbouring elements
@@ -299,6 +313,7 @@ class _Loop:
 
 
 _ADDRESS: Final = ir.IntType(64)
+_I32: Final = ir.IntType(32)
 
 
 def _loop(arrays: str, numbers: int = 0, early: tuple[int, ...] = ()) -> Callable[[Callable[[_Loop], None]], Any]:
@@ -378,11 +393,6 @@ def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
     with cgutils.for_range_slice(builder, first, last, _ADDRESS(step)) as (index, _):
         address = builder.bitcast(builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))]), i8)
         builder.call(prefetch, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
-
-
-@_loop("rr", numbers=0)
-def copied(v: Any) -> None:
-    v[1] = v[0]
 
 
 @_loop("r", numbers=1)
@@ -513,18 +523,6 @@ def pair_of(v: Any) -> None:
     zero = x.const(0)
     v[5] = (_signed(right, (-q).fma(s, off.if_(right, on))) * v[2]).if_(v[4], zero)
     v[6] = (q * v.n[0].if_(h.is_("<", v.n[0]), h) * v[2]).if_(v[4], zero)
-
-
-@_loop("rd")
-def run(v: Any) -> None:
-    """Eight losses are added to each lane."""
-    v[1] = v[1] + _eight(v, 0, lambda a, b: a + b).to(_DOUBLE)
-
-
-@_loop("rrd")
-def joint_run(v: Any) -> None:
-    """The same of losses in two parts, with one logarithm for the eight."""
-    v[2] = v[2] + (_eight(v, 0, lambda a, b: a + b) + log1p_of_many(_eight(v, 1, joined))).to(_DOUBLE)
 
 
 _decay, _log1p = _function(decay), _function(log1p)
@@ -823,41 +821,95 @@ def _nest(
 _inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@_inner
-def _tree(lanes: int) -> Any:
-    """The sum of LANES numbers of float64, which is scratch."""
-    like = np.float64(0)
-    for half in (16, 8):
-        for j in range(half):
-            _put_at(lanes, j, _at(lanes, j, like) + _at(lanes, j + half, like))
-    return ((_at(lanes, 0, like) + _at(lanes, 4, like)) + (_at(lanes, 1, like) + _at(lanes, 5, like))) + (
-        (_at(lanes, 2, like) + _at(lanes, 6, like)) + (_at(lanes, 3, like) + _at(lanes, 7, like))
-    )
+def _row_sum(joint: bool) -> Any:
+    """sum(n, losses, e, one): of n losses in float64, always by the same tree, whatever stands behind them.
 
-
-@_inner
-def _total(n: int, losses: int, e: int, lanes: int, one: Any) -> Any:
-    """The sum of n losses, with room behind them for a whole run, in float64, always by the same tree.
-
-    Where e is not 0 the losses are only a part of themselves, and log1p(e) is the other.
+    `joint`: the losses are only a part of themselves, and log1p(e) is the other; eight of them, LANES apart, have one
+    logarithm together. (Written with vectors, since the compiler would take half as many float32 at a time where it
+    also meets float64.)
     """
-    size, nothing, whole = _size(one), np.float64(0), (n + RUN - 1) // RUN * RUN
-    filled(whole - n, losses + n * size, one - one, one)
-    if e != 0:
-        filled(whole - n, e + n * size, one - one, one)
-    for j in range(LANES):
-        _put_at(lanes, j, nothing)
-    for start in range(0, whole, RUN):
-        if e != 0:
-            joint_run(LANES, losses + start * size, e + start * size, lanes, one)
-        else:
-            run(LANES, losses + start * size, lanes, one)
-    total = _tree(lanes)
-    if not np.isfinite(total):  # finite losses may have left the range of float32 together
+
+    @_intrinsic
+    def total(typingctx: Any, n: Any, losses: Any, e: Any, one: Any) -> Any:
+        real = _SINGLE if one == types.float32 else _DOUBLE
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            name = f"mlsm.{'joint' if joint else 'sum'}.{real}"
+            function = builder.module.globals.get(name)
+            if function is None:
+                kind = ir.FunctionType(_DOUBLE, [_ADDRESS, real.as_pointer(), real.as_pointer()])
+                function = _private(ir.Function(builder.module, kind, name))
+                _summed(function, real, joint)
+            pointers = [builder.inttoptr(value, real.as_pointer()) for value in args[1:3]]
+            return builder.call(function, [args[0], *pointers])
+
+        return types.float64(types.int64, types.int64, types.int64, one), codegen
+
+    return total
+
+
+def _summed(function: Any, real: Any, joint: bool) -> None:
+    b = ir.IRBuilder(function.append_basic_block())
+    n, losses, e = function.args
+    some, wide = ir.VectorType(real, LANES), ir.VectorType(_DOUBLE, LANES)
+    places = ir.Constant(ir.VectorType(_ADDRESS, LANES), [ir.Constant(_ADDRESS, j) for j in range(LANES)])
+    flags = ir.VectorType(ir.IntType(1), LANES)
+    suffix = f"v{LANES}{'f32' if real == _SINGLE else 'f64'}.p0"
+    kind = ir.FunctionType(some, [some.as_pointer(), _I32, flags, some])
+    load = _declared(b.module, kind, f"llvm.masked.load.{suffix}")
+    sums = b.alloca(wide)
+    b.store(_same(wide, 0.0), sums)
+
+    def turn(start: Any, whole: bool) -> None:
+        def eight(array: Any, join: Callable[[_Number, _Number], _Number]) -> _Number:
+            values: list[_Number] = []
+            for k in range(8):
+                first = b.add(start, _ADDRESS(k * LANES))
+                pointer = b.bitcast(b.gep(array, [first], inbounds=True), some.as_pointer())
+                if whole:
+                    value = b.load(pointer, align=1)
+                else:  # zeros behind the last one
+                    left = b.insert_element(ir.Constant(places.type, ir.Undefined), b.sub(n, first), _I32(0))
+                    left = b.shuffle_vector(left, left, _same(ir.VectorType(_I32, LANES), 0))
+                    value = b.call(load, [pointer, _I32(1), b.icmp_signed("<", places, left), _same(some, 0.0)])
+                values.append(_Number(b, value))
+            while len(values) > 1:
+                values = [join(left, right) for left, right in zip(values[::2], values[1::2], strict=True)]
+            return values[0]
+
+        found = eight(losses, lambda left, right: left + right)
+        if joint:
+            found = found + log1p_of_many(eight(e, joined))
+        b.store(b.fadd(b.load(sums), found.to(_DOUBLE).value), sums)
+
+    whole = b.and_(n, _ADDRESS(-RUN))
+    with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(RUN)) as (start, _):
+        turn(start, True)
+    with b.if_then(b.icmp_signed("<", whole, n)):
+        turn(whole, False)
+    value, lanes = b.load(sums), LANES
+    while lanes > 1:  # halves onto halves
+        lanes //= 2
+        low, high = (
+            b.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), [_I32(j + k) for j in range(lanes)]))
+            for k in (0, lanes)
+        )
+        value = b.fadd(low, high)
+    b.ret(b.extract_element(value, _I32(0)))
+
+
+plain_sum, joint_sum = _row_sum(False), _row_sum(True)
+
+
+@_inner
+def _total(n: int, losses: int, e: int, joint: int, one: Any) -> Any:
+    """`_row_sum`, in float64 from the first where finite losses may have left the range of float32 together."""
+    total = joint_sum(n, losses, e, one) if joint else plain_sum(n, losses, losses, one)
+    if not np.isfinite(total):
         total = 0.0
         for k in range(n):
             total += np.float64(_at(losses, k, one))
-            if e != 0:
+            if joint:
                 total += np.float64(_log1p(_at(e, k, one)))
     return total
 
@@ -968,9 +1020,9 @@ def _stored(
 # Scratch of one block each, beside the copies of operands.
 (
     ON, OFF, POSITIVE, UNMASKED, Q, E, LINE, LOSSES, SCALES, FACTORS, MASKED_X, MASKED_Y, MASKED_W, MASKED_P, ONES,
-    WEIGHTS, FIRST, SECOND, PADDED_E, PADDED_LINE, OF_ROWS,
-) = range(21)  # fmt: skip
-BUFFERS: Final = 21
+    WEIGHTS, FIRST, SECOND, OF_ROWS,
+) = range(19)  # fmt: skip
+BUFFERS: Final = 19
 
 
 @_inner
@@ -983,7 +1035,7 @@ def _formula(
     Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts. Masked elements become such
     as have neither loss nor slope: an infinite logit with the target 1. `broken`: a scale is infinite or NaN.
     """
-    work = (BLOCK + RUN) * _size(one)
+    work = BLOCK * _size(one)
     zero, ones = one - one, room + ONES * work
     e, linear = room + E * work, room + LINE * work
     derived = mode & (SLOPE | BEND) != 0
@@ -1045,20 +1097,14 @@ def _formula(
 
 
 @_inner
-def _part(one: Any, first: int, width: int, unit: int, joint: int, room: int, lanes: int) -> Any:
+def _part(one: Any, first: int, width: int, joint: int, room: int) -> Any:
     """The sum of the losses of one row, or of a piece of it, from the element `first` of a block on."""
     size = _size(one)
-    work = (BLOCK + RUN) * size
-    e, line, losses = room + E * work, room + LINE * work, room + LOSSES * work
+    work = BLOCK * size
     if width <= NARROW and not joint:
-        return _short_total(first, width, losses, one)
-    if unit > 1:  # behind a row of several stands the next one, where a whole run needs zeros
-        copied(width, (line if joint else losses) + first * size, room + PADDED_LINE * work, one)
-        line = losses = room + PADDED_LINE * work
-        if joint:
-            copied(width, e + first * size, room + PADDED_E * work, one)
-            e = room + PADDED_E * work
-    return _total(width, line if joint else losses, e if joint else 0, lanes, one)
+        return _short_total(first, width, room + LOSSES * work, one)
+    first *= size
+    return _total(width, first + room + (LINE if joint else LOSSES) * work, first + room + E * work, joint, one)
 
 
 def fused(
@@ -1073,12 +1119,12 @@ def fused(
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
     derived, nothing = mode & (SLOPE | BEND) != 0, np.float64(0)
-    work, tile = (BLOCK + RUN) * size, plan[ROOM] * 8
-    space = np.empty(7 * tile + BUFFERS * work + 4 * 8 * BLOCK, np.uint8)
+    work, tile = BLOCK * size, plan[ROOM] * 8
+    space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK, np.uint8)
     tiles = np.int64(space.ctypes.data)
     room, raw = tiles + 7 * tile, tiles + 6 * tile
     sums = room + BUFFERS * work
-    rests, divisors, lanes = sums + 8 * BLOCK, sums + 16 * BLOCK, sums + 24 * BLOCK
+    rests, divisors = sums + 8 * BLOCK, sums + 16 * BLOCK
     of_rows, weights = room + OF_ROWS * work, room + WEIGHTS * work
     shift, shrink = _real(add, one), _real(keep, one)
     each, inner = OPERAND + plan[BATCH_AXES], OPERAND + plan[BATCH_AXES] - 1
@@ -1170,7 +1216,7 @@ def fused(
                 )  # fmt: skip
                 if mode & ROWS and classes > 1:
                     for r in range(k):
-                        part = _part(one, r * width, width, unit, joint, room, lanes)
+                        part = _part(one, r * width, width, joint, room)
                         if classes > BLOCK:
                             # What each addition of a block rounds away is summed beside it: no error grows with C.
                             if start == 0:

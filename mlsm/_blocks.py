@@ -17,6 +17,7 @@ from ._typing import DType
 # Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
 BLOCK: Final = 32768
 WIDEST: Final = 4096
+FIRST: Final = 32  # classes of a row that are looked at first for one that is observed
 
 Index = tuple[slice, ...]
 _ALL: Final = slice(None)
@@ -32,6 +33,19 @@ def observed_classes(o: Operands) -> Any:
     only = o.holding(o.m, None, None, None, None)
     found = _run(only, None, lambda part: o.xp.astype(part.x, o.acc), (*o.m.shape[:-1], 1), o.acc)[..., 0]
     return found if o.m.shape[-1] == o.x.shape[-1] else found * _core.class_count(o)
+
+
+def observed_rows(o: Operands) -> Any:
+    """Whether each row has an observed class, in the batch shape that `where` has itself."""
+    m = o.m if o.m.ndim else o.m[None]
+    if not _cuttable(o, m):
+        return o.xp.any(m, axis=-1)
+    # Few rows need a look at more than some classes, and a look at all takes as long as half of a loss.
+    first, seen = FIRST, o.xp.any(m[..., :FIRST], axis=-1)
+    while first < m.shape[-1] and not o.xp.all(seen):
+        first, begin = 8 * first, first
+        seen = seen | o.xp.any(m[..., begin:first], axis=-1)
+    return seen
 
 
 def rows(o: Operands) -> Any:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ._blocks import observed_rows
 from ._core import Operands, counted, known, total
 from ._typing import DType
 
@@ -26,8 +27,7 @@ def _rows(o: Operands) -> Any:
         countable = countable and known(n)
     if o.m is None:
         return float(math.prod(batch)) if countable else counted(o, o.x[..., 0], axis=None)
-    m = o.m if o.m.ndim else o.m[None]
-    seen = xp.astype(xp.any(m, axis=-1), o.acc)
+    seen = xp.astype(observed_rows(o), o.acc)
     if countable:
         alike, added = 1.0, len(batch) - seen.ndim
         for axis, n in enumerate(batch):

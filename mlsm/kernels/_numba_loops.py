@@ -576,27 +576,61 @@ def _size(typingctx: Any, one: Any) -> Any:
 
 
 @_intrinsic
-def _seen(typingctx: Any, n: Any, m: Any) -> Any:
-    """How many of n neighbouring bytes are not 0."""
+def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
+    """One number a row, so many bytes apart, as often as the row is wide."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        name, byte, count = "mlsm.seen", ir.IntType(8), ir.IntType(32)
+        real = _SINGLE if one == types.float32 else _DOUBLE
+        name, byte = f"mlsm.spread.{real}", ir.IntType(8).as_pointer()
         function = builder.module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(count, [_ADDRESS, byte.as_pointer()])
+            kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, _ADDRESS, byte, _ADDRESS, real.as_pointer()])
             function = _private(ir.Function(builder.module, kind, name))
-            inner = ir.IRBuilder(function.append_basic_block())
-            found = inner.alloca(count)
-            inner.store(count(0), found)
-            with cgutils.for_range(inner, function.args[0]) as loop:
-                on = inner.load(inner.gep(function.args[1], [loop.index], inbounds=True))
-                one = inner.zext(inner.icmp_unsigned("!=", on, byte(0)), count)
-                inner.store(inner.add(inner.load(found), one), found)
-            inner.ret(inner.load(found))
-        pointer = builder.inttoptr(args[1], byte.as_pointer())
-        return builder.zext(builder.call(function, [args[0], pointer]), _ADDRESS)
+            b = ir.IRBuilder(function.append_basic_block())
+            many, each, source, apart, target = function.args
+            with cgutils.for_range(b, many) as outer:
+                place = b.gep(source, [b.mul(outer.index, apart)])
+                value = b.load(b.bitcast(place, real.as_pointer()), align=1)
+                first = b.gep(target, [b.mul(outer.index, each)], inbounds=True)
+                with cgutils.for_range(b, each) as inner:
+                    b.store(value, b.gep(first, [inner.index], inbounds=True), align=1)
+            b.ret_void()
+        pointers = builder.inttoptr(args[2], byte), builder.inttoptr(args[4], real.as_pointer())
+        builder.call(function, [args[0], args[1], pointers[0], args[3], pointers[1]])
+        return context.get_dummy_value()
 
-    return types.int64(types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 5, one), codegen
+
+
+@_intrinsic
+def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: Any) -> Any:
+    """How many bytes of each row are not 0, added to its count, a float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name, byte = "mlsm.observed", ir.IntType(8)
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(
+                ir.VoidType(), [_ADDRESS, _ADDRESS, byte.as_pointer(), _ADDRESS, _DOUBLE.as_pointer()]
+            )
+            function = _private(ir.Function(builder.module, kind, name))
+            b = ir.IRBuilder(function.append_basic_block())
+            found = b.alloca(_I32)
+            many, each, source, apart, target = function.args
+            with cgutils.for_range(b, many) as outer:
+                b.store(_I32(0), found)
+                first = b.gep(source, [b.mul(outer.index, apart)])
+                with cgutils.for_range(b, each) as inner:
+                    on = b.icmp_unsigned("!=", b.load(b.gep(first, [inner.index], inbounds=True)), byte(0))
+                    b.store(b.add(b.load(found), b.zext(on, _I32)), found)
+                place = b.gep(target, [outer.index], inbounds=True)
+                b.store(b.fadd(b.load(place), b.uitofp(b.load(found), _DOUBLE)), place)
+            b.ret_void()
+        pointers = builder.inttoptr(args[2], byte.as_pointer()), builder.inttoptr(args[4], _DOUBLE.as_pointer())
+        builder.call(function, [args[0], args[1], pointers[0], args[3], pointers[1]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
 
 
 # ---------------------------------------------------------------- any dtype, any stride
@@ -1157,9 +1191,7 @@ def fused(
             for start in range(0, classes, BLOCK):
                 width = min(BLOCK, classes - start)
                 am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
-                for r in range(many):
-                    seen = _seen(width, am + r * m_down)
-                    _put_at(divisors, r, _at(divisors, r, nothing) + seen)
+                _observed(many, width, am, m_down, divisors)
             for r in range(many):
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
@@ -1200,11 +1232,9 @@ def fused(
                     if classes == 1:
                         f = of_rows + u * size
                     else:
-                        for r in range(k):
-                            filled(width, room + SCALES * work + r * width * size, _at(of_rows, u + r, one), one)
+                        _spread(k, width, of_rows + u * size, size, room + SCALES * work, one)
                 if by_row and late != 0:
-                    for r in range(k):
-                        filled(width, weights + r * width * size, _at(aw, (u + r) * plan[PITCH], one), one)
+                    _spread(k, width, aw + u * copied_down, copied_down, weights, one)
                 _formula(
                     one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
                     0 if w == 0 or by_row else aw + u * w_down,

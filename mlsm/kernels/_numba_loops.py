@@ -35,6 +35,7 @@ _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 # 1.03 where those of 512 take 0.84. Loss and gradient of 32x20 with NARROW 1 6.2 us, 64 2.2. That was Intel's Sapphire
 # Rapids. AMD's Zen 4 fetches well by itself: AHEAD 0 0.74, 2048 0.88, and 47 and 58 ms for 65536x1000.
 BLOCK: Final = 1024  # elements whose losses wait in the first cache for their sum
+APART: Final = BLOCK + 48  # from one block of scratch to the next: at 4 KiB all of them want the same lines of a cache
 PIECE: Final = 128  # elements between two requests for what comes next
 AHEAD: Final = 0 if binding.get_host_cpu_name().startswith("znver") else 2048  # elements by which it is asked for early
 NARROW: Final = 64  # classes up to which each element has a logarithm of its own
@@ -1069,7 +1070,7 @@ def _formula(
     Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts. Masked elements become such
     as have neither loss nor slope: an infinite logit with the target 1. `broken`: a scale is infinite or NaN.
     """
-    work = BLOCK * _size(one)
+    work = APART * _size(one)
     zero, ones = one - one, room + ONES * work
     e, linear = room + E * work, room + LINE * work
     derived = mode & (SLOPE | BEND) != 0
@@ -1134,7 +1135,7 @@ def _formula(
 def _part(one: Any, first: int, width: int, joint: int, room: int) -> Any:
     """The sum of the losses of one row, or of a piece of it, from the element `first` of a block on."""
     size = _size(one)
-    work = BLOCK * size
+    work = APART * size
     if width <= NARROW and not joint:
         return _short_total(first, width, room + LOSSES * work, one)
     first *= size
@@ -1153,7 +1154,7 @@ def fused(
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
     derived, nothing = mode & (SLOPE | BEND) != 0, np.float64(0)
-    work, tile = BLOCK * size, plan[ROOM] * 8
+    work, tile = APART * size, plan[ROOM] * 8
     space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK, np.uint8)
     tiles = np.int64(space.ctypes.data)
     room, raw = tiles + 7 * tile, tiles + 6 * tile

@@ -188,7 +188,19 @@ def test_compiler_takes_several_elements_at_a_time(dtype: Any, kernel: Any, loop
     fresh.compile(kernel._signature(one))
     code = fresh.inspect_llvm(fresh.signatures[0])
     real = "float" if dtype is np.float32 else "double"
-    for name in ("line", "slope", "both", "line_of", "both_of", "bend", "own", "own_of"):
+    for name in (
+        "line",
+        "slope",
+        "both",
+        "bend",
+        "own",
+        "line_of",
+        "both_of",
+        "loss_of",
+        "slope_of",
+        "loss_and_slope_of",
+        "bend_of",
+    ):
         body = re.search(rf"define internal[^\n]*@mlsm\.{name}\.{real}(?:\.\d+)?\(.*?\n}}", code, re.DOTALL)
         assert body, f"{name} is not a function of its own"
         assert re.search(rf"<\d+ x {real}> @llvm\.fmuladd", body[0]), f"the loop of {name} is not vectorised"

@@ -401,30 +401,6 @@ def filled(v: Any) -> None:
     v[0] = v.n[0]
 
 
-@_loop("brr", numbers=1)
-def masked(v: Any) -> None:
-    """The values where the mask is true, elsewhere the number, whatever stands there."""
-    v[2] = v[1].if_(v[0], v.n[0])
-
-
-@_loop("rrr")
-def product(v: Any) -> None:
-    v[2] = v[0] * v[1]
-
-
-@_loop("rrr")
-def added(v: Any) -> None:
-    v[2] = v[0] + v[1]
-
-
-@_loop("rrr", numbers=2)
-def split(v: Any) -> None:
-    """The two coefficients of smoothed targets; the factor is 1 and the summand 0 where they are not."""
-    y = v[0]
-    v[1] = y.fma(v.n[0], v.n[1])
-    v[2] = (1 - y).fma(v.n[0], v.n[1])
-
-
 def _linear(t: _Number, a: _Number) -> _Number:
     """t*a, and 0 where t is 0, of an infinite a too."""
     return t * t.const(0).if_(t.is_("==", 0), a)
@@ -462,26 +438,6 @@ def both(v: Any) -> None:
     v[5] = _signed(right, t - e / (e + 1)) * v[2]
 
 
-@_loop("rrrrr")
-def line_of(v: Any) -> None:
-    """`line` for coefficients that are no plain targets."""
-    x = v[0]
-    a = abs(x)
-    v[3] = decay(a)
-    v[4] = _linear(v[2].if_(x.is_(">=", 0), v[1]), a)
-
-
-@_loop("rrrrrrrr")
-def both_of(v: Any) -> None:
-    """`both` for coefficients that are no plain targets, and q."""
-    x = v[0]
-    right, a = x.is_(">=", 0), abs(x)
-    e, t = decay(a), v[2].if_(right, v[1])
-    v[5] = e
-    v[6] = _linear(t, a)
-    v[7] = _signed(right, (-v[3]).fma(e / (e + 1), t)) * v[4]
-
-
 @_loop("rrr", early=(0, 2))
 def bend(v: Any) -> None:
     """s*(1 - s), times a factor."""
@@ -496,10 +452,63 @@ def own(v: Any) -> None:
     v[2] = v[0] + log1p(v[1])
 
 
-@_loop("rrrrr")
-def own_of(v: Any) -> None:
-    """The same with q and a weight."""
-    v[4] = v[3] * v[2].fma(log1p(v[1]), v[0])
+def _parts(v: Any, x: int, y: int, p: int) -> Any:
+    """What every option is made of: whether x >= 0, |x|, exp(-|x|), t and q; v.n has the two numbers that smooth
+    targets, and one that is 0 where there is no pos_weight, so that q is 1."""
+    logit, target = v[x], v[y]
+    right, a = logit.is_(">=", 0), abs(logit)
+    on, off = target.fma(v.n[0], v.n[1]) * v[p], (1 - target).fma(v.n[0], v.n[1])
+    return right, a, decay(a), off.if_(right, on), (on + off).if_(v.n[2].is_("!=", 0), 1)
+
+
+# Of the options that are absent, the loops below read ones: x, y, w, p, the mask, the factor, then what they fill.
+
+
+@_loop("rrrrbrr", numbers=3)
+def line_of(v: Any) -> None:
+    """`line` with a mask and with smoothed targets."""
+    _, a, e, t, _ = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[5] = e.if_(v[4], zero)
+    v[6] = _linear(t, a).if_(v[4], zero)
+
+
+@_loop("rrrrbrrrr", numbers=3)
+def both_of(v: Any) -> None:
+    """`line_of` and `slope_of` in one pass, without a weight."""
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[6] = e.if_(v[4], zero)
+    v[7] = _linear(t, a).if_(v[4], zero)
+    v[8] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], zero)
+
+
+@_loop("rrrrbr", numbers=3)
+def loss_of(v: Any) -> None:
+    """Losses, each with a logarithm of its own."""
+    _, a, e, t, q = _parts(v, 0, 1, 3)
+    v[5] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], a.const(0))
+
+
+@_loop("rrrrbrr", numbers=3)
+def slope_of(v: Any) -> None:
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    v[6] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], a.const(0))
+
+
+@_loop("rrrrbrrr", numbers=3)
+def loss_and_slope_of(v: Any) -> None:
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[6] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], zero)
+    v[7] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], zero)
+
+
+@_loop("rrrrbrr", numbers=3)
+def bend_of(v: Any) -> None:
+    _, a, e, _, q = _parts(v, 0, 1, 3)
+    s = e / (e + 1)
+    v[6] = (q * (s * (1 - s)) * v[2] * v[5]).if_(v[4], a.const(0))
 
 
 @_loop("rrrr", numbers=3, early=(0, 1, 2, 3))
@@ -1053,82 +1062,51 @@ def _stored(
 # ---------------------------------------------------------------- the pass
 
 # Scratch of one block each, beside the copies of operands.
-(
-    ON, OFF, POSITIVE, UNMASKED, Q, E, LINE, LOSSES, SCALES, FACTORS, MASKED_X, MASKED_Y, MASKED_W, MASKED_P, ONES,
-    WEIGHTS, FIRST, SECOND, OF_ROWS,
-) = range(19)  # fmt: skip
-BUFFERS: Final = 19
+E, LINE, LOSSES, SCALES, WEIGHTS, OF_ROWS, APART_W, ONES, SEEN = range(9)
+BUFFERS: Final = 9
 
 
 @_inner
 def _formula(
     one: Any, mode: int, n: int, x: int, y: int, w: int, p: int, m: int, smooth: int, keep: Any, add: Any, f: int,
-    late: int, broken: int, joint: int, losses: int, out: int, room: int,
+    joint: int, losses: int, out: int, room: int,
 ) -> None:  # fmt: skip
-    """What `mode` wants of n neighbouring elements, derivatives times f (and times `late`, which may be w or absent).
+    """What `mode` wants of n neighbouring elements, derivatives times f.
 
-    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts. Masked elements become such
-    as have neither loss nor slope: an infinite logit with the target 1. `broken`: a scale is infinite or NaN.
+    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts.
     """
     work = APART * _size(one)
-    zero, ones = one - one, room + ONES * work
-    e, linear = room + E * work, room + LINE * work
-    derived = mode & (SLOPE | BEND) != 0
-    if m != 0:
-        masked(n, m, x, room + MASKED_X * work, _real(np.inf, one), one)
-        x = room + MASKED_X * work
-        if y != 0:
-            masked(n, m, y, room + MASKED_Y * work, one, one)
-            y = room + MASKED_Y * work
-        if w != 0:
-            masked(n, m, w, room + MASKED_W * work, zero, one)
-            late = late if late != w else room + MASKED_W * work
-            w = room + MASKED_W * work
-        if p != 0:
-            masked(n, m, p, room + MASKED_P * work, zero, one)
-            p = room + MASKED_P * work
-    if derived and w != 0 and late == 0:
-        product(n, f, w, room + FACTORS * work, one)
-        f = room + FACTORS * work
-    target = out if late == 0 and broken == 0 else room + FIRST * work
-    on, off, q = y, y, ones
-    parted = p != 0 or (smooth != 0 and mode & BEND == 0)
-    if parted:
-        on, off = room + ON * work, room + OFF * work
-        split(n, y, on, off, keep, add, one)
-        if m != 0:
-            masked(n, m, off, room + UNMASKED * work, zero, one)
-            off = room + UNMASKED * work
-        if p != 0:
-            product(n, on, p, room + POSITIVE * work, one)
-            on, q = room + POSITIVE * work, room + Q * work
-            added(n, on, off, q, one)
+    e, linear, ones = room + E * work, room + LINE * work, room + ONES * work
+    plain = w == 0 and p == 0 and m == 0 and smooth == 0
+    given = one if p != 0 else one - one
+    if not plain:
+        y, w, p = y if y != 0 else ones, w if w != 0 else ones, p if p != 0 else ones
+        m = m if m != 0 else room + SEEN * work
     if mode & BEND:
-        if p != 0:
-            bend(n, x, q, room + SECOND * work, one)
-            product(n, room + SECOND * work, f, target, one)
+        if plain:
+            bend(n, x, f, out, one)
         else:
-            bend(n, x, f, target, one)
-    elif parted and derived:
-        both_of(n, x, on, off, q, f, e, linear, target, one)
-    elif parted:
-        line_of(n, x, on, off, e, linear, one)
-    elif not derived:
-        line(n, x, y, e, linear, one)
-    elif mode & ROWS:
-        both(n, x, y, f, e, linear, target, one)
-    else:
-        slope(n, x, y, f, target, one)
-    if mode & ROWS and not joint:
-        if p == 0 and w == 0:
+            bend_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+    elif plain:
+        if mode == ROWS:
+            line(n, x, y, e, linear, one)
+        elif mode == SLOPE:
+            slope(n, x, y, f, out, one)
+        else:
+            both(n, x, y, f, e, linear, out, one)
+        if mode & ROWS and not joint:
             own(n, linear, e, losses, one)
+    elif mode == SLOPE:
+        slope_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+    elif mode == ROWS:
+        if joint:
+            line_of(n, x, y, w, p, m, e, linear, keep, add, given, one)
         else:
-            own_of(n, linear, e, q, ones if w == 0 else w, losses, one)
-    if derived and late != 0:
-        product(n, target, late, room + SECOND * work if broken != 0 else out, one)
-        target = room + SECOND * work
-    if derived and broken != 0:
-        masked(n, m, target, out, zero, one)
+            loss_of(n, x, y, w, p, m, losses, keep, add, given, one)
+    elif joint:
+        both_of(n, x, y, w, p, m, f, e, linear, out, keep, add, given, one)
+    else:
+        loss_and_slope_of(n, x, y, w, p, m, f, losses, out, keep, add, given, one)
 
 
 @_inner
@@ -1175,12 +1153,14 @@ def fused(
     p_down = plan[p_at + inner] if plan[p_at + DIRECT] else copied_down
     m_down = plan[m_at + inner] if plan[m_at + DIRECT] else plan[PITCH]
     out_down = plan[out_at + inner] if plan[out_at + DIRECT] else copied_down
-    filled(BLOCK, room + ONES * work, one, one)
+    if w != 0 or p != 0 or m != 0 or plan[SMOOTH]:
+        filled(BLOCK, room + ONES * work, one, one)
+        for j in range(BLOCK // 8):
+            _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
     alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
-    f, late, broken = room + SCALES * work, mode & 0, mode & 0
+    f, late = room + SCALES * work, mode & 0
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
-        late = w if abs(scale / classes) > 1 else 0
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
     for i in range(first, last, slab):
         many = min(slab, last - i)
@@ -1198,17 +1178,18 @@ def fused(
         if by_row:
             aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
         if derived and not alike:
-            late, broken = mode & 0, mode & 0
+            late = mode & 0  # whether a scale and a weight might leave the range together
             for r in range(many):
                 s = scale if g == 0 else _at(g + _offset(plan, g_at, i + r), 0, nothing)
                 s /= _at(divisors, r, nothing)
-                broken |= m != 0 and not np.isfinite(s)
-                late = late if w == 0 or abs(s) <= 1 else w
+                late |= by_row != 0 and not abs(s) <= 1
                 _put_at(of_rows, r, _real(s, one))
-            if by_row and late == 0:
+            if by_row:
                 for r in range(many):
-                    s = np.float64(_at(of_rows, r, one))
-                    _put_at(of_rows, r, _real(s * _at(aw, r * plan[PITCH], one), one))
+                    s, weight = np.float64(_at(of_rows, r, one)), _at(aw, r * plan[PITCH], one)
+                    together = abs(s) <= 1
+                    _put_at(of_rows, r, _real(s * weight if together else s, one))
+                    _put_at(room + APART_W * work, r, one if together else weight)
         for start in range(0, classes, BLOCK):
             width = min(BLOCK, classes - start)
             again = i > first or start > 0
@@ -1234,16 +1215,13 @@ def fused(
                         f = of_rows + u * size
                     else:
                         _spread(k, width, of_rows + u * size, size, room + SCALES * work, one)
-                if by_row and late != 0:
-                    _spread(k, width, aw + u * copied_down, copied_down, weights, one)
+                if late != 0:
+                    _spread(k, width, room + APART_W * work + u * size, size, weights, one)
+                own_w = aw + u * w_down if w != 0 and not by_row else weights if late != 0 else 0
                 _formula(
-                    one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
-                    0 if w == 0 or by_row else aw + u * w_down,
-                    0 if p == 0 else ap + u * p_down, 0 if m == 0 else am + u * m_down,
-                    plan[SMOOTH], shrink, shift, f,
-                    0 if late == 0 else weights if by_row else aw + u * w_down, broken, joint,
-                    rows + (i + u) * size if classes == 1 else room + LOSSES * work,
-                    aout + u * out_down, room,
+                    one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
+                    ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift, f,
+                    joint, rows + (i + u) * size if classes == 1 else room + LOSSES * work, aout + u * out_down, room,
                 )  # fmt: skip
                 if mode & ROWS and classes > 1:
                     for r in range(k):

@@ -818,6 +818,22 @@ def test_a_long_compilation_is_told(
         assert all("compiled elements in" in record.getMessage() for record in caplog.records)
 
 
+def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlsm", "warm"]
+    own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(command, env=own, capture_output=True, text=True, check=True, timeout=300).stdout
+        for _ in range(2)
+    ]
+    assert said[0].count("Numba compiled fused in") == 2
+    assert "the numba kernel is ready" in said[1]
+    refused = subprocess.run(
+        command, env={**own, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert refused.returncode == 1
+    assert "nothing to compile: Numba's compiler is switched off" in refused.stdout
+
+
 def test_no_length_is_believed(kernel: Any, rng: np.random.Generator) -> None:
     """The loops go by the lengths of the logits: an operand of others is refused, not read past its end."""
     from array_api_compat import numpy as xp

@@ -138,11 +138,16 @@ def _print(told: dict[str, Any], say: Callable[[str], None], why: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 always, since whatever is found is what was asked for."""
+    """Run the command; 0 whatever is found, since that is what was asked for, but 1 where `warm` cannot compile."""
     parser = argparse.ArgumentParser(prog="python -m mlsm", description=__doc__)
     parser.add_argument("--why", action="store_true", help="say for each line why the other kernels do not serve it")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("command", nargs="?", choices=["warm"], help="compile the numba kernel now, for all processes")
     options = parser.parse_args(arguments)
+    if options.command == "warm":
+        from ._warm import warm
+
+        return warm(print)
     told = report()
     if options.json:
         json.dump(told, sys.stdout, indent=2)

@@ -17,6 +17,7 @@ from ._typing import DType
 # Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
 BLOCK: Final = 32768
 WIDEST: Final = 4096
+FIRST: Final = 32  # classes of a row that are looked at first for one that is observed
 
 NARROW: Final = 3  # pairs of a sum that are added in the compute dtype, of the eight roundings that its bound allows
 
@@ -37,10 +38,16 @@ def observed_classes(o: Operands) -> Any:
 
 
 def observed_rows(o: Operands) -> Any:
-    """Which rows have an observed class; in the batch shape that `where` has itself."""
-    if o.host:  # a byte is looked at where a count is made of sums
-        return o.xp.any(o.m, axis=-1) if o.m.ndim else o.m
-    return observed_classes(o) > 0
+    """Whether each row has an observed class, in the batch shape that `where` has itself."""
+    if not o.host:  # by a sum: of a mask that is spread over shards, `any` would be counted once a shard
+        return observed_classes(o) > 0
+    # Few rows need a look at more than some classes, and a look at all takes as long as half of a loss.
+    m = o.m if o.m.ndim else o.m[None]
+    first, seen = FIRST, o.xp.any(m[..., :FIRST], axis=-1)
+    while first < m.shape[-1] and not o.xp.all(seen):
+        first, begin = 8 * first, first
+        seen = seen | o.xp.any(m[..., begin:first], axis=-1)
+    return seen
 
 
 def rows(o: Operands) -> Any:
@@ -96,7 +103,7 @@ def _of(element: Callable[[Operands, Parts], Any]) -> Callable[[Operands], Any]:
 def _element_losses(o: Operands) -> Callable[[Operands], Any]:
     """`_core.by_weight`: the loss without a weight of rows of one class, by the kernel that serves such rows."""
     x, y, _, p, m = _as_rows(o)
-    record, _ = _check.problem(x, y, None, p, m, "none", o.eps, -1)
+    record, _, _ = _check.problem(x, y, None, p, m, "none", o.eps, -1)
     kernel = _dispatch.select(record)
     return lambda part: kernel.rows(part.holding(*_as_rows(part)))
 

@@ -72,7 +72,7 @@ def elementary(loops: Any) -> Callable[[Any], tuple[Any, Any, Any]]:
         for i in range(a.size):
             e[i] = loops._decay(a[i])
             smooth[i] = loops._log1p(e[i])
-            s[i] = e[i] / (loops._real(1, a) + e[i])
+            s[i] = e[i] / (loops._real(1, a[i]) + e[i])
 
     def run(a: Any) -> tuple[Any, Any, Any]:
         e, smooth, s = np.empty_like(a), np.empty_like(a), np.empty_like(a)
@@ -179,17 +179,34 @@ def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
         identical(whole[i], mlsm.grad(x[i], y[i], reduction="none", grad_output=float(g[i]), kernel="numba"))
 
 
-def test_compiler_takes_several_elements_at_a_time(loops: Any) -> None:
-    import numba
-
-    x = np.zeros((2, 300), np.float32)
-    for rows, slope in ((np.empty(2, np.float32), None), (None, x.copy()), (np.empty(2, np.float32), x.copy())):
-        fresh = numba.njit(error_model="numpy")(loops.fused.py_func)
-        fresh(x, x, None, None, None, np.float32(1), rows, slope)
-        code = fresh.inspect_llvm(fresh.signatures[0])
-        assert re.search(r"<\d+ x float> @llvm\.fmuladd", code), "the loop over a block is not vectorised"
-        assert not re.search(r"<\d+ x double> @llvm\.fmuladd", code), "float32 is computed in float64"
-        assert '"prefer-vector-width"="512"' in code, "the compiler stops at half of what the machine has"
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_compiler_takes_several_elements_at_a_time(dtype: Any, kernel: Any, loops: Any) -> None:
+    one = dtype(1)
+    x = np.zeros((2, 300), dtype)
+    mlsm.value_and_grad(x, x, kernel="numba")
+    fresh = loops._njit(error_model="numpy")(loops.fused.py_func)
+    fresh.compile(kernel._signature(one))
+    code = fresh.inspect_llvm(fresh.signatures[0])
+    real = "float" if dtype is np.float32 else "double"
+    for name in (
+        "line",
+        "slope",
+        "both",
+        "bend",
+        "own",
+        "line_of",
+        "both_of",
+        "loss_of",
+        "slope_of",
+        "loss_and_slope_of",
+        "bend_of",
+    ):
+        body = re.search(rf"define internal[^\n]*@mlsm\.{name}\.{real}(?:\.\d+)?\(.*?\n}}", code, re.DOTALL)
+        assert body, f"{name} is not a function of its own"
+        assert re.search(rf"<\d+ x {real}> @llvm\.fmuladd", body[0]), f"the loop of {name} is not vectorised"
+        if real == "float":
+            assert not re.search(r"<\d+ x double> @llvm\.fmuladd", body[0]), "float32 is computed in float64"
+    assert '"prefer-vector-width"="512"' in code, "the compiler stops at half of what the machine has"
 
 
 # ---------------------------------------------------------------- arrays
@@ -222,36 +239,112 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def _everything(x: Any, y: Any, **options: Any) -> list[Any]:
+    """What the kernel finds, in the byte order of this machine: a gradient has that of its logits."""
+    found = (
+        *mlsm.value_and_grad(x, y, kernel="numba", reduction="none", **options),
+        mlsm.hessian_diag(x, y, kernel="numba", reduction="none", **options),
+    )
+    return [np.ascontiguousarray(v).astype(v.dtype.newbyteorder("=")) for v in found]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_layouts_have_the_same_bits(
-    layout: str, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    monkeypatch.setattr(kernel, "CONVERTED", 256)  # several blocks
-    x, y = _data(23, 70, dtype, rng)
-    straight = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
-    for a, b in ((LAYOUTS[layout](x), y), (x, LAYOUTS[layout](y)), (LAYOUTS[layout](x), LAYOUTS[layout](y))):
-        before = a.copy(), b.copy()
-        for found, right in zip(mlsm.value_and_grad(a, b, kernel="numba", reduction="none"), straight, strict=True):
-            identical(found.astype(found.dtype.newbyteorder("=")), right)  # a gradient has the byte order of its logits
-        identical(a, before[0])
-        identical(b, before[1])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_layouts_have_the_same_bits(layout: str, dtype: Any, rng: np.random.Generator) -> None:
+    """Of whichever operand, alone and together; 600 classes and 35 rows are more than one slab."""
+    change = LAYOUTS[layout]
+    for n, c in ((23, 70), (35, 600), (3, 1100), (40, 1)):
+        x, y = _data(n, c, dtype, rng)
+        w, m = rng.random((n, c)).astype(dtype), rng.random((n, c)) < 0.5
+        for options in ({}, {"weight": w, "pos_weight": w[::-1], "where": m}):
+            straight = _everything(x, y, **options)
+            other = {name: change(v) for name, v in options.items()}
+            for a, b, given in ((change(x), y, options), (x, change(y), other), (change(x), change(y), other)):
+                before = a.copy(), b.copy()
+                for found, right in zip(_everything(a, b, **given), straight, strict=True):
+                    identical(found, right)
+                identical(a, before[0])
+                identical(b, before[1])
 
 
-def test_read_only_arrays_are_served_by_the_same_code(loops: Any, rng: np.random.Generator) -> None:
-    """Numba's type of an array says whether it may be written to: one call more compiled is a second for the user."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_axes_that_do_not_merge_have_the_same_bits(dtype: Any, rng: np.random.Generator) -> None:
+    for shape in ((3, 4, 5), (2, 3, 2, 300), (5, 40, 1), (2, 3, 1100)):
+        x, y = (rng.standard_normal(shape) * 4).astype(dtype), rng.random(shape).astype(dtype)
+        w = rng.random((*shape[:-1], 1)).astype(dtype)
+        m = rng.random((shape[-2], shape[-1])) < 0.6
+        straight = _everything(x, y, weight=w, where=m)
+        for axes in ((1, 0), (0, 1), (-1, 0), (-1, 1)):
+            a, b = (np.swapaxes(np.ascontiguousarray(np.swapaxes(v, *axes)), *axes) for v in (x, y))
+            stepped = np.repeat(a, 2, axis=0)[::2]
+            for found, right in zip(_everything(a, b, weight=w, where=m), straight, strict=True):
+                identical(found, right)
+            for found, right in zip(_everything(stepped, y, weight=w, where=m), straight, strict=True):
+                identical(found, right)
+
+
+def test_one_compilation_serves_all_that_is_computed_in_one_dtype(loops: Any, rng: np.random.Generator) -> None:
+    """Numba tells arrays apart by dtype, layout and lock: each difference would be some seconds for the user."""
+    torch = pytest.importorskip("torch", reason="tensors are served by the same code")
     x, y = _data(5, 7, np.float32, rng)
-    hard = y > 0.5
-    for target in (y, hard):
-        mlsm.value_and_grad(x, target, kernel="numba")
-        mlsm.hessian_diag(x, target, kernel="numba")
-    compiled = len(loops.fused.overloads), len(loops.bent.overloads)
-    for target in (y, hard):
-        for a, b in ((_read_only(x), target), (x, _read_only(target)), (_read_only(x), _read_only(target))):
-            mlsm.value_and_grad(a, b, kernel="numba")
-            mlsm.hessian_diag(a, b, kernel="numba")
-            assert not (a.flags.writeable and b.flags.writeable)  # the lock itself stands
-    assert (len(loops.fused.overloads), len(loops.bent.overloads)) == compiled
+    mlsm.value_and_grad(x, y, kernel="numba")
+    compiled = len(loops.fused.overloads)
+    for a, b in ((_read_only(x), y > 0.5), (x[::-1], y.astype(np.int8)), (x.astype(np.float16), np.asfortranarray(y))):
+        for options in ({}, {"weight": y, "where": y > 0.2}, {"pos_weight": 2.0, "label_smoothing": 0.1}):
+            _everything(a, b, **options)
+    z = torch.zeros((3, 4), dtype=torch.bfloat16)
+    mlsm.value_and_grad(z, z, kernel="numba")
+    assert len(loops.fused.overloads) == compiled
+
+
+@pytest.mark.parametrize("c", CLASSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_masked_is_as_if_it_were_not_there(dtype: Any, c: int, rng: np.random.Generator) -> None:
+    """Exactly 0, whatever stands there, also where the scale is infinite; and the rest is divided by what is left."""
+    x, y = _data(9, c, dtype, rng)
+    w, m = rng.random((9, c)).astype(dtype), rng.random((9, c)) < 0.5
+    m[2], m[3] = False, True
+    g = rng.random(9)
+    g[5] = np.inf
+    for options in ({}, {"weight": w}, {"pos_weight": w}, {"weight": w, "label_smoothing": 0.1}):
+        clean = _results(x, y, m, g, options)
+        worst = {}
+        for name, v in {"x": x, "y": y, **options}.items():
+            worst[name] = (
+                v if name == "label_smoothing" else np.where(m, v, rng.choice([np.nan, np.inf, -np.inf], v.shape))
+            )
+        dirty = _results(worst.pop("x").astype(dtype), worst.pop("y").astype(dtype), m, g, worst)
+        for a, b in zip(clean, dirty, strict=True):
+            identical(a, b)
+        rows, slope, bend = clean
+        assert not slope[~m].any()
+        assert not bend[~m].any()
+        assert rows[2] == 0
+        for i in (0, 3, 8):
+            seen = np.flatnonzero(m[i])
+            if seen.size:
+                part = {k: v if k == "label_smoothing" else v[i, seen].astype(dtype) for k, v in options.items()}
+                alone = loss(x[i, seen], y[i, seen], kernel="numba", **part)
+                check(rows[i], alone, 4 * spacing(np.asarray(alone), np.dtype(dtype).name))
+
+
+def _results(x: Any, y: Any, m: Any, g: Any, options: Any) -> Any:
+    options = {name: v if name == "label_smoothing" else v.astype(x.dtype) for name, v in options.items()}
+    rows, slope = mlsm.value_and_grad(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
+    return rows, slope, mlsm.hessian_diag(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
+
+
+@pytest.mark.parametrize("c", [20, 700])
+def test_no_product_of_scale_and_weight_leaves_the_range(c: int, rng: np.random.Generator) -> None:
+    """Which only the whole may leave: a steep slope is tiny where the loss is."""
+    x, y = np.full((3, c), np.float32(70)), np.ones((3, c), np.float32)
+    w = np.full((3, c), np.float32(1e30))
+    for weight in (w, w[:, :1]):
+        for function in (mlsm.grad, mlsm.hessian_diag):
+            found = function(x, y, weight, reduction="sum", grad_output=1e20, kernel="numba")
+            right = function(x, y, weight, reduction="sum", grad_output=1e20, kernel="generic")
+            assert np.isfinite(right).all()
+            check(found, right, 8 * spacing(right, "float32"))
 
 
 @pytest.mark.parametrize("target", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float64"])
@@ -275,29 +368,65 @@ def test_every_byte_but_0_is_true(library: str, dtype: str, rng: np.random.Gener
             identical(np.asarray(a), np.asarray(b))
 
 
-def test_every_float16_is_widened_exactly(loops: Any) -> None:
+@pytest.fixture
+def convert(kernel: Any, loops: Any) -> Callable[..., Any]:
+    """An array of one dtype in another, as the compiled code reads and writes."""
+    import numba
+
+    @numba.njit(error_model="numpy")
+    def read(kind: Any, source: Any, n: Any, to: Any, one: Any) -> None:
+        loops._read(kind, source, n, to, one)
+
+    @numba.njit(error_model="numpy")
+    def write(kind: Any, source: Any, n: Any, to: Any, one: Any) -> None:
+        loops._write(kind, source, n, to, one)
+
+    def run(values: Any, name: str, to: Any, reading: bool) -> Any:
+        found, one = np.empty(values.size, to), (np.empty(1, to) if reading else values)[0] * 0 + 1
+        function = read if reading else write
+        function(loops.KINDS[name], values.ctypes.data, values.size, found.ctypes.data, one)
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("hardware", [True, False])
+def test_every_half_is_read_exactly(
+    hardware: bool, real: Any, convert: Any, loops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16")
+    if not hardware:
+        monkeypatch.setattr(loops, "_F16C", False)
     bits = np.arange(2**16, dtype=np.uint16)
-    found = np.empty(2**16, np.float32)
-    loops.widen(bits, found)
-    with np.errstate(all="ignore"):  # signalling NaN among them
-        check(found, bits.view(np.float16).astype(np.float32), 0)
-    assert np.array_equal(np.signbit(found), bits >= 2**15)
+    for name, dtype in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)):
+        found = convert(bits, name, real, True)
+        with np.errstate(all="ignore"):  # signalling NaN among them
+            check(found, bits.view(dtype).astype(real), 0)
+        assert np.array_equal(np.signbit(found), bits >= 2**15)
 
 
-def test_float16_is_rounded_as_numpy_rounds(loops: Any) -> None:
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_halves_are_rounded_to_the_nearest(
+    name: str, hardware: bool, convert: Any, loops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every 4001st float32, every tie and its neighbours, and what stands at the ends of the range."""
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-    ties = (halves[1:] + halves[:-1]) / 2
-    ends = np.array([65519.996, 65520, 65535, 65536, np.inf, np.nan, 0, 2**-25, 2**-24, 2**-149], np.float32)
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16")
+    if not hardware:
+        monkeypatch.setattr(loops, "_F16C", False)
+    dtype, top = (np.float16, 0x7C00) if name == "float16" else (ml_dtypes.bfloat16, 0x7F80)
+    halves = np.arange(top, dtype=np.uint16).view(dtype).astype(np.float32)
+    ties = ((halves[1:].astype(float) + halves[:-1]) / 2).astype(np.float32)
+    ends = np.array([65519.996, 65520, 65535, 65536, np.inf, np.nan, 0, 2**-25, 2**-24, 2**-149, 3.4e38], np.float32)
     strided = np.arange(0, 2**32, 4001, dtype=np.uint64).astype(np.uint32).view(np.float32)
     values = np.concatenate([strided, ties, np.nextafter(ties, 0), np.nextafter(ties, np.float32(np.inf)), ends, -ends])
-    found = np.empty(values.size, np.uint16)
-    loops.narrow(values, found)
+    found = convert(values, name, np.uint16, False).view(dtype)
     with np.errstate(all="ignore"):
-        right = values.astype(np.float16)
-    check(found.view(np.float16), right, 0)
+        right = values.astype(dtype)
+        check(found.astype(np.float32), right.astype(np.float32), 0)
     number = ~np.isnan(values)
-    assert np.array_equal(np.signbit(found.view(np.float16))[number], np.signbit(right)[number])
+    assert np.array_equal(np.signbit(found)[number], np.signbit(right)[number])
 
 
 # ---------------------------------------------------------------- threads
@@ -312,13 +441,16 @@ def test_threads_do_not_change_a_bit(
     alone = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
     monkeypatch.setattr(kernel, "ALONE", 1)
     used: set[int] = set()
-    ready = kernel._plain if dtype is np.float32 else kernel._converted
+    spread = kernel._threads.spread
 
-    def noticed(*arguments: Any) -> None:
-        used.add(threading.get_ident())
-        ready(*arguments)
+    def noticed(threads: int, count: int, work: Any) -> None:
+        def watched(i: int, j: int) -> None:
+            used.add(threading.get_ident())
+            work(i, j)
 
-    monkeypatch.setattr(kernel, ready.__name__, noticed)
+        spread(threads, count, watched)
+
+    monkeypatch.setattr(kernel._threads, "spread", noticed)
     monkeypatch.setattr(kernel._threads, "allowed", lambda tensors: threads)
     for found, right in zip(mlsm.value_and_grad(x, y, kernel="numba", reduction="none"), alone, strict=True):
         identical(found, right)
@@ -555,7 +687,7 @@ def test_error_in_a_thread_is_raised(kernel: Any) -> None:
 
 def test_releases_the_interpreter(loops: Any) -> None:
     assert loops.fused.targetoptions["nogil"]
-    assert loops.bent.targetoptions["nogil"]
+    assert loops.elements.targetoptions["nogil"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
@@ -582,28 +714,31 @@ def _why(*arguments: Any, **options: Any) -> str:
 
 
 def test_reasons() -> None:
-    x = np.zeros((4, 3), np.float32)
-    y, wide = np.zeros((4, 3)), np.zeros((1, 2**18 + 1), np.float16)
-    cube = np.zeros((2, 4, 6))[..., ::2]
-    assert _why(x, y) == "serves"
-    assert _why(x, y, np.ones(3), pos_weight=2.0, label_smoothing=0.1) == "serves"
-    assert _why(x, y, [[1.0, 2.0, 3.0]]) == "serves"
-    assert "mask" in _why(x, y, where=np.ones(3, bool))
-    assert "`weight` differs between rows" in _why(x, y, np.ones((4, 1)))
-    assert "`pos_weight` differs between rows" in _why(x, y, pos_weight=np.ones((4, 3)))
-    assert "converted whole" in _why(wide, wide)
-    assert "one batch axis" in _why(cube, cube)
-    with pytest.raises(ValueError, match="does not mask"):
-        loss(x, y, where=np.ones(3, bool), kernel="numba")
+    x, y = np.zeros((4, 3), np.float32), np.zeros((4, 3))
+    wide, cube = np.zeros((1, 2**18 + 1), np.float16), np.zeros((2, 4, 6))[..., ::2]
+    for a, b, options in (
+        (x, y, {"weight": [[1.0, 2.0, 3.0]], "pos_weight": 2.0, "label_smoothing": 0.1}),
+        (x, y, {"weight": np.ones((4, 1)), "pos_weight": np.ones((4, 3)), "where": np.ones(3, bool)}),
+        (wide, wide, {}),
+        (cube, cube, {}),
+        (x.astype(">f4"), y, {}),
+    ):
+        assert _why(a, b, **options) == "serves"
+    torch = pytest.importorskip("torch", reason="only a tensor may be declined")
+    negated = torch.view_as_complex(torch.zeros((4, 3, 2))).conj().imag
+    assert "negates" in _why(torch.zeros((4, 3)), negated)
+    meta = torch.zeros((4, 3), device="meta")
+    assert "the tensors are on meta" in _why(meta, meta)
 
 
-def test_import_and_explain_leave_numba_alone() -> None:
+def test_import_leaves_numba_alone() -> None:
     script = """
 import sys
 import numpy as np
 import mlsm
+import mlsm.kernels.numba
 x = np.zeros((2, 3))
-mlsm.explain(x, x, where=np.ones(3, bool))
+mlsm.multilabel_soft_margin_loss(x, x, kernel="generic")
 assert "numba" not in sys.modules, "numba was imported before a call needed it"
 mlsm.multilabel_soft_margin_loss(x, x)
 assert "numba" in sys.modules
@@ -641,9 +776,9 @@ def _notes(cache: Path) -> list[str]:
 
 def test_note_says_what_compiles(tmp_path: Path) -> None:
     before, after = _notes(tmp_path)
-    assert "compiles (the loss, grad, value_and_grad" in before
+    assert "its first call in float32 compiles" in before
     assert str(tmp_path) in before
-    assert "compiles (grad, value_and_grad" in after
+    assert after == "None"
     again, _ = _notes(tmp_path)  # in another process, which finds the code on disk
     assert again == after
 
@@ -659,12 +794,44 @@ def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> 
         return enable
 
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse("cannot cache function: no locator available for file"))
-    x, rows = np.zeros((2, 3)), np.empty(2)
-    loops._compiled(loops.fused.py_func)(x, x, None, None, None, np.float64(0), rows, None)
-    assert rows[0] == rows[1] == pytest.approx(math.log(2), rel=1e-15)
+    x, slope, bend = np.zeros(3), np.empty(3), np.empty(3)
+    places = [v.ctypes.data for v in (slope, bend)]
+    address = x.ctypes.data
+    loops._compiled(loops.elements.py_func)(np.float64(1), 3, address, address, 0, 0, 0, *places, 0.0, 1.0, 0.0)
+    assert list(slope) == [0.5] * 3
+    assert list(bend) == [0.25] * 3
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse("another"))
     with pytest.raises(RuntimeError, match="another"):
-        loops._compiled(loops.fused.py_func)
+        loops._compiled(loops.elements.py_func)
+
+
+def test_a_long_compilation_is_told(
+    loops: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = (np.float64(1), 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 1.0, 0.0)
+    for limit, told in ((1e9, 0), (0.0, 1)):
+        monkeypatch.setattr(loops, "SILENCE", limit)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="mlsm"):
+            loops._compiled(loops.elements.py_func)(*arguments)
+        assert len(caplog.records) == told
+        assert all("compiled elements in" in record.getMessage() for record in caplog.records)
+
+
+def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlsm", "warm"]
+    own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(command, env=own, capture_output=True, text=True, check=True, timeout=300).stdout
+        for _ in range(2)
+    ]
+    assert said[0].count("Numba compiled fused in") == 2
+    assert "the numba kernel is ready" in said[1]
+    refused = subprocess.run(
+        command, env={**own, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert refused.returncode == 1
+    assert "nothing to compile: Numba's compiler is switched off" in refused.stdout
 
 
 def test_no_length_is_believed(kernel: Any, rng: np.random.Generator) -> None:

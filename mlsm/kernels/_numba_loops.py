@@ -1,14 +1,19 @@
 """What the numba kernel compiles: one pass over host memory for the row losses, their pullback and the curvature.
 
 Everything that is compiled stands in this one file, because Numba's cache on disk notices a change only in the file
-that holds the function it loads. Knows arrays of two axes, contiguous and native; validates nothing, starts no thread.
+that holds the function it loads. Arrays are known by their addresses, their dtypes and strides by numbers, so that one
+compilation serves them all. Validates nothing, starts no thread.
 
-exp and log1p are our own, without a branch, so that the compiler can take several elements at a time. Nothing may be
-reassociated: every sum is taken in the order in which it is written, so that the row losses have the same bits
-whether the slope is wanted beside them or not. `_fma` is "fused where the machine can, else a product and a sum", a
-choice that is made once per machine.
+The loops over neighbouring elements are written as formulas and built as LLVM functions, because Numba's way to them
+takes seconds, and because LLVM can then be told that the arrays of a loop never overlap. exp and log1p are our own,
+without a branch, so that the compiler can take several elements at a time. Nothing may be reassociated: every sum is
+taken in the order in which it is written, so that the row losses have the same bits whether the slope is wanted beside
+them or not. `_fma` is "fused where the machine can, else a product and a sum", a choice that is made once per machine.
 """
 
+import inspect
+import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -17,10 +22,10 @@ import numba.extending
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 
 # Numba's decorators. Their own types are of a part of them only, and what they return is called from compiled code.
 _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
-_overload: Callable[..., Callable[[Any], Any]] = numba.extending.overload
 _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 
 # Tuning, measured on one core with AVX-512, float32, ns an element of loss and gradient of 8192x1000, medians beside
@@ -30,138 +35,135 @@ _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 # 1.03 where those of 512 take 0.84. Loss and gradient of 32x20 with NARROW 1 6.2 us, 64 2.2. That was Intel's Sapphire
 # Rapids. AMD's Zen 4 fetches well by itself: AHEAD 0 0.74, 2048 0.88, and 47 and 58 ms for 65536x1000.
 BLOCK: Final = 1024  # elements whose losses wait in the first cache for their sum
+APART: Final = BLOCK + 48  # from one block of scratch to the next: at 4 KiB all of them want the same lines of a cache
 PIECE: Final = 128  # elements between two requests for what comes next
 AHEAD: Final = 0 if binding.get_host_cpu_name().startswith("znver") else 2048  # elements by which it is asked for early
-NARROW: Final = 64  # classes up to which a block holds several rows, since a row's tail is taken one at a time
+NARROW: Final = 64  # classes up to which each element has a logarithm of its own
+SILENCE: Final = 0.5  # seconds of compiling after which there is a word about it
 
 # float32 losses are summed eight at a time, an error of at most 3 u, before they meet a float64.
 LANES: Final = 32
 RUN: Final = 8 * LANES
 
-_F32 = np.float32
-_LIFT32, _LIFT64 = 64, 512  # 2^n of the smallest result is lifted into the normal range by so much
-# Adding it moves n into the last bits of the sum, beside what `_times_power` adds to it.
-_SHIFTER32, _SHIFTER64 = _F32(1.5 * 2**23 + _LIFT32 + 127), np.float64(1.5 * 2**52 + _LIFT64 + 1023)
 _WIDE: Final = '"prefer-vector-width"="512"'
+# Whether the processor converts float16 itself; where it does not, LLVM would call a function that may not be there.
+_F16C: Final = "+f16c" in binding.get_host_cpu_features().flatten().split(",")
 
 
-# ---------------------------------------------------------------- instructions that Numba has no word for
+# ---------------------------------------------------------------- numbers of a formula
 
 
-def _fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    function = builder.module.declare_intrinsic("llvm.fmuladd", [a.type], ir.FunctionType(a.type, [a.type] * 3))
-    return builder.call(function, (a, b, c))
+_SINGLE, _DOUBLE = ir.FloatType(), ir.DoubleType()
 
 
-@_intrinsic
-def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a*b + c."""
+class _Number:
+    """A float32 or float64 of LLVM, or a vector of them, in a formula: `a * b + 1` emits the instructions."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _fmuladd(builder, *args)
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value, self.type = builder, value, value.type
 
-    return a(a, a, a), codegen
+    def of(self, value: Any) -> Any:
+        """The LLVM value of another number, or of a constant, of this one's dtype."""
+        return value.value if isinstance(value, _Number) else _same(self.type, float(value))
+
+    def const(self, value: float) -> "_Number":
+        return _Number(self.builder, self.of(value))
+
+    def __add__(self, other: Any) -> "_Number":
+        return _Number(self.builder, self.builder.fadd(self.value, self.of(other)))
+
+    def __sub__(self, other: Any) -> "_Number":
+        return _Number(self.builder, self.builder.fsub(self.value, self.of(other)))
+
+    def __rsub__(self, other: Any) -> "_Number":
+        return _Number(self.builder, self.builder.fsub(self.of(other), self.value))
+
+    def __mul__(self, other: Any) -> "_Number":
+        return _Number(self.builder, self.builder.fmul(self.value, self.of(other)))
+
+    def __truediv__(self, other: Any) -> "_Number":
+        return _Number(self.builder, self.builder.fdiv(self.value, self.of(other)))
+
+    def __neg__(self) -> "_Number":
+        return _Number(self.builder, self.builder.fneg(self.value))
+
+    def __abs__(self) -> "_Number":
+        return self._called("fabs")
+
+    def is_(self, relation: str, other: Any) -> Any:
+        """A comparison, false where one of the two is NaN."""
+        return self.builder.fcmp_ordered(relation, self.value, self.of(other))
+
+    def if_(self, condition: Any, other: Any) -> "_Number":
+        """This number where the condition holds, else the other."""
+        return _Number(self.builder, self.builder.select(condition, self.value, self.of(other)))
+
+    def fma(self, factor: Any, summand: Any) -> "_Number":
+        """self*factor + summand."""
+        return self._called("fmuladd", factor, summand)
+
+    def to(self, kind: Any) -> "_Number":
+        """In another dtype, rounded to it."""
+        if kind == _element(self.type):
+            return self
+        cast = self.builder.fpext if kind == _DOUBLE else self.builder.fptrunc
+        return _Number(self.builder, cast(self.value, _as_many(self.type, kind)))
+
+    def bits(self) -> Any:
+        return self.builder.bitcast(self.value, _as_many(self.type, ir.IntType(32 if self.single else 64)))
+
+    def from_bits(self, value: Any) -> "_Number":
+        return _Number(self.builder, self.builder.bitcast(value, self.type))
+
+    @property
+    def single(self) -> bool:
+        return bool(_element(self.type) == _SINGLE)
+
+    def _called(self, name: str, *others: Any) -> "_Number":
+        lanes = f"v{self.type.count}" if isinstance(self.type, ir.VectorType) else ""
+        kind = ir.FunctionType(self.type, [self.type] * (1 + len(others)))
+        name = f"llvm.{name}.{lanes}{'f32' if self.single else 'f64'}"
+        function = _declared(self.builder.module, kind, name)
+        return _Number(self.builder, self.builder.call(function, [self.value, *map(self.of, others)]))
 
 
-def _polynomial(*coefficients: float) -> Any:
-    """The polynomial with these coefficients, the constant one first, in the dtype of its argument, by Horner."""
+def _declared(module: Any, kind: Any, name: str) -> Any:
+    """An intrinsic function of LLVM, by its full name: llvmlite makes none up for vectors."""
+    return module.globals[name] if name in module.globals else ir.Function(module, kind, name)
 
-    @_intrinsic
-    def horner(typingctx: Any, x: Any) -> Any:
+
+def _element(kind: Any) -> Any:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def _as_many(like: Any, kind: Any) -> Any:
+    """A vector type of another element, or the element's own type where `like` is no vector."""
+    return ir.VectorType(kind, like.count) if isinstance(like, ir.VectorType) else kind
+
+
+def _same(kind: Any, value: Any) -> Any:
+    """A constant, the same in all lanes of a vector."""
+    one = ir.Constant(_element(kind), value)
+    return ir.Constant(kind, [one] * kind.count) if isinstance(kind, ir.VectorType) else one
+
+
+def _function(formula: Callable[..., _Number]) -> Any:
+    """A formula of numbers of one dtype as what compiled code can call."""
+
+    def call(typingctx: Any, *arguments: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            c = [context.get_constant(x, value) for value in coefficients]
-            value = c.pop()
-            while c:
-                value = _fmuladd(builder, value, args[0], c.pop())
-            return value
+            return formula(*(_Number(builder, value) for value in args)).value
 
-        return x(x), codegen
+        return arguments[0](*arguments), codegen
 
-    return horner
+    return _counted(call, len(inspect.signature(formula).parameters))
 
 
-@_intrinsic
-def _times_power(typingctx: Any, value: Any, shift: Any) -> Any:
-    """value * 2^n, for the n that stands in the last bits of `shift`, the sum of n and the dtype's `_SHIFTER`.
-
-    The shifter holds `_LIFT` and the exponent's bias besides, so that those bits, moved up, are the number 2^(n+_LIFT)
-    already. Every such product is a normal number; what undoes the lift rounds a subnormal result, once.
-    (As one instruction, because Numba widens every integer to 64 bits and so halves the elements at a time.)
-    """
-    integer, fraction, lift = {types.float32: (types.int32, 23, _LIFT32), types.float64: (types.int64, 52, _LIFT64)}[
-        value
-    ]
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = context.get_value_type(integer)
-        power = builder.bitcast(builder.shl(builder.bitcast(args[1], bits), bits(fraction)), args[0].type)
-        return builder.fmul(builder.fmul(args[0], power), context.get_constant(value, 2.0**-lift))
-
-    return value(value, shift), codegen
-
-
-@_intrinsic
-def _item(typingctx: Any, array: Any, i: Any) -> Any:
-    """The element i of the array as it lies in memory.
-
-    Not array[i], whose negative i would count from the end: with that choice in its way, the compiler does not see
-    consecutive addresses, and a slice of the array, which would help, is counted by an atomic instruction.
-    Of a bool any byte but 0 is true, where Numba itself reads the last bit.
-    """
-    if array.layout != "C":
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = builder.load(_address(context, builder, array, *args))
-        return builder.icmp_unsigned("!=", found, found.type(0)) if array.dtype == types.boolean else found
-
-    return array.dtype(array, i), codegen
-
-
-@_intrinsic
-def _put(typingctx: Any, array: Any, i: Any, value: Any) -> Any:
-    """Write the element i of the array as it lies in memory, in the array's dtype."""
-    if array.layout != "C":
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rounded = context.cast(builder, args[2], value, array.dtype)
-        builder.store(rounded, _address(context, builder, array, *args[:2]))
-        return context.get_dummy_value()
-
-    return types.void(array, i, value), codegen
-
-
-def _address(context: Any, builder: Any, array: Any, value: Any, i: Any) -> Any:
-    return builder.gep(context.make_array(array)(context, builder, value).data, [i], inbounds=True)
-
-
-@_intrinsic
-def _wide(typingctx: Any) -> Any:
-    """Let the compiler use registers as wide as the machine has them: it stops at half of AVX-512 by itself."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        set.add(builder.function.attributes, _WIDE)  # the set's own `add`: that of llvmlite knows a few names only
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@_intrinsic
-def _prefetch(typingctx: Any, array: Any, i: Any) -> Any:
-    """Ask for the line of array[i], which may lie behind the end: a prefetch never faults."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        record = context.make_array(array)(context, builder, args[0])
-        address = builder.bitcast(builder.gep(record.data, [args[1]]), ir.IntType(8).as_pointer())
-        i32 = ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [address.type], ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
-        )
-        builder.call(function, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
-        return context.get_dummy_value()
-
-    return types.void(array, i), codegen
+def _counted(call: Any, count: int) -> Any:
+    """An intrinsic of so many arguments; Numba wants to see each of them."""
+    names = ["typingctx", *(f"a{k}" for k in range(count))]
+    call.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names])
+    return _intrinsic(call)
 
 
 # ---------------------------------------------------------------- exp(-a) and log1p(e)
@@ -171,14 +173,14 @@ def _prefetch(typingctx: Any, array: Any, i: Any) -> Any:
 # of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
 # in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. A wrong digit of any shows in
 # tests/test_kernel_numba.py.
-_Q32 = _polynomial(
+_Q32 = (
     0.49999993413621063,
     0.16666520106827512,
     0.04166839389522632,
     0.008368780553090566,
     0.001381448613103384,
 )
-_Q64 = _polynomial(
+_Q64 = (
     0.5000000000000011,
     0.1666666666666641,
     0.04166666666652919,
@@ -190,7 +192,7 @@ _Q64 = _polynomial(
     2.763037807074101e-07,
     2.500008929190688e-08,
 )
-_R32 = _polynomial(
+_R32 = (
     -0.4999994542422248,
     0.3333081857516269,
     -0.24961388861426395,
@@ -201,7 +203,7 @@ _R32 = _polynomial(
     0.020464828168909144,
     -0.0033739365911547533,
 )
-_R64 = _polynomial(
+_R64 = (
     -0.49999999999999983,
     0.33333333333324533,
     -0.24999999999172703,
@@ -225,425 +227,1068 @@ _R64 = _polynomial(
     -1.724146608631894e-05,
 )
 
-_LOWEST32, _LOWEST64 = _F32(-104), np.float64(-746)  # below, the result is 0
-_LOG2E32, _LOG2E64 = _F32(1.4426950408889634), np.float64(1.4426950408889634)
-_HIGH32, _HIGH64 = _F32(-0.693145751953125), np.float64(-0.6931471803691238)
-_LOW32, _LOW64 = _F32(-1.4286068203094172e-06), np.float64(-1.9082149292705877e-10)
-_ONE32, _ONE64 = _F32(1), np.float64(1)
+_LOWEST32, _LOWEST64 = -104.0, -746.0  # below, the result is 0
+_LOG2E: Final = 1.4426950408889634
+_HIGH32, _HIGH64 = 0.693145751953125, 0.6931471803691238
+_LOW32, _LOW64 = 1.4286068203094172e-06, 1.9082149292705877e-10
+_LIFT32, _LIFT64 = 64, 512  # 2^n of the smallest result is lifted into the normal range by so much
+# Adding it moves n into the last bits of the sum, and with it the lift and the exponent's bias: those bits, moved up,
+# are the number 2^(n+lift) already. Every product with it is a normal number; what undoes the lift rounds once.
+_SHIFTER32, _SHIFTER64 = 1.5 * 2**23 + _LIFT32 + 127, 1.5 * 2**52 + _LIFT64 + 1023
 
 
-def _decay(a: Any) -> Any:
+def _polynomial(x: _Number, coefficients: tuple[float, ...]) -> _Number:
+    """By Horner; the constant coefficient comes first."""
+    value = x.const(coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value.fma(x, c)
+    return value
+
+
+def decay(a: _Number) -> _Number:
     """exp(-a) for a >= 0; NaN for NaN."""
-    raise NotImplementedError  # compiled only
+    one = a.single
+    lowest, shifter, fraction = (_LOWEST32, _SHIFTER32, 23) if one else (_LOWEST64, _SHIFTER64, 52)
+    z = -a
+    z = z.const(lowest).if_(z.is_("<", lowest), z)  # this way round, a NaN stays
+    shift = z.fma(_LOG2E, shifter)
+    whole = shift - shifter
+    r = whole.fma(-(_LOW32 if one else _LOW64), whole.fma(-(_HIGH32 if one else _HIGH64), z))
+    value = _polynomial(r, _Q32 if one else _Q64).fma(r * r, r) + 1
+    bits = shift.bits()
+    power = shift.from_bits(a.builder.shl(bits, _same(bits.type, fraction)))
+    return value * power * 2.0 ** -(_LIFT32 if one else _LIFT64)
 
 
-@_overload(_decay)
-def _compile_decay(a: Any) -> Any:
-    lowest, log2e, shifter, high, low, one, q_of = (
-        (_LOWEST32, _LOG2E32, _SHIFTER32, _HIGH32, _LOW32, _ONE32, _Q32)
-        if a == types.float32
-        else (_LOWEST64, _LOG2E64, _SHIFTER64, _HIGH64, _LOW64, _ONE64, _Q64)
-    )
-
-    def decay(a: Any) -> Any:
-        z = lowest if -a < lowest else -a  # this way round, a NaN stays
-        shift = _fma(z, log2e, shifter)
-        whole = shift - shifter
-        r = _fma(whole, low, _fma(whole, high, z))
-        return _times_power(_fma(q_of(r), r * r, r) + one, shift)
-
-    return decay
-
-
-def _log1p(e: Any) -> Any:
+def log1p(e: _Number) -> _Number:
     """log1p(e) for 0 <= e <= 1."""
-    raise NotImplementedError  # compiled only
+    return _polynomial(e, _R32 if e.single else _R64).fma(e * e, e)
 
 
-@_overload(_log1p)
-def _compile_log1p(e: Any) -> Any:
-    r_of = _R32 if e == types.float32 else _R64
-
-    def log1p(e: Any) -> Any:
-        return _fma(r_of(e), e * e, e)
-
-    return log1p
+def joined(a: _Number, b: _Number) -> _Number:
+    """(1 + a)(1 + b) - 1, whose log1p is log1p(a) + log1p(b). All terms are positive, so that nothing cancels."""
+    return a.fma(b, a + b)
 
 
-# ---------------------------------------------------------------- operands that are there or not
+def log1p_of_many(q: _Number) -> _Number:
+    """log1p(q) for 0 <= q <= 255, which is what eight e are together: docs/numerics.md has the bound.
+
+    With 1 + q = 2^n * (1 + f) it is n*log(2) + log1p(f), and f = q*2^-n + (2^-n - 1) keeps every digit of a small q,
+    for which n is 0.
+    """
+    b, one = q.builder, q.single
+    fraction, bias, top = (23, 127, 0x7F800000) if one else (52, 1023, 0x7FF << 52)
+    bits = (q + 1).bits()
+    back = q.from_bits(b.sub(_same(bits.type, 2 * bias << fraction), b.and_(bits, _same(bits.type, top))))  # 2^-n
+    # Under the exponent of 2^fraction the last bit counts ones.
+    counted = b.or_(b.lshr(bits, _same(bits.type, fraction)), _same(bits.type, (bias + fraction) << fraction))
+    n = q.from_bits(counted) - float(2**fraction + bias)
+    low, high = (_LOW32, _HIGH32) if one else (_LOW64, _HIGH64)
+    return n.fma(high, n.fma(low, log1p(q.fma(back, back - 1))))
 
 
-def _at(values: Any, i: Any) -> Any:
-    """values[i] of an array; a number is the same for every i."""
-    raise NotImplementedError  # compiled only
+# ---------------------------------------------------------------- loops over neighbouring elements
 
 
-@_overload(_at)
-def _compile_at(values: Any, i: Any) -> Any:
-    def item(values: Any, i: Any) -> Any:
-        return _item(values, i)
+class _Loop:
+    """One turn of a loop: v[k] reads the element of the k-th array, v[k] = value writes it, v.n[k] is a number."""
 
-    def number(values: Any, i: Any) -> Any:
-        return values
+    def __init__(self, builder: Any, arrays: Any, index: Any, numbers: Any) -> None:
+        self.builder, self.arrays, self.index = builder, arrays, index
+        self.n = [_Number(builder, value) for value in numbers]
 
-    return item if isinstance(values, types.Array) else number
+    def at(self, k: int, later: int = 0) -> Any:
+        """The element of the k-th array, or one that stands so many later; of bytes, whether it is not 0."""
+        array = self.arrays[k]
+        index = self.builder.add(self.index, self.index.type(later)) if later else self.index
+        found = self.builder.load(self.builder.gep(array, [index], inbounds=True), align=1)
+        if isinstance(found.type, ir.IntType):
+            return self.builder.icmp_unsigned("!=", found, found.type(0))
+        return _Number(self.builder, found)
 
+    __getitem__ = at
 
-def _real(value: Any, like: Any) -> Any:
-    """The value in the dtype of `like`, an array or a number."""
-    raise NotImplementedError  # compiled only
-
-
-@_overload(_real)
-def _compile_real(value: Any, like: Any) -> Any:
-    to = _dtype(like)
-
-    def real(value: Any, like: Any) -> Any:
-        return to(value)
-
-    return real
+    def __setitem__(self, k: int, value: _Number) -> None:
+        array = self.arrays[k]
+        self.builder.store(value.value, self.builder.gep(array, [self.index], inbounds=True), align=1)
 
 
-def _block(like: Any) -> Any:
-    """Scratch for the losses of a block, in the dtype of `like`."""
-    raise NotImplementedError  # compiled only
+_ADDRESS: Final = ir.IntType(64)
+_I32: Final = ir.IntType(32)
 
 
-@_overload(_block)
-def _compile_block(like: Any) -> Any:
-    to = _dtype(like)
+def _loop(arrays: str, numbers: int = 0, early: tuple[int, ...] = ()) -> Callable[[Callable[[_Loop], None]], Any]:
+    """A formula as loop(n, address of each array, numbers, one), for arrays that do not overlap.
 
-    def block(like: Any) -> Any:
-        return np.zeros(BLOCK, to)
+    `arrays` has a letter for each: r for the dtype of the arithmetic, d for float64, b for bytes. Of those in `early`
+    is asked ahead of time what comes next. It becomes a function of its own: inlined, it would be compiled anew in
+    every function that calls it.
+    """
 
-    return block
+    def build(formula: Callable[[_Loop], None]) -> Any:
+        def loop(typingctx: Any, *arguments: Any) -> Any:
+            real = _SINGLE if arguments[-1] == types.float32 else _DOUBLE
+            kinds = [{"r": real, "d": _DOUBLE, "b": ir.IntType(8)}[letter] for letter in arrays]
 
+            def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                function = _made(builder.module, formula, real, kinds, numbers, early)
+                pointers = [
+                    builder.inttoptr(value, kind.as_pointer())
+                    for value, kind in zip(args[1 : 1 + len(kinds)], kinds, strict=True)
+                ]
+                builder.call(function, [args[0], *pointers, *args[1 + len(kinds) : -1]])
+                return context.get_dummy_value()
 
-def _dtype(like: Any) -> Any:
-    narrow = (like.dtype if isinstance(like, types.Array) else like) == types.float32
-    return np.float32 if narrow else np.float64
+            wanted = [*[types.int64] * (1 + len(arrays)), *[arguments[-1]] * (numbers + 1)]
+            return types.void(*wanted), codegen
 
+        return _counted(loop, len(arrays) + numbers + 2)
 
-def _repeated(values: Any, times: int) -> Any:
-    """An array as often after itself; a number or None as it is."""
-    raise NotImplementedError  # compiled only
-
-
-@_overload(_repeated)
-def _compile_repeated(values: Any, times: Any) -> Any:
-    def repeated(values: Any, times: Any) -> Any:
-        if times == 1:
-            return values
-        out = np.empty(times * values.size, values.dtype)
-        for i in range(out.size):
-            out[i] = values[i % values.size]
-        return out
-
-    def same(values: Any, times: Any) -> Any:
-        return values
-
-    return repeated if isinstance(values, types.Array) else same
+    return build
 
 
-def _factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
-    """The scale of each element of `many` rows from `first` on, `width` of each, in `room`; a number as it is."""
-    raise NotImplementedError  # compiled only
+def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, early: tuple[int, ...]) -> Any:
+    """The loop as a function of the module that is being compiled."""
+    name = f"mlsm.{formula.__name__}.{real}"
+    if name in module.globals:
+        return module.globals[name]
+    kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, *(k.as_pointer() for k in kinds), *[real] * numbers])
+    function = _private(ir.Function(module, kind, name))
+    builder = ir.IRBuilder(function.append_basic_block())
+    n, *rest = function.args
+    pointers, values = rest[: len(kinds)], rest[len(kinds) :]
+    for pointer in pointers:
+        pointer.add_attribute("noalias")
+
+    def turns(first: Any, last: Any) -> None:
+        with cgutils.for_range(builder, last, first) as found:
+            formula(_Loop(builder, pointers, found.index, values))
+
+    if early and AHEAD:
+        with cgutils.for_range_slice(builder, _ADDRESS(0), n, _ADDRESS(PIECE)) as (first, _):
+            last = builder.add(first, _ADDRESS(PIECE))
+            last = builder.select(builder.icmp_signed("<", last, n), last, n)
+            for k in early:
+                _asked(builder, pointers[k], first, last, 64 // (4 if kinds[k] == _SINGLE else 8))
+            turns(first, last)
+    else:
+        turns(_ADDRESS(0), n)
+    builder.ret_void()
+    return function
 
 
-@_overload(_factors, inline="always")
-def _compile_factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
-    def factors(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
-        for r in range(many):
-            for j in range(width):
-                _put(room, r * width + j, _item(scale, first + r))
-        return room
-
-    def same(scale: Any, room: Any, first: Any, many: Any, width: Any) -> Any:
-        return scale
-
-    return factors if isinstance(scale, types.Array) else same
+def _private(function: Any) -> Any:
+    """Known in its module alone, never inlined, and with registers as wide as the machine has them: LLVM stops at half
+    of AVX-512 by itself."""
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    set.add(function.attributes, _WIDE)  # the set's own `add`: that of llvmlite knows a few names only
+    return function
 
 
-@_njit(inline="always")
-def _ask(array: Any, start: int, stop: int) -> None:
-    """Ask early for what will be wanted after array[start:stop]."""
-    if AHEAD:  # known when this is compiled, and the cache on disk tells processors apart
-        for i in range(start + AHEAD, stop + AHEAD, 64 // array.itemsize):
-            _prefetch(array, i)
+def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
+    """Ask for what will be wanted after the elements first:last, which may lie behind the end: no prefetch faults."""
+    i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [i8], kind)
+    with cgutils.for_range_slice(builder, first, last, _ADDRESS(step)) as (index, _):
+        address = builder.bitcast(builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))]), i8)
+        builder.call(prefetch, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
+
+
+@_loop("r", numbers=1)
+def filled(v: Any) -> None:
+    v[0] = v.n[0]
+
+
+def _linear(t: _Number, a: _Number) -> _Number:
+    """t*a, and 0 where t is 0, of an infinite a too."""
+    return t * t.const(0).if_(t.is_("==", 0), a)
+
+
+def _signed(right: Any, d: _Number) -> _Number:
+    return d.if_(right, -d)
+
+
+@_loop("rrrr", early=(0, 1))
+def line(v: Any) -> None:
+    """exp(-|x|), and the linear part of the loss."""
+    x, y = v[0], v[1]
+    a = abs(x)
+    v[2] = decay(a)
+    v[3] = _linear((1 - y).if_(x.is_(">=", 0), y), a)
+
+
+@_loop("rrrr", early=(0, 1, 3))
+def slope(v: Any) -> None:
+    """The slope of the loss, times a factor."""
+    x, y = v[0], v[1]
+    right, e = x.is_(">=", 0), decay(abs(x))
+    v[3] = _signed(right, (1 - y).if_(right, y) - e / (e + 1)) * v[2]
+
+
+@_loop("rrrrrr", early=(0, 1, 5))
+def both(v: Any) -> None:
+    """`line` and `slope` in one pass."""
+    x, y = v[0], v[1]
+    right, a = x.is_(">=", 0), abs(x)
+    e, t = decay(a), (1 - y).if_(right, y)
+    v[3] = e
+    v[4] = _linear(t, a)
+    v[5] = _signed(right, t - e / (e + 1)) * v[2]
+
+
+@_loop("rrr", early=(0, 2))
+def bend(v: Any) -> None:
+    """s*(1 - s), times a factor."""
+    e = decay(abs(v[0]))
+    s = e / (e + 1)
+    v[2] = s * (1 - s) * v[1]
+
+
+@_loop("rrr")
+def own(v: Any) -> None:
+    """Losses, each with a logarithm of its own."""
+    v[2] = v[0] + log1p(v[1])
+
+
+def _parts(v: Any, x: int, y: int, p: int) -> Any:
+    """What every option is made of: whether x >= 0, |x|, exp(-|x|), t and q; v.n has the two numbers that smooth
+    targets, and one that is 0 where there is no pos_weight, so that q is 1."""
+    logit, target = v[x], v[y]
+    right, a = logit.is_(">=", 0), abs(logit)
+    on, off = target.fma(v.n[0], v.n[1]) * v[p], (1 - target).fma(v.n[0], v.n[1])
+    return right, a, decay(a), off.if_(right, on), (on + off).if_(v.n[2].is_("!=", 0), 1)
+
+
+# Of the options that are absent, the loops below read ones: x, y, w, p, the mask, the factor, then what they fill.
+
+
+@_loop("rrrrbrr", numbers=3)
+def line_of(v: Any) -> None:
+    """`line` with a mask and with smoothed targets."""
+    _, a, e, t, _ = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[5] = e.if_(v[4], zero)
+    v[6] = _linear(t, a).if_(v[4], zero)
+
+
+@_loop("rrrrbrrrr", numbers=3)
+def both_of(v: Any) -> None:
+    """`line_of` and `slope_of` in one pass, without a weight."""
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[6] = e.if_(v[4], zero)
+    v[7] = _linear(t, a).if_(v[4], zero)
+    v[8] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], zero)
+
+
+@_loop("rrrrbr", numbers=3)
+def loss_of(v: Any) -> None:
+    """Losses, each with a logarithm of its own."""
+    _, a, e, t, q = _parts(v, 0, 1, 3)
+    v[5] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], a.const(0))
+
+
+@_loop("rrrrbrr", numbers=3)
+def slope_of(v: Any) -> None:
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    v[6] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], a.const(0))
+
+
+@_loop("rrrrbrrr", numbers=3)
+def loss_and_slope_of(v: Any) -> None:
+    right, a, e, t, q = _parts(v, 0, 1, 3)
+    zero = a.const(0)
+    v[6] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], zero)
+    v[7] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], zero)
+
+
+@_loop("rrrrbrr", numbers=3)
+def bend_of(v: Any) -> None:
+    _, a, e, _, q = _parts(v, 0, 1, 3)
+    s = e / (e + 1)
+    v[6] = (q * (s * (1 - s)) * v[2] * v[5]).if_(v[4], a.const(0))
+
+
+@_loop("rrrr", numbers=3, early=(0, 1, 2, 3))
+def pair(v: Any) -> None:
+    """Slope, and s*(1 - s) but no less than the first number, of targets smoothed by the other two."""
+    x, on = v[0], v[1].fma(v.n[1], v.n[2])
+    off, right, e = (1 - v[1]).fma(v.n[1], v.n[2]), x.is_(">=", 0), decay(abs(x))
+    s = e / (e + 1)
+    h = s * (1 - s)
+    v[2] = _signed(right, off.if_(right, on) - s)
+    v[3] = v.n[0].if_(h.is_("<", v.n[0]), h)
+
+
+@_loop("rrrrbrr", numbers=4)
+def pair_of(v: Any) -> None:
+    """`pair` with a factor of both, pos_weight and a mask; the last number is 0 where there is no pos_weight."""
+    x, on = v[0], v[1].fma(v.n[1], v.n[2]) * v[3]
+    off, right, e = (1 - v[1]).fma(v.n[1], v.n[2]), x.is_(">=", 0), decay(abs(x))
+    s = e / (e + 1)
+    h = s * (1 - s)
+    q = (on + off).if_(v.n[3].is_("!=", 0), 1)
+    zero = x.const(0)
+    v[5] = (_signed(right, (-q).fma(s, off.if_(right, on))) * v[2]).if_(v[4], zero)
+    v[6] = (q * v.n[0].if_(h.is_("<", v.n[0]), h) * v[2]).if_(v[4], zero)
+
+
+_decay, _log1p = _function(decay), _function(log1p)
+_fma = _function(lambda a, b, c: a.fma(b, c))
+
+
+# ---------------------------------------------------------------- memory by its address
+
+
+@_intrinsic
+def _at(typingctx: Any, address: Any, i: Any, like: Any) -> Any:
+    """The element i of an array of the dtype of `like`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_place(context, builder, like, *args[:2]), align=1)
+
+    return like(types.int64, types.int64, like), codegen
+
+
+@_intrinsic
+def _put_at(typingctx: Any, address: Any, i: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _place(context, builder, value, *args[:2]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, value), codegen
+
+
+def _place(context: Any, builder: Any, kind: Any, address: Any, i: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, context.get_value_type(kind).as_pointer()), [i], inbounds=True)
+
+
+@_intrinsic
+def _real(typingctx: Any, value: Any, one: Any) -> Any:
+    """The number in the dtype of `one`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.cast(builder, args[0], value, one)
+
+    return one(value, one), codegen
+
+
+@_intrinsic
+def _size(typingctx: Any, one: Any) -> Any:
+    """The bytes of a number of the arithmetic."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _ADDRESS(one.bitwidth // 8)
+
+    return types.int64(one), codegen
+
+
+@_intrinsic
+def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
+    """One number a row, so many bytes apart, as often as the row is wide."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        real = _SINGLE if one == types.float32 else _DOUBLE
+        name, byte = f"mlsm.spread.{real}", ir.IntType(8).as_pointer()
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, _ADDRESS, byte, _ADDRESS, real.as_pointer()])
+            function = _private(ir.Function(builder.module, kind, name))
+            b = ir.IRBuilder(function.append_basic_block())
+            many, each, source, apart, target = function.args
+            with cgutils.for_range(b, many) as outer:
+                place = b.gep(source, [b.mul(outer.index, apart)])
+                value = b.load(b.bitcast(place, real.as_pointer()), align=1)
+                first = b.gep(target, [b.mul(outer.index, each)], inbounds=True)
+                with cgutils.for_range(b, each) as inner:
+                    b.store(value, b.gep(first, [inner.index], inbounds=True), align=1)
+            b.ret_void()
+        pointers = builder.inttoptr(args[2], byte), builder.inttoptr(args[4], real.as_pointer())
+        builder.call(function, [args[0], args[1], pointers[0], args[3], pointers[1]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, one), codegen
+
+
+@_intrinsic
+def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: Any) -> Any:
+    """How many bytes of each row are not 0, added to its count, a float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name, byte = "mlsm.observed", ir.IntType(8)
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(
+                ir.VoidType(), [_ADDRESS, _ADDRESS, byte.as_pointer(), _ADDRESS, _DOUBLE.as_pointer()]
+            )
+            function = _private(ir.Function(builder.module, kind, name))
+            b = ir.IRBuilder(function.append_basic_block())
+            found = b.alloca(_I32)
+            many, each, source, apart, target = function.args
+            with cgutils.for_range(b, many) as outer:
+                b.store(_I32(0), found)
+                first = b.gep(source, [b.mul(outer.index, apart)])
+                with cgutils.for_range(b, each) as inner:
+                    on = b.icmp_unsigned("!=", b.load(b.gep(first, [inner.index], inbounds=True)), byte(0))
+                    b.store(b.add(b.load(found), b.zext(on, _I32)), found)
+                place = b.gep(target, [outer.index], inbounds=True)
+                b.store(b.fadd(b.load(place), b.uitofp(b.load(found), _DOUBLE)), place)
+            b.ret_void()
+        pointers = builder.inttoptr(args[2], byte.as_pointer()), builder.inttoptr(args[4], _DOUBLE.as_pointer())
+        builder.call(function, [args[0], args[1], pointers[0], args[3], pointers[1]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
+
+
+# ---------------------------------------------------------------- any dtype, any stride
+
+# A dtype as a number: its kind times KIND, its bytes, and SWAPPED where they stand in the other order.
+KINDS: Final = {
+    name: k
+    for k, name in enumerate(
+        (
+            "bool",
+            "float16",
+            "bfloat16",
+            "float32",
+            "float64",
+            *(f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)),
+        )
+    )
+}
+BYTE: Final = len(KINDS)  # of masks, whose bytes are only moved
+KIND: Final = 64
+SWAPPED: Final = 16
+F32, F64 = KINDS["float32"], KINDS["float64"]
+
+
+def _widened(b: Any, bits: Any) -> Any:
+    """The float32 whose float16 has these bits, exactly."""
+    i32 = ir.IntType(32)
+    if _F16C:
+        return b.fpext(b.bitcast(bits, ir.HalfType()), _SINGLE)
+    h = b.zext(bits, i32)
+    a = b.shl(b.and_(h, i32(0x7FFF)), i32(13))
+    exponent = b.and_(h, i32(0x7C00))
+    least = i32(113 << 23)  # 2^-14: a subnormal number is put behind its point, which is subtracted again
+    subnormal = b.fsub(b.bitcast(b.add(a, least), _SINGLE), b.bitcast(least, _SINGLE))
+    wide = b.add(a, i32(112 << 23))
+    wide = b.select(b.icmp_unsigned("==", exponent, i32(0x7C00)), b.add(a, i32(0x70000000)), wide)
+    wide = b.select(b.icmp_unsigned("==", exponent, i32(0)), b.bitcast(subnormal, i32), wide)
+    return b.bitcast(b.or_(wide, b.shl(b.and_(h, i32(0x8000)), i32(16))), _SINGLE)
+
+
+def _narrowed(b: Any, value: Any) -> Any:
+    """The bits of the float16 next to a float32, ties to even."""
+    i16, i32 = ir.IntType(16), ir.IntType(32)
+    if _F16C:
+        return b.bitcast(b.fptrunc(value, ir.HalfType()), i16)
+    bits = b.bitcast(value, i32)
+    a = b.and_(bits, i32(0x7FFFFFFF))
+    odd = b.and_(b.lshr(a, i32(13)), i32(1))
+    normal = b.lshr(b.add(b.sub(a, i32((112 << 23) - 0xFFF)), odd), i32(13))
+    half = i32(126 << 23)  # 0.5, whose spacing is the smallest float16: the sum rounds to a multiple of it
+    subnormal = b.sub(b.bitcast(b.fadd(b.bitcast(a, _SINGLE), b.bitcast(half, _SINGLE)), i32), half)
+    found = b.select(b.icmp_unsigned("<", a, i32(113 << 23)), subnormal, normal)
+    found = b.select(b.icmp_unsigned(">=", a, i32(0x47800000)), i32(0x7C00), found)
+    found = b.select(b.icmp_unsigned(">", a, i32(0x7F800000)), i32(0x7E00), found)
+    return b.trunc(b.or_(found, b.and_(b.lshr(bits, i32(16)), i32(0x8000))), i16)
+
+
+def _lengthened(b: Any, bits: Any) -> Any:
+    """The float32 whose upper half these bits are: the value of a bfloat16."""
+    return b.bitcast(b.shl(b.zext(bits, ir.IntType(32)), ir.IntType(32)(16)), _SINGLE)
+
+
+def _shortened(b: Any, value: Any) -> Any:
+    """The bits of the bfloat16 next to a float32, ties to even. (The processor's own instruction drops subnormals.)"""
+    i32 = ir.IntType(32)
+    bits = b.bitcast(value, i32)
+    upper = b.lshr(bits, i32(16))
+    near = b.lshr(b.add(b.add(bits, i32(0x7FFF)), b.and_(upper, i32(1))), i32(16))
+    found = b.select(b.fcmp_unordered("uno", value, value), b.or_(upper, i32(0x40)), near)
+    return b.trunc(found, ir.IntType(16))
+
+
+def _from(b: Any, name: str, value: Any, real: Any) -> Any:
+    """A stored element in the dtype of the arithmetic."""
+    if name == "bool":
+        return b.uitofp(b.icmp_unsigned("!=", value, value.type(0)), real)  # any byte but 0 is true
+    if "int" in name:
+        return (b.uitofp if name.startswith("u") else b.sitofp)(value, real)
+    if name in ("float16", "bfloat16"):
+        value = (_widened if name == "float16" else _lengthened)(b, value)
+    return _Number(b, value).to(real).value
+
+
+def _into(b: Any, name: str, value: Any) -> Any:
+    if name == "float64":
+        return _Number(b, value).to(_DOUBLE).value
+    value = _Number(b, value).to(_SINGLE).value
+    return value if name == "float32" else (_narrowed if name == "float16" else _shortened)(b, value)
+
+
+def _bits_of(name: str) -> Any:
+    """The LLVM type of a stored element."""
+    if name in ("float32", "float64"):
+        return _SINGLE if name == "float32" else _DOUBLE
+    return ir.IntType(8 if name == "bool" else 16 if name == "bfloat16" else int(name.lstrip("uintfloa")))
+
+
+def _conversion(reading: bool) -> Any:
+    """convert(kind, source, n, to, one): n neighbouring elements of a kind into the arithmetic's dtype, or back."""
+
+    @_intrinsic
+    def convert(typingctx: Any, kind: Any, source: Any, n: Any, to: Any, one: Any) -> Any:
+        real = _SINGLE if one == types.float32 else _DOUBLE
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = _converter(builder.module, real, reading)
+            bytes_ = ir.IntType(8).as_pointer()
+            pointers = [builder.inttoptr(args[k], bytes_) for k in (1, 3)]
+            builder.call(function, [args[0], pointers[0], args[2], pointers[1]])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64, types.int64, one), codegen
+
+    return convert
+
+
+def _converter(module: Any, real: Any, reading: bool) -> Any:
+    name = f"mlsm.{'read' if reading else 'write'}.{real}"
+    if name in module.globals:
+        return module.globals[name]
+    bytes_ = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, bytes_, _ADDRESS, bytes_])
+    function = _private(ir.Function(module, kind, name))
+    which, source, n, to = function.args
+    source.add_attribute("noalias")
+    to.add_attribute("noalias")
+    b = ir.IRBuilder(function.append_basic_block())
+    end = function.append_basic_block()
+    choice = b.switch(which, end)
+    for dtype, k in KINDS.items():
+        stored = _bits_of(dtype)
+        if not reading and dtype not in ("float16", "bfloat16", "float32", "float64"):
+            continue
+        block = function.append_basic_block()
+        choice.add_case(_ADDRESS(k), block)
+        b.position_at_end(block)
+        before = b.bitcast(source, (stored if reading else real).as_pointer())
+        after = b.bitcast(to, (real if reading else stored).as_pointer())
+        with cgutils.for_range(b, n) as loop:
+            value = b.load(b.gep(before, [loop.index], inbounds=True), align=1)
+            value = _from(b, dtype, value, real) if reading else _into(b, dtype, value)
+            b.store(value, b.gep(after, [loop.index], inbounds=True), align=1)
+        b.branch(end)
+    b.position_at_end(end)
+    b.ret_void()
+    return function
+
+
+_read, _write = _conversion(True), _conversion(False)
+
+
+@_intrinsic
+def _move(
+    typingctx: Any, size: Any, swapped: Any, rows: Any, width: Any, source: Any, down: Any, right: Any, to: Any,
+    to_down: Any, to_right: Any,
+) -> Any:  # fmt: skip
+    """Copy rows x width elements of so many bytes, perhaps in the other order; all steps are in bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name = "mlsm.move"
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = _private(ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [_ADDRESS] * 10), name))
+            _mover(function)
+        builder.call(function, args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), codegen
+
+
+def _mover(function: Any) -> None:
+    b = ir.IRBuilder(function.append_basic_block())
+    size, swapped, rows, width, source, down, right, to, to_down, to_right = function.args
+    end = function.append_basic_block()
+    with b.if_then(b.icmp_signed("!=", swapped, _ADDRESS(0))):
+        with cgutils.for_range(b, size) as loop:  # the bytes of one place after those of another
+            place = b.sub(b.sub(size, _ADDRESS(1)), loop.index)
+            _nest(
+                b,
+                ir.IntType(8),
+                rows,
+                width,
+                b.add(source, loop.index),
+                down,
+                right,
+                b.add(to, place),
+                to_down,
+                to_right,
+            )
+        b.branch(end)
+        b.position_at_end(function.append_basic_block())
+    # Along the shorter step of the source, so that each line of memory is fetched once.
+    lies = b.icmp_signed("<", b.mul(down, down), b.mul(right, right))
+    rows, width = b.select(lies, width, rows), b.select(lies, rows, width)
+    down, right = b.select(lies, right, down), b.select(lies, down, right)
+    to_down, to_right = b.select(lies, to_right, to_down), b.select(lies, to_down, to_right)
+    choice = b.switch(size, end)
+    for n in (1, 2, 4, 8):
+        block = function.append_basic_block()
+        choice.add_case(_ADDRESS(n), block)
+        b.position_at_end(block)
+        _nest(b, ir.IntType(8 * n), rows, width, source, down, right, to, to_down, to_right)
+        b.branch(end)
+    b.position_at_end(end)
+    b.ret_void()
+
+
+def _nest(
+    b: Any, cell: Any, rows: Any, width: Any, source: Any, down: Any, right: Any, to: Any, to_down: Any, to_right: Any
+) -> None:
+    with cgutils.for_range(b, rows) as outer:
+        first, second = b.add(source, b.mul(outer.index, down)), b.add(to, b.mul(outer.index, to_down))
+        with cgutils.for_range(b, width) as inner:
+            before = b.inttoptr(b.add(first, b.mul(inner.index, right)), cell.as_pointer())
+            after = b.inttoptr(b.add(second, b.mul(inner.index, to_right)), cell.as_pointer())
+            b.store(b.load(before, align=1), after, align=1)
 
 
 # ---------------------------------------------------------------- sums in a fixed order
 
-
-@_njit(error_model="numpy", inline="always")
-def _tree(lanes: Any) -> Any:
-    for j in range(LANES // 2):
-        _put(lanes, j, _item(lanes, j) + _item(lanes, j + LANES // 2))
-    for j in range(LANES // 4):
-        _put(lanes, j, _item(lanes, j) + _item(lanes, j + LANES // 4))
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+# Of a function that only compiled code calls. Numba compiles a wrapper for Python with every other.
+_inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@_njit(error_model="numpy", inline="always")
-def _total(v: Any, stop: int, lanes: Any) -> Any:
-    """The sum of v[:stop], some runs of losses, in float64, always by the same tree; `lanes` is scratch."""
-    for j in range(LANES):
-        _put(lanes, j, 0.0)
-    for start in range(0, stop, RUN):
-        for j in range(LANES):
-            k = start + j
-            a = (_item(v, k) + _item(v, k + LANES)) + (_item(v, k + 2 * LANES) + _item(v, k + 3 * LANES))
-            k += 4 * LANES
-            b = (_item(v, k) + _item(v, k + LANES)) + (_item(v, k + 2 * LANES) + _item(v, k + 3 * LANES))
-            _put(lanes, j, _item(lanes, j) + np.float64(a + b))
-    total = _tree(lanes)
+def _row_sum(joint: bool) -> Any:
+    """sum(n, losses, e, one): of n losses in float64, always by the same tree, whatever stands behind them.
+
+    `joint`: the losses are only a part of themselves, and log1p(e) is the other; eight of them, LANES apart, have one
+    logarithm together. (Written with vectors, since the compiler would take half as many float32 at a time where it
+    also meets float64.)
+    """
+
+    @_intrinsic
+    def total(typingctx: Any, n: Any, losses: Any, e: Any, one: Any) -> Any:
+        real = _SINGLE if one == types.float32 else _DOUBLE
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            name = f"mlsm.{'joint' if joint else 'sum'}.{real}"
+            function = builder.module.globals.get(name)
+            if function is None:
+                kind = ir.FunctionType(_DOUBLE, [_ADDRESS, real.as_pointer(), real.as_pointer()])
+                function = _private(ir.Function(builder.module, kind, name))
+                _summed(function, real, joint)
+            pointers = [builder.inttoptr(value, real.as_pointer()) for value in args[1:3]]
+            return builder.call(function, [args[0], *pointers])
+
+        return types.float64(types.int64, types.int64, types.int64, one), codegen
+
+    return total
+
+
+def _summed(function: Any, real: Any, joint: bool) -> None:
+    b = ir.IRBuilder(function.append_basic_block())
+    n, losses, e = function.args
+    some, wide = ir.VectorType(real, LANES), ir.VectorType(_DOUBLE, LANES)
+    places = ir.Constant(ir.VectorType(_ADDRESS, LANES), [ir.Constant(_ADDRESS, j) for j in range(LANES)])
+    flags = ir.VectorType(ir.IntType(1), LANES)
+    suffix = f"v{LANES}{'f32' if real == _SINGLE else 'f64'}.p0"
+    kind = ir.FunctionType(some, [some.as_pointer(), _I32, flags, some])
+    load = _declared(b.module, kind, f"llvm.masked.load.{suffix}")
+    sums = b.alloca(wide)
+    b.store(_same(wide, 0.0), sums)
+
+    def turn(start: Any, whole: bool) -> None:
+        def eight(array: Any, join: Callable[[_Number, _Number], _Number]) -> _Number:
+            values: list[_Number] = []
+            for k in range(8):
+                first = b.add(start, _ADDRESS(k * LANES))
+                pointer = b.bitcast(b.gep(array, [first], inbounds=True), some.as_pointer())
+                if whole:
+                    value = b.load(pointer, align=1)
+                else:  # zeros behind the last one
+                    left = b.insert_element(ir.Constant(places.type, ir.Undefined), b.sub(n, first), _I32(0))
+                    left = b.shuffle_vector(left, left, _same(ir.VectorType(_I32, LANES), 0))
+                    value = b.call(load, [pointer, _I32(1), b.icmp_signed("<", places, left), _same(some, 0.0)])
+                values.append(_Number(b, value))
+            while len(values) > 1:
+                values = [join(left, right) for left, right in zip(values[::2], values[1::2], strict=True)]
+            return values[0]
+
+        found = eight(losses, lambda left, right: left + right)
+        if joint:
+            found = found + log1p_of_many(eight(e, joined))
+        b.store(b.fadd(b.load(sums), found.to(_DOUBLE).value), sums)
+
+    whole = b.and_(n, _ADDRESS(-RUN))
+    with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(RUN)) as (start, _):
+        turn(start, True)
+    with b.if_then(b.icmp_signed("<", whole, n)):
+        turn(whole, False)
+    value, lanes = b.load(sums), LANES
+    while lanes > 1:  # halves onto halves
+        lanes //= 2
+        low, high = (
+            b.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), [_I32(j + k) for j in range(lanes)]))
+            for k in (0, lanes)
+        )
+        value = b.fadd(low, high)
+    b.ret(b.extract_element(value, _I32(0)))
+
+
+plain_sum, joint_sum = _row_sum(False), _row_sum(True)
+
+
+@_inner
+def _total(n: int, losses: int, e: int, joint: int, one: Any) -> Any:
+    """`_row_sum`, in float64 from the first where finite losses may have left the range of float32 together."""
+    total = joint_sum(n, losses, e, one) if joint else plain_sum(n, losses, losses, one)
     if not np.isfinite(total):
-        total = _wider_total(v, stop)
+        total = 0.0
+        for k in range(n):
+            total += np.float64(_at(losses, k, one))
+            if joint:
+                total += np.float64(_log1p(_at(e, k, one)))
     return total
 
 
-@_njit(error_model="numpy")
-def _wider_total(v: Any, stop: int) -> Any:
-    """The same in float64 from the first: finite losses may have left the range of float32 together."""
-    total = 0.0
-    for k in range(stop):
-        total += v[k]
-    return total
-
-
-@_njit(error_model="numpy")
-def _short_total(v: Any, start: int, width: int) -> Any:
-    """The sum of v[start:start+width] in float64, of at most NARROW terms, in eight interleaved sums."""
+@_inner
+def _short_total(first: int, width: int, v: int, one: Any) -> Any:
+    """The sum of the values first:first+width in float64, of at most NARROW terms, in eight interleaved sums."""
     a = b = c = d = e = f = g = h = 0.0
-    even = start + width - width % 8
-    for j in range(start, even, 8):
-        a += v[j]
-        b += v[j + 1]
-        c += v[j + 2]
-        d += v[j + 3]
-        e += v[j + 4]
-        f += v[j + 5]
-        g += v[j + 6]
-        h += v[j + 7]
+    stop = first + width
+    even = stop - width % 8
+    for j in range(first, even, 8):
+        a += _at(v, j, one)
+        b += _at(v, j + 1, one)
+        c += _at(v, j + 2, one)
+        d += _at(v, j + 3, one)
+        e += _at(v, j + 4, one)
+        f += _at(v, j + 5, one)
+        g += _at(v, j + 6, one)
+        h += _at(v, j + 7, one)
     rest = 0.0
-    for j in range(even, start + width):
-        rest += v[j]
+    for j in range(even, stop):
+        rest += _at(v, j, one)
     return (((a + b) + (c + d)) + ((e + f) + (g + h))) + rest
 
 
-# ---------------------------------------------------------------- the passes
+# ---------------------------------------------------------------- where an operand lies
+
+# The plan of a call, made in Python and kept: what stands at which index of an array of int64.
+CLASSES, BATCH_AXES, UNIT, SLAB, PITCH, ROOM, JOINT, BY_ROW, SMOOTH = range(9)
+HEAD: Final = 9  # here the lengths of the batch axes begin, outermost first; then come the operands
+X, Y, W, P, M, G, OUT = range(7)
+TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the batch axes. All steps are in bytes
+OPERAND: Final = 4
+
+ROWS, SLOPE, BEND = 1, 2, 4  # what may be wanted
 
 
-def fused(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, rows: Any, slope: Any) -> None:
-    """The row losses into `rows` and, times `scale`, their slope into `slope`, each unless it is None.
+@_inner
+def _offset(plan: Any, operand: int, row: int) -> Any:
+    """How far into the operand a row begins, in bytes."""
+    axes = plan[BATCH_AXES]
+    if axes == 1:
+        return row * plan[operand + OPERAND]
+    offset = 0
+    for axis in range(axes - 1, -1, -1):
+        n = plan[HEAD + axis]
+        offset += row % n * plan[operand + OPERAND + axis]
+        row //= n
+    return offset
 
-    x, y and slope have shape (N, C), rows (N,). `scale`, a number or an array of shape (N,), has the dtype of the
-    arithmetic even where no slope is wanted. w and p are None, a number, or an array of shape (C,) of that dtype;
-    smooth is None or (1-eps, eps/2).
+
+@_inner
+def _loaded(
+    plan: Any, operand: int, base: int, row: int, many: int, start: int, width: int, tile: int, raw: int, one: Any
+) -> Any:
+    """Where `many` rows of an operand begin, from the class `start` on: as they lie, or copied into `tile`."""
+    axes, pitch = plan[BATCH_AXES], plan[PITCH]
+    step, inner, down = plan[operand + STEP], plan[HEAD + axes - 1], plan[operand + OPERAND + axes - 1]
+    if plan[operand + DIRECT]:
+        return base + _offset(plan, operand, row) + start * step
+    kind, size, swapped = plan[operand] // KIND, plan[operand] % SWAPPED, plan[operand] // SWAPPED % 2
+    cell = 1 if kind == BYTE else _size(one)
+    same = kind == BYTE or (kind == F32 and cell == 4) or (kind == F64 and cell == 8)
+    done = 0
+    while done < many:  # as many rows at a time as are equally far apart
+        take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
+        source, to = base + _offset(plan, operand, row + done) + start * step, tile + done * pitch * cell
+        if same:
+            _move(size, swapped, take, width, source, down, step, to, pitch * cell, cell)
+        elif step == size and not swapped and down == width * size and pitch == width:
+            _read(kind, source, take * width, to, one)
+        elif step == size and not swapped and width >= 16:
+            for r in range(take):
+                _read(kind, source + r * down, width, to + r * pitch * cell, one)
+        else:
+            _move(size, swapped, take, width, source, down, step, raw, pitch * size, size)
+            _read(kind, raw, (take - 1) * pitch + width, to, one)
+        done += take
+    return tile
+
+
+@_inner
+def _stored(
+    plan: Any, operand: int, base: int, row: int, many: int, start: int, width: int, tile: int, raw: int, one: Any
+) -> None:
+    """The way back of `_loaded`, for the results."""
+    axes, pitch = plan[BATCH_AXES], plan[PITCH]
+    step, inner, down = plan[operand + STEP], plan[HEAD + axes - 1], plan[operand + OPERAND + axes - 1]
+    kind, size, swapped = plan[operand] // KIND, plan[operand] % SWAPPED, plan[operand] // SWAPPED % 2
+    cell = _size(one)
+    same = (kind == F32 and cell == 4) or (kind == F64 and cell == 8)
+    done = 0
+    while done < many:
+        take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
+        source, to = tile + done * pitch * cell, base + _offset(plan, operand, row + done) + start * step
+        if same:
+            _move(size, swapped, take, width, source, pitch * cell, cell, to, down, step)
+        elif step == size and not swapped and down == width * size and pitch == width:
+            _write(kind, source, take * width, to, one)
+        else:
+            _write(kind, source, (take - 1) * pitch + width, raw, one)
+            _move(size, swapped, take, width, raw, pitch * size, size, to, down, step)
+        done += take
+
+
+# ---------------------------------------------------------------- the pass
+
+# Scratch of one block each, beside the copies of operands.
+E, LINE, LOSSES, SCALES, WEIGHTS, OF_ROWS, APART_W, ONES, SEEN = range(9)
+BUFFERS: Final = 9
+
+
+@_inner
+def _formula(
+    one: Any, mode: int, n: int, x: int, y: int, w: int, p: int, m: int, smooth: int, keep: Any, add: Any, f: int,
+    joint: int, losses: int, out: int, room: int,
+) -> None:  # fmt: skip
+    """What `mode` wants of n neighbouring elements, derivatives times f.
+
+    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts.
     """
-    _wide()
-    count, classes = x.shape
-    zero, one = _real(0, scale), _real(1, scale)
-    losses, room, lanes = _block(scale), _block(scale), np.empty(LANES, np.float64)
-    # Elements are taken as they lie, a piece of one row or several whole rows at a time.
-    group = BLOCK // classes if classes <= NARROW else 1
-    all_w, all_p = _repeated(w, group), _repeated(p, group)
-    for i in range(0, count, group):
-        many = min(group, count - i)
-        sum_, rest = 0.0, 0.0
-        for start in range(0, many * classes, BLOCK):
-            width = min(BLOCK, many * classes - start)
-            first = i * classes + start
-            factors = _factors(scale, room, i, many, width // many)
-            for piece in range(0, width, PIECE):
-                stop = min(piece + PIECE, width)
-                _ask(x, first + piece, first + stop)
-                _ask(y, first + piece, first + stop)
-                if slope is not None:
-                    _ask(slope, first + piece, first + stop)
-                for j in range(piece, stop):
-                    logit, on = _real(_item(x, first + j), scale), _real(_item(y, first + j), scale)
-                    off = one - on
-                    if smooth is not None:
-                        keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
-                        on, off = _fma(on, keep, add), _fma(off, keep, add)
-                    if p is not None:
-                        on = _real(_at(all_p, start + j), scale) * on
-                    right = logit >= zero
-                    a = abs(logit)
-                    e = _decay(a)
-                    t = off if right else on
-                    if rows is not None:
-                        loss = _log1p(e)
-                        if p is not None:
-                            loss = (off + on) * loss
-                        loss = _fma(t, zero if t == zero else a, loss)
-                        if w is not None:
-                            loss = _real(_at(all_w, start + j), scale) * loss
-                        _put(losses, j, loss)
-                    if slope is not None:
-                        s = e / (one + e)
-                        d = t - s if p is None else _fma(-(off + on), s, t)
-                        d = d if right else -d
-                        if w is not None:
-                            d = _real(_at(all_w, start + j), scale) * d
-                        _put(slope, first + j, d * _at(factors, j))
-            if rows is not None:
-                if classes <= NARROW:
-                    for r in range(many):
-                        rows[i + r] = _short_total(losses, r * classes, classes) / classes
-                else:
-                    whole = (width + RUN - 1) // RUN * RUN
-                    for j in range(width, whole):
-                        _put(losses, j, zero)
-                    # What each addition of a block rounds away is summed beside it: no error grows with C.
-                    part = _total(losses, whole, lanes)
-                    new = sum_ + part
-                    back = new - sum_
-                    rest += (sum_ - (new - back)) + (part - back)
-                    sum_ = new
-        if rows is not None and classes > NARROW:
-            rows[i] = (sum_ + rest if np.isfinite(rest) else sum_) / classes
+    work = APART * _size(one)
+    e, linear, ones = room + E * work, room + LINE * work, room + ONES * work
+    plain = w == 0 and p == 0 and m == 0 and smooth == 0
+    given = one if p != 0 else one - one
+    if not plain:
+        y, w, p = y if y != 0 else ones, w if w != 0 else ones, p if p != 0 else ones
+        m = m if m != 0 else room + SEEN * work
+    if mode & BEND:
+        if plain:
+            bend(n, x, f, out, one)
+        else:
+            bend_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+    elif plain:
+        if mode == ROWS:
+            line(n, x, y, e, linear, one)
+        elif mode == SLOPE:
+            slope(n, x, y, f, out, one)
+        else:
+            both(n, x, y, f, e, linear, out, one)
+        if mode & ROWS and not joint:
+            own(n, linear, e, losses, one)
+    elif mode == SLOPE:
+        slope_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+    elif mode == ROWS:
+        if joint:
+            line_of(n, x, y, w, p, m, e, linear, keep, add, given, one)
+        else:
+            loss_of(n, x, y, w, p, m, losses, keep, add, given, one)
+    elif joint:
+        both_of(n, x, y, w, p, m, f, e, linear, out, keep, add, given, one)
+    else:
+        loss_and_slope_of(n, x, y, w, p, m, f, losses, out, keep, add, given, one)
 
 
-def bent(x: Any, y: Any, w: Any, p: Any, smooth: Any, scale: Any, out: Any) -> None:
-    """The diagonal of the second derivative, times `scale`; the arguments are those of `fused`."""
-    _wide()
-    count, classes = x.shape
-    one, room = _real(1, scale), _block(scale)
-    group = BLOCK // classes if classes <= NARROW else 1
-    all_w, all_p = _repeated(w, group), _repeated(p, group)
-    for i in range(0, count, group):
-        many = min(group, count - i)
-        for start in range(0, many * classes, BLOCK):
-            width = min(BLOCK, many * classes - start)
-            first = i * classes + start
-            factors = _factors(scale, room, i, many, width // many)
-            for piece in range(0, width, PIECE):
-                stop = min(piece + PIECE, width)
-                _ask(x, first + piece, first + stop)
-                _ask(out, first + piece, first + stop)
-                for j in range(piece, stop):
-                    e = _decay(abs(_real(_item(x, first + j), scale)))
-                    s = e / (one + e)
-                    h = s * (one - s)
-                    if p is not None:
-                        on = _real(_item(y, first + j), scale)
-                        off = one - on
-                        if smooth is not None:
-                            keep, add = _real(smooth[0], scale), _real(smooth[1], scale)
-                            on, off = _fma(on, keep, add), _fma(off, keep, add)
-                        h = (off + _real(_at(all_p, start + j), scale) * on) * h
-                    if w is not None:
-                        h = _real(_at(all_w, start + j), scale) * h
-                    _put(out, first + j, h * _at(factors, j))
+@_inner
+def _part(one: Any, first: int, width: int, joint: int, room: int) -> Any:
+    """The sum of the losses of one row, or of a piece of it, from the element `first` of a block on."""
+    size = _size(one)
+    work = APART * size
+    if width <= NARROW and not joint:
+        return _short_total(first, width, room + LOSSES * work, one)
+    first *= size
+    return _total(width, first + room + (LINE if joint else LOSSES) * work, first + room + E * work, joint, one)
 
 
-def elements(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, slope: Any, bend: Any) -> None:
-    """Slope and curvature of every element of flat arrays: w, p and m (bytes) are None or of the same length.
+def fused(
+    one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
+    rows: int, out: int, scale: float, keep: float, add: float,
+) -> None:  # fmt: skip
+    """What `mode` wants of the rows first:last: losses into `rows`, their slope or bend times a scale into `out`.
 
-    All floating arguments have one dtype. The factor s*(1-s) of the curvature is no less than `least`.
+    Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
+    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes.
     """
-    _wide()
-    zero, one = _real(0, least), _real(1, least)
-    for start in range(0, x.size, PIECE):
-        stop = min(start + PIECE, x.size)
-        _ask(x, start, stop)
-        _ask(y, start, stop)
-        _ask(slope, start, stop)
-        _ask(bend, start, stop)
-        for i in range(start, stop):
-            logit, on = _item(x, i), _item(y, i)
-            off = one - on
-            if smooth is not None:
-                keep, add = _real(smooth[0], least), _real(smooth[1], least)
-                on, off = _fma(on, keep, add), _fma(off, keep, add)
-            if p is not None:
-                on = _item(p, i) * on
-            right = logit >= zero
-            e = _decay(abs(logit))
-            s = e / (one + e)
-            t = off if right else on
-            h = s * (one - s)
-            h = least if h < least else h
-            d = t - s if p is None else _fma(-(off + on), s, t)
-            d = d if right else -d
-            if p is not None:
-                h = (off + on) * h
-            if w is not None:
-                factor = _item(w, i)
-                d, h = factor * d, factor * h
-            if m is not None:
-                seen = _item(m, i) != 0
-                d, h = d if seen else zero, h if seen else zero
-            _put(slope, i, d)
-            _put(bend, i, h)
+    size = _size(one)
+    classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
+    derived, nothing = mode & (SLOPE | BEND) != 0, np.float64(0)
+    work, tile = APART * size, plan[ROOM] * 8
+    space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK, np.uint8)
+    tiles = np.int64(space.ctypes.data)
+    room, raw = tiles + 7 * tile, tiles + 6 * tile
+    sums = room + BUFFERS * work
+    rests, divisors = sums + 8 * BLOCK, sums + 16 * BLOCK
+    of_rows, weights = room + OF_ROWS * work, room + WEIGHTS * work
+    shift, shrink = _real(add, one), _real(keep, one)
+    each, inner = OPERAND + plan[BATCH_AXES], OPERAND + plan[BATCH_AXES] - 1
+    x_at = HEAD + plan[BATCH_AXES]
+    y_at, w_at, p_at, m_at, g_at, out_at = (
+        x_at + each, x_at + 2 * each, x_at + 3 * each, x_at + 4 * each, x_at + 5 * each, x_at + 6 * each,
+    )  # fmt: skip
+    # The bytes from one row to the next in what `_loaded` finds.
+    copied_down = plan[PITCH] * size
+    x_down = plan[x_at + inner] if plan[x_at + DIRECT] else copied_down
+    y_down = plan[y_at + inner] if plan[y_at + DIRECT] else copied_down
+    w_down = plan[w_at + inner] if plan[w_at + DIRECT] else copied_down
+    p_down = plan[p_at + inner] if plan[p_at + DIRECT] else copied_down
+    m_down = plan[m_at + inner] if plan[m_at + DIRECT] else plan[PITCH]
+    out_down = plan[out_at + inner] if plan[out_at + DIRECT] else copied_down
+    if w != 0 or p != 0 or m != 0 or plan[SMOOTH]:
+        filled(BLOCK, room + ONES * work, one, one)
+        for j in range(BLOCK // 8):
+            _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
+    alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
+    f, late = room + SCALES * work, mode & 0
+    if alike and derived:
+        filled(BLOCK, f, _real(scale / classes, one), one)
+    ax, ay, aw, ap, am, aout = x, y, w, p, m, out
+    for i in range(first, last, slab):
+        many = min(slab, last - i)
+        for r in range(many):
+            _put_at(divisors, r, np.float64(classes))
+        if m != 0 and classes > 1:  # one class is divided by one, seen or not
+            for r in range(many):
+                _put_at(divisors, r, nothing)
+            for start in range(0, classes, BLOCK):
+                width = min(BLOCK, classes - start)
+                am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
+                _observed(many, width, am, m_down, divisors)
+            for r in range(many):
+                _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
+        if by_row:
+            aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
+        if derived and not alike:
+            late = mode & 0  # whether a scale and a weight might leave the range together
+            for r in range(many):
+                s = scale if g == 0 else _at(g + _offset(plan, g_at, i + r), 0, nothing)
+                s /= _at(divisors, r, nothing)
+                late |= by_row != 0 and not abs(s) <= 1
+                _put_at(of_rows, r, _real(s, one))
+            if by_row:
+                for r in range(many):
+                    s, weight = np.float64(_at(of_rows, r, one)), _at(aw, r * plan[PITCH], one)
+                    together = abs(s) <= 1
+                    _put_at(of_rows, r, _real(s * weight if together else s, one))
+                    _put_at(room + APART_W * work, r, one if together else weight)
+        for start in range(0, classes, BLOCK):
+            width = min(BLOCK, classes - start)
+            again = i > first or start > 0
+            ax = _loaded(plan, x_at, x, i, many, start, width, tiles + X * tile, raw, one)
+            if y != 0:
+                ay = _loaded(plan, y_at, y, i, many, start, width, tiles + Y * tile, raw, one)
+            if w != 0 and not by_row and not (again and plan[w_at + FIXED]):
+                aw = _loaded(plan, w_at, w, i, many, start, width, tiles + W * tile, raw, one)
+            if p != 0 and not (again and plan[p_at + FIXED]):
+                ap = _loaded(plan, p_at, p, i, many, start, width, tiles + P * tile, raw, one)
+            if m != 0 and (classes == 1 or classes > BLOCK):
+                am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
+            straight = plan[out_at + DIRECT]
+            if straight:
+                aout = out + _offset(plan, out_at, i) + start * size
+            else:
+                aout = tiles + OUT * tile
+            for u in range(0, many, unit):
+                k = min(unit, many - u)
+                n = k * width
+                if derived and not alike:
+                    if classes == 1:
+                        f = of_rows + u * size
+                    else:
+                        _spread(k, width, of_rows + u * size, size, room + SCALES * work, one)
+                if late != 0:
+                    _spread(k, width, room + APART_W * work + u * size, size, weights, one)
+                own_w = aw + u * w_down if w != 0 and not by_row else weights if late != 0 else 0
+                _formula(
+                    one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
+                    ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift, f,
+                    joint, rows + (i + u) * size if classes == 1 else room + LOSSES * work, aout + u * out_down, room,
+                )  # fmt: skip
+                if mode & ROWS and classes > 1:
+                    for r in range(k):
+                        part = _part(one, r * width, width, joint, room)
+                        if classes > BLOCK:
+                            # What each addition of a block rounds away is summed beside it: no error grows with C.
+                            if start == 0:
+                                _put_at(sums, u, nothing)
+                                _put_at(rests, u, nothing)
+                            sum_ = _at(sums, u, nothing)
+                            new = sum_ + part
+                            back = new - sum_
+                            rest = _at(rests, u, nothing) + ((sum_ - (new - back)) + (part - back))
+                            _put_at(sums, u, new)
+                            _put_at(rests, u, rest)
+                            part = new + rest if np.isfinite(rest) else new
+                        if start + width == classes:
+                            loss = part / _at(divisors, u + r, nothing)
+                            if by_row:
+                                loss *= _at(aw, (u + r) * plan[PITCH], one)
+                            _put_at(rows + (i + u + r) * size, 0, _real(loss, one))
+            if derived and not straight:
+                _stored(plan, out_at, out, i, many, start, width, aout, raw, one)
+    space[0] = 0  # until here it is needed, of which Numba sees the address only
 
 
-# ---------------------------------------------------------------- half precision
+def elements(
+    one: Any,
+    n: int,
+    x: int,
+    y: int,
+    w: int,
+    p: int,
+    m: int,
+    slope: int,
+    bend: int,
+    least: float,
+    keep: float,
+    add: float,
+) -> None:
+    """Slope and curvature of n neighbouring elements, not averaged; w, p and m (bytes) are 0 where absent.
 
-# NumPy's own conversion takes 160 ns for a result that is subnormal in float16, since it raises the flag each time, and
-# the gradient of a mean mostly is. (Not `fpext half`: without F16C it would call a function that may not be there.)
-
-
-@_intrinsic
-def _widened(typingctx: Any, bits: Any) -> Any:
-    """The float32 whose float16 has these bits, exactly."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i32, f32 = ir.IntType(32), ir.FloatType()
-        h = builder.zext(args[0], i32)
-        a = builder.shl(builder.and_(h, i32(0x7FFF)), i32(13))
-        exponent = builder.and_(h, i32(0x7C00))
-        least = i32(113 << 23)  # 2^-14: a subnormal number is put behind its point, which is subtracted again
-        subnormal = builder.fsub(builder.bitcast(builder.add(a, least), f32), builder.bitcast(least, f32))
-        wide = builder.add(a, i32(112 << 23))
-        special = builder.add(a, i32(0x70000000))
-        wide = builder.select(builder.icmp_unsigned("==", exponent, i32(0x7C00)), special, wide)
-        wide = builder.select(builder.icmp_unsigned("==", exponent, i32(0)), builder.bitcast(subnormal, i32), wide)
-        return builder.bitcast(builder.or_(wide, builder.shl(builder.and_(h, i32(0x8000)), i32(16))), f32)
-
-    return types.float32(bits), codegen
-
-
-@_intrinsic
-def _narrowed(typingctx: Any, value: Any) -> Any:
-    """The bits of the float16 next to a float32, ties to even."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i32, f32 = ir.IntType(32), ir.FloatType()
-        bits = builder.bitcast(args[0], i32)
-        a = builder.and_(bits, i32(0x7FFFFFFF))
-        odd = builder.and_(builder.lshr(a, i32(13)), i32(1))
-        normal = builder.lshr(builder.add(builder.sub(a, i32((112 << 23) - 0xFFF)), odd), i32(13))
-        half = i32(126 << 23)  # 0.5, whose spacing is the smallest float16: the sum rounds to a multiple of it
-        sum_ = builder.fadd(builder.bitcast(a, f32), builder.bitcast(half, f32))
-        subnormal = builder.sub(builder.bitcast(sum_, i32), half)
-        found = builder.select(builder.icmp_unsigned("<", a, i32(113 << 23)), subnormal, normal)
-        found = builder.select(builder.icmp_unsigned(">=", a, i32(0x47800000)), i32(0x7C00), found)
-        found = builder.select(builder.icmp_unsigned(">", a, i32(0x7F800000)), i32(0x7E00), found)
-        return builder.trunc(builder.or_(found, builder.and_(builder.lshr(bits, i32(16)), i32(0x8000))), ir.IntType(16))
-
-    return types.uint16(value), codegen
-
-
-def widen(bits: Any, out: Any) -> None:
-    """The float32 of the float16 whose bits these are; both flat."""
-    for i in range(bits.size):
-        out[i] = _widened(bits[i])
-
-
-def narrow(values: Any, out: Any) -> None:
-    """The bits of the float16 next to each float32; both flat."""
-    for i in range(values.size):
-        out[i] = _narrowed(values[i])
+    All arrays have the dtype of `one`. The factor s*(1-s) of the curvature is no less than `least`.
+    """
+    size, floor, shrink, shift = _size(one), _real(least, one), _real(keep, one), _real(add, one)
+    if w == 0 and p == 0 and m == 0:
+        pair(n, x, y, slope, bend, floor, shrink, shift, one)
+        return
+    space = np.ones(BLOCK * (size + 1), np.uint8)
+    ones = np.int64(space.ctypes.data)
+    seen = ones + BLOCK * size
+    filled(BLOCK, ones, one, one)
+    for start in range(0, n, BLOCK):
+        here = start * size
+        pair_of(
+            min(BLOCK, n - start), x + here, y + here, w + here if w != 0 else ones, p + here if p != 0 else ones,
+            m + start if m != 0 else seen, slope + here, bend + here, floor, shrink, shift,
+            one if p != 0 else one - one, one,
+        )  # fmt: skip
+    space[0] = 0  # until here it is needed, of which Numba sees the address only
 
 
 # ---------------------------------------------------------------- compiled
 
 
 def _compiled(function: Any) -> Any:
-    """Compiled on the first call of each combination of dtypes and options, and kept on disk where that is possible.
+    """Compiled on the first call in each dtype of the arithmetic, and kept on disk where that is possible.
 
     Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
     neither, every process compiles for itself.
@@ -656,7 +1301,23 @@ def _compiled(function: Any) -> Any:
             raise
     else:
         dispatcher._cache = _Optional(dispatcher._cache)
+    _announced(dispatcher)
     return dispatcher
+
+
+def _announced(dispatcher: Any) -> None:
+    """Log each compilation that a user might take for a hang."""
+    compile_ = dispatcher.compile
+
+    def compile(signature: Any) -> Any:
+        started = time.perf_counter()
+        found = compile_(signature)
+        taken = time.perf_counter() - started
+        if taken > SILENCE:
+            logging.getLogger("mlsm").info("Numba compiled %s in %.1f s", dispatcher.__name__, taken)
+        return found
+
+    dispatcher.compile = compile
 
 
 class _Optional:
@@ -682,4 +1343,4 @@ class _Optional:
             self._cache.save_overload(*arguments)
 
 
-fused, bent, elements, widen, narrow = map(_compiled, (fused, bent, elements, widen, narrow))
+fused, elements = map(_compiled, (fused, elements))

@@ -1,39 +1,32 @@
 """The fused pass over host memory, compiled by Numba: NumPy arrays (Dask's blocks too) and CPU tensors, not copied.
 
-Serves no mask, no weight of single rows or elements, and no tensor on another device. Chooses arrays, threads and
-blocks; the arithmetic stands in `_numba_loops`. Numba itself is imported by the first call that is served.
+Serves every option, dtype and layout. Chooses threads, and says to the compiled code where each operand lies; the
+arithmetic stands in `_numba_loops`. Numba itself is imported by the first call that is served.
 """
 
-from collections.abc import Callable
-from functools import cache
+import ctypes
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from math import prod
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from .. import _policy
 from .._core import Operands
 from .._dispatch import Kernel
-from .._problem import Meta, Problem
+from .._problem import Problem
 from . import _derivatives, _threads
 
 # Tuning, measured on two cores with AVX-512. ALONE: a part costs 11 us to hand over and a quarter of a million elements
-# take 200 us. CONVERTED: 2^13 2.8, 2^15 1.9, 2^17 1.9 ns an element of loss and gradient in float16.
+# take 200 us.
 ALONE: Final = 2**18  # elements a thread has at least
-CONVERTED: Final = 2**15  # elements of a block that is converted before it is read: 128 KiB of float32 an array
 ELEMENTS: Final = 2**17  # of a block of derivatives: a call of compiled code takes 5 us, as long as 10,000 elements
-WIDEST: Final = 2**18  # classes of a row that is converted whole, since a block has one row at least: 1 MiB an array
-SAFE: Final = 2.0**127  # a number below it is cast to float32 without a flag; a guard around it takes 0.3 us
+SLAB: Final = 32  # rows that are copied together where neighbouring classes are farther apart than neighbouring rows
 
 if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'numba'", name="numba")
-
-_NO_SCALE: Final = {np.float32: np.float32(0), np.float64: np.float64(0)}
-_READ: Final = frozenset(
-    {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-)
-_NATIVE: Final = frozenset(np.dtype(name) for name in _READ)  # a byte-swapped dtype equals none of them
 
 
 @cache
@@ -59,60 +52,35 @@ def _loops() -> ModuleType:
 
 
 def accepts(problem: Problem) -> str | None:
-    if problem.where is not None:
-        return "it does not mask (`where` was given)"
-    if problem.library == "torch" and problem.device.type != "cpu":
-        return f"it works on host memory, and the tensors are on {problem.device}"
-    x, y = problem.input, problem.target
-    if y.dtype not in _READ and y.dtype not in _policy.HALVES:
-        return f"it does not read targets of dtype {y.dtype}"
-    if problem.weight is not None or problem.pos_weight is not None:
-        for argument, meta in (("weight", problem.weight), ("pos_weight", problem.pos_weight)):
-            if meta is not None and any(n != 1 for n in meta.shape[:-1]):
-                return f"`{argument}` differs between rows; it serves one number, or one a class"
-    if not (_as_it_is(x) and _as_it_is(y)):
-        if x.shape[-1] is None or x.shape[-1] > WIDEST:
-            return f"rows of more than {WIDEST} classes would have to be converted whole"
-        if len(x.shape) > 2 and not (x.layout == y.layout == "C"):
-            return "it reads strided arrays with one batch axis only"
+    if problem.library == "torch":
+        if problem.device.type != "cpu":
+            return f"it works on host memory, and the tensors are on {problem.device}"
+        for meta in (problem.input, problem.target, problem.weight, problem.pos_weight, problem.where):
+            if meta is not None and meta.layout == "foreign":
+                return "it reads memory as it lies, and PyTorch negates one of the tensors when it reads it"
+    for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
+        if meta is not None and meta.dtype not in _READ:
+            return f"it does not read dtype {meta.dtype}"
     return _switched_off()
-
-
-def _as_it_is(meta: Meta) -> bool:
-    """Whether the loops can read it where it lies; else it is converted block by block."""
-    return meta.layout == "C" and meta.dtype in _READ
 
 
 def note(problem: Problem) -> str | None:
     """What a first call has to do besides: compile, unless this process or the cache on disk has done so."""
-    from numba import typeof
-
     fused = _loops().fused
-    real = np.float64 if problem.dtype.startswith("float64") else np.float32
-    x, y = (
-        np.empty((0, 1), "float32" if m.dtype in _policy.HALVES else m.dtype) for m in (problem.input, problem.target)
-    )
-    w, p = (
-        None if m is None else 0.0 if all(n == 1 for n in m.shape) else np.empty(0, real)
-        for m in (problem.weight, problem.pos_weight)
-    )
-    smooth = (0.0, 0.0) if problem.label_smoothing else None
-    missing = []
-    for function, results in (
-        ("the loss", (np.empty(0, real), None)),
-        ("grad", (None, np.empty((0, 1), x.dtype))),
-        ("value_and_grad", (np.empty(0, real), np.empty((0, 1), x.dtype))),
-    ):
-        signature = tuple(map(typeof, (x, y, w, p, smooth, real(0), *results)))
-        if signature not in fused.overloads and not _kept(fused, signature):
-            missing.append(function)
-    if not missing:
+    one = (np.float64 if problem.dtype.startswith("float64") else np.float32)(1)
+    signature = _signature(one)
+    if signature in fused.overloads or _kept(fused, signature):
         return None
     where = fused.stats.cache_path
     kept = f"keeps the code in {where}" if where else "can write the code nowhere, so that every process compiles anew"
-    return (
-        f"its first call with these dtypes and options compiles ({', '.join(missing)}; about a second each) and {kept}"
-    )
+    return f"its first call in {problem.dtype} compiles, which takes some seconds, and {kept}"
+
+
+def _signature(one: Any) -> tuple[Any, ...]:
+    """The types of `fused`, of which there is one set for each dtype of the arithmetic."""
+    from numba import typeof
+
+    return tuple(map(typeof, (one, 0, 0, 0, np.empty(0, np.int64), *[0] * 8, 0.0, 0.0, 0.0)))
 
 
 def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
@@ -129,39 +97,23 @@ def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
 
 # ---------------------------------------------------------------- the seam
 
+ROWS, SLOPE, BEND = 1, 2, 4  # as in `_numba_loops`, which is not imported yet
+
 
 def rows(o: Operands) -> Any:
-    return _fused(o, None, True, False)[0]
+    return _run(o, None, ROWS)[0]
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _fused(o, g, False, True)[1]
+    return _run(o, g, SLOPE)[1]
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    return _fused(o, g, True, True)
+    return _run(o, g, ROWS | SLOPE)
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    real = np.float64 if o.dtype == o.acc else np.float32
-    w, p, smooth = _options(o)
-    bent = _loops().bent
-
-    def work(x: Any, y: Any, scale: Any, rows: Any, out: Any) -> None:
-        bent(x, y, w, p, smooth, scale, out)
-
-    return _run(o, work, real, _scale(o, g, real), False, True)[1]
-
-
-def _fused(o: Operands, g: Any, want_rows: bool, want_slope: bool) -> tuple[Any, Any]:
-    real = np.float64 if o.dtype == o.acc else np.float32
-    w, p, smooth = _options(o)
-    fused = _loops().fused
-
-    def work(x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
-        fused(x, y, w, p, smooth, scale, rows, slope)
-
-    return _run(o, work, real, _scale(o, g, real) if want_slope else _NO_SCALE[real], want_rows, want_slope)
+    return _run(o, g, BEND)[1]
 
 
 def accepts_derivatives(problem: Problem) -> str | None:
@@ -173,172 +125,222 @@ def accepts_derivatives(problem: Problem) -> str | None:
 
 def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
     arrays = _derivatives.host(o)
-    scale = scale if scale is None or arrays is o else _host(scale)
-    real = np.float64 if o.dtype == o.acc else np.float32
+    scale = scale if scale is None or arrays is o else _lying(scale)
+    one = np.float64(1) if o.dtype == o.acc else np.float32(1)
     elements = _loops().elements
 
     def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, slope: Any, bend: Any) -> None:
-        elements(_host(x), _host(y), w, p, m, smooth, real(least), slope, bend)
+        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, slope, bend)]
+        elements(one, x.size, *places, least, *(smooth or (1.0, 0.0)))
 
     with np.errstate(all="ignore"):
         found = _derivatives.derivatives(arrays, scale, least, work, ELEMENTS)
     if arrays is o:
         return found
-    from torch import from_numpy
-
-    return from_numpy(found[0]), from_numpy(found[1])
+    return _tensor(o.xp, found[0], o.x.dtype), _tensor(o.xp, found[1], o.x.dtype)
 
 
 # ---------------------------------------------------------------- arrays
 
 
-def _host(values: Any) -> Any:
-    """An array or a CPU tensor as a NumPy array of the same memory."""
-    if not isinstance(values, np.ndarray):
-        values = values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
-    elif not values.flags.writeable:
-        values = np.asarray(_Unlocked(values))
-    return values
+def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
+    """What `mode` wants of all rows, by threads where that pays."""
+    x, y = _lying(o.x), _lying(o.y)
+    w, p, m = (None if v is None else _lying(v) for v in (o.w, o.p, o.m))
+    scale, each = (1.0, None) if g is None else (float(g), None) if not g.ndim else (1.0, _lying(g))
+    if each is not None and each.dtype != np.float64:
+        each = each.astype(np.float64)
+    double = o.dtype == o.acc
+    plan = _plan(
+        double,
+        bool(o.eps),
+        (_code(o.x.dtype), x.shape, x.strides),
+        (_code(o.y.dtype), y.shape, y.strides),
+        None if w is None else (_code(o.w.dtype), w.shape, w.strides),
+        None if p is None else (_code(o.p.dtype), p.shape, p.strides),
+        None if m is None else (_MASK, m.shape, m.strides),
+        None if each is None else (_NUMBERS, each.shape, each.strides),
+    )
+    tensors = not isinstance(o.x, np.ndarray)
+    one = np.float64(1) if double else np.float32(1)
+    rows = np.empty(plan.batch, one.dtype) if mode & ROWS else None
+    out = np.empty(plan.shape, x.dtype) if mode & ~ROWS else None
+    arrays = (x, None if mode == BEND and p is None else y, w, p, m, each, rows, out)
+    places = [0 if v is None else _address(v) for v in arrays]
+    keep, add = 1 - o.eps, o.eps / 2
+    fused = _loops().fused
+
+    def part(i: int, j: int) -> None:
+        fused(one, mode, i, j, plan.lies, *places, scale, keep, add)
+
+    elements = plan.rows * x.shape[-1]
+    threads = min(_threads.allowed(tensors), elements // ALONE) if elements >= 2 * ALONE else 1
+    if threads > 1:
+        _threads.spread(threads, plan.rows, part)
+    elif elements:
+        part(0, plan.rows)
+    if plan.back is not None:
+        rows = None if rows is None else rows.transpose(plan.batch_back)
+        out = None if out is None else out.transpose(plan.back)
+    if tensors:
+        return _tensor(o.xp, rows, o.dtype), _tensor(o.xp, out, o.x.dtype)
+    return rows if rows is None or rows.ndim else rows[()], out
 
 
-class _Unlocked:
-    """The memory of a read-only array without the lock, for loops that write to their results alone.
+def _lying(values: Any) -> Any:
+    """An array, or a CPU tensor's memory as one; NumPy has no bfloat16, whose bits are those of integers here."""
+    if isinstance(values, np.ndarray):
+        return values
+    if _policy.name(values.dtype) == "bfloat16":
+        import torch
 
-    Numba counts the lock as a part of the type: every call would compile anew for read-only logits, targets, or both.
-    """
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
-        self.array = array  # kept as long as the view is
-
-
-def _options(o: Operands) -> tuple[Any, Any, tuple[float, float] | None]:
-    if o.w is None and o.p is None and not o.eps:
-        return None, None, None
-    smooth = (1 - o.eps, o.eps / 2) if o.eps else None
-    return _per_class(o, o.w, "weight"), _per_class(o, o.p, "pos_weight"), smooth
+        values = values.view(torch.int16)
+    return values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
 
 
-def _per_class(o: Operands, values: Any, argument: str) -> Any:
-    """A weight as None, a number, or a contiguous array of a number a class, in the compute dtype."""
+def _tensor(xp: Any, values: Any, dtype: Any) -> Any:
     if values is None:
         return None
-    values = _host(o.xp.astype(values, o.dtype, copy=False)).reshape(-1)
-    if values.size not in (1, o.x.shape[-1]):
-        raise ValueError(f"`{argument}` must be one number, or one a class, {o.x.shape[-1]}; got {values.size}.")
-    return float(values[0]) if values.size == 1 else np.ascontiguousarray(values)
+    found = xp.from_numpy(values)
+    return found if found.dtype == dtype else found.view(dtype)
 
 
-def _scale(o: Operands, g: Any, real: Any) -> Any:
-    """What each row's derivative is multiplied by: a number, or one a row. The divisors meet in float64."""
-    if g.ndim == 0:
-        scale = float(g) / o.x.shape[-1]
-        if abs(scale) < SAFE:
-            return real(scale)
-    with np.errstate(all="ignore"):  # a tensor's call has no guard of its own
-        if g.ndim == 0:
-            return real(scale)
-        return np.ascontiguousarray(_host(g).reshape(-1) / o.x.shape[-1], dtype=real)
+def _slow_address(array: np.ndarray[Any, Any]) -> int:
+    return array.ctypes.data
 
 
-def _run(
-    o: Operands, work: Callable[..., None], real: Any, scale: Any, want_rows: bool, want_slope: bool
-) -> tuple[Any, Any]:
-    """`work` over all rows, by blocks where they must be converted and by threads where that pays."""
-    x, y = o.x, o.y
-    classes, batch = x.shape[-1], x.shape[:-1]
-    tensors = not isinstance(x, np.ndarray)
-    direct = _lies_ready(x) and _lies_ready(y)
-    if direct:
-        x, y = _host(x), _host(y)
-    if y.shape != x.shape:  # the loops go by the lengths of x, and compare none
-        raise ValueError(f"`target` must have the shape of `input`, {tuple(x.shape)}; got {tuple(y.shape)}.")
-    if len(batch) != 1:
-        x, y = x.reshape(-1, classes), y.reshape(-1, classes)
-    count = x.shape[0]
-    if scale.ndim and scale.size != count:
-        raise ValueError(f"`grad_output` must be one number, or one a row, {count}; got {scale.size}.")
-    rows: Any = np.empty(count, real) if want_rows else None
-    slope: Any = None
-    if want_slope:
-        if tensors and not direct:
-            slope = o.xp.empty((count, classes), dtype=x.dtype, device=x.device)
+def _fast_address(array: np.ndarray[Any, Any]) -> int:
+    """The pointer that stands first in NumPy's array object: an eighth of the time of `.ctypes.data`."""
+    return ctypes.c_size_t.from_address(id(array) + object.__basicsize__).value
+
+
+def _finder() -> Any:
+    """`_fast_address`, where it is one: NumPy promises it to programs in C, and not to us."""
+    probe = np.empty(3)
+    return _fast_address if _fast_address(probe) == probe.ctypes.data else _slow_address
+
+
+_address = _finder()
+
+
+# ---------------------------------------------------------------- where everything lies
+
+
+@cache
+def _code(dtype: Any) -> int:
+    """A dtype as a number of `_numba_loops`: its kind, its bytes and whether they stand in the other order."""
+    swapped = isinstance(dtype, np.dtype) and not dtype.isnative
+    return _KINDS.index(_policy.name(dtype)) * 64 + int(dtype.itemsize) + 16 * swapped
+
+
+_KINDS: Final = (
+    "bool", "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64",
+)  # fmt: skip
+_READ: Final = frozenset(_KINDS)
+_MASK: Final = len(_KINDS) * 64 + 1  # bytes, that are only moved
+_NUMBERS: Final = _KINDS.index("float64") * 64 + 8
+BLOCK: Final = 1024  # elements that the compiled code works on together
+NARROW: Final = 64  # classes up to which each element has a logarithm of its own
+
+Lies = tuple[int, tuple[int, ...], tuple[int, ...]]  # code, shape and strides of an operand
+
+
+class _Plan(NamedTuple):
+    """How the compiled code walks over the operands of a call."""
+
+    lies: np.ndarray[Any, Any]
+    rows: int
+    shape: tuple[int, ...]  # in which a derivative is made, its axes in the order in which the logits lie in memory
+    batch: tuple[int, ...]  # likewise the rows
+    back: tuple[int, ...] | None  # the axes in the caller's order
+    batch_back: tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    double: bool, smooth: bool, x: Lies, y: Lies, w: Lies | None, p: Lies | None, m: Lies | None, g: Lies | None
+) -> _Plan:
+    """The rows are walked in the order of the logits' memory, by as few batch axes as all operands allow."""
+    code, shape, strides = x
+    classes, ndim = shape[-1], len(shape)
+    if y[1] != shape:  # the loops go by the lengths of x, and compare none
+        raise ValueError(f"`target` must have the shape of `input`, {shape}; got {y[1]}.")
+    if g is not None and g[1] != shape[:-1]:
+        raise ValueError(f"`grad_output` must be one number, or one a row, {shape[:-1]}; got {g[1]}.")
+    names = ("input", "target", "weight", "pos_weight", "where")
+    steps = [_steps(v, name, shape) for v, name in zip((x, y, w, p, m), names, strict=True)]
+    steps.append([0] * ndim if g is None else [*_steps(g, "grad_output", shape[:-1]), 0])
+    order = _order(shape, strides)
+    dense, size = [0] * ndim, code % 16
+    for axis in reversed(order):
+        dense[axis], size = size, size * shape[axis]
+    steps.append(dense)
+    batch_order = [axis for axis in order if axis != ndim - 1]
+    axes: list[tuple[int, list[int]]] = []  # lengths, and the step of each operand
+    for axis in batch_order:
+        n, step = shape[axis], [s[axis] for s in steps]
+        if n == 1:
+            continue
+        if axes and all(outer == n * inner for outer, inner in zip(axes[-1][1], step, strict=True)):
+            axes[-1] = (axes[-1][0] * n, step)
         else:
-            slope = np.empty((count, classes), x.dtype)
-
-    elements = count * classes
-    threads = min(_threads.allowed(tensors), elements // ALONE) if elements >= 2 * ALONE else 1
-    if direct and threads == 1:
-        work(x, y, scale, rows, slope)
-    else:
-        part = _plain if direct else _converted
-        _threads.spread(threads, count, lambda i, j: part(o, work, x[i:j], y[i:j], *_cut(i, j, scale, rows, slope)))
-    if len(batch) != 1:
-        rows = None if rows is None else rows.reshape(batch)
-        slope = None if slope is None else slope.reshape(o.x.shape)
-    if not tensors:
-        return (rows if batch or rows is None else rows[()]), slope
-    from torch import from_numpy
-
-    rows = None if rows is None else from_numpy(rows)
-    return rows, from_numpy(slope) if isinstance(slope, np.ndarray) else slope
-
-
-def _lies_ready(values: Any) -> bool:
-    """What `_as_it_is` says of the metadata, said of the array."""
-    if isinstance(values, np.ndarray):
-        flags = values.flags
-        return values.dtype in _NATIVE and flags.c_contiguous and flags.aligned
-    return _policy.name(values.dtype) in _READ and bool(values.is_contiguous())
-
-
-def _cut(i: int, j: int, *arrays: Any) -> tuple[Any, ...]:
-    """The rows i:j of what has rows; None and a number as they are."""
-    return tuple(a if a is None or a.ndim == 0 else a[i:j] for a in arrays)
-
-
-def _plain(o: Operands, work: Callable[..., None], x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
-    work(x, y, scale, rows, slope)
-
-
-def _converted(o: Operands, work: Callable[..., None], x: Any, y: Any, scale: Any, rows: Any, slope: Any) -> None:
-    """Blocks of rows made contiguous and native, half precision as float32, by their own library; results cast back."""
-    count, classes = x.shape
-    step = max(1, CONVERTED // classes)
-    with np.errstate(all="ignore"):  # threads do not inherit the caller's
-        for i in range(0, count, step):
-            j = min(count, i + step)
-            block = _ready(o, x[i:j])
-            own_scale, own_rows, own_slope = _cut(i, j, scale, rows, slope)
-            out = None if slope is None else np.empty(block.shape, block.dtype)
-            work(block, _ready(o, y[i:j]), own_scale, own_rows, out)
-            if out is not None:
-                own_slope[...] = _like(o, out, own_slope)
+            axes.append((n, step))
+    axes = axes or [(1, [0] * 7)]
+    cell = 8 if double else 4
+    real = (_KINDS.index("float64") if double else _KINDS.index("float32")) * 64 + cell
+    codes = [0 if v is None else v[0] for v in (x, y, w, p, m, g, x)]
+    by_class = [code % 16 if classes == 1 else s[-1] for code, s in zip(codes, steps, strict=True)]
+    unit = max(1, BLOCK // classes)
+    by_row = w is not None and classes > NARROW and (not w[1] or w[1][-1] == 1)
+    present = [k for k, v in enumerate((x, y, w, p, m, None, x)) if v is not None and not (k == 2 and by_row)]
+    inner = axes[-1][1]
+    # Rows that are nearer to each other than classes are copied many at a time.
+    across = unit == 1 and any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
+    slab = SLAB if across else unit
+    width = min(classes, BLOCK)
+    pitch = width + 16 if across else width
+    operands: list[int] = []
+    for k, own in enumerate(codes):
+        contiguous = own in (real, _MASK) and by_class[k] == own % 16
+        rows_lie = unit == 1 or axes[-1][0] == 1 or inner[k] == classes * (own % 16)
+        direct = k in present and contiguous and rows_lie and (len(axes) == 1 or slab == 1)
+        fixed = not any(s[k] for _, s in axes) and (classes <= BLOCK or not by_class[k])
+        operands += [own, direct, fixed, by_class[k], *(s[k] for _, s in axes)]
+    copies = not all(operands[k * (4 + len(axes)) + 1] for k in present) or by_row
+    joint = p is None and classes > NARROW and (w is None or by_row)
+    lies = [classes, len(axes), unit, slab, pitch, slab * pitch if copies else 0, joint, by_row, smooth]
+    lies += [n for n, _ in axes] + operands
+    plain = order == list(range(ndim))
+    batch_back = np.argsort(np.asarray(batch_order, np.intp))
+    return _Plan(
+        np.asarray(lies, np.int64),
+        prod(shape[:-1]),
+        tuple(shape[axis] for axis in order),
+        tuple(shape[axis] for axis in batch_order),
+        None if plain else tuple(map(int, np.argsort(order))),
+        tuple(map(int, batch_back)),
+    )
 
 
-def _ready(o: Operands, values: Any) -> Any:
-    """A block as the loops read it: contiguous, native, half precision as float32."""
-    name = _policy.name(values.dtype)
-    if not isinstance(values, np.ndarray):
-        return _host((values.to(o.xp.float32) if name in _policy.HALVES else values).contiguous())
-    if name != "float16":
-        to = np.float32 if name in _policy.HALVES else values.dtype.newbyteorder("=")
-        return _host(np.array(values, dtype=to, order="C"))
-    halves = np.array(values, dtype=np.float16, order="C")
-    out = np.empty(halves.shape, np.float32)
-    _loops().widen(halves.view(np.uint16).reshape(-1), out.reshape(-1))
-    return out
+def _steps(v: Lies | None, argument: str, shape: tuple[int, ...]) -> list[int]:
+    """The bytes from one element to the next along each axis of the logits, 0 where the operand is broadcast."""
+    if v is None:
+        return [0] * len(shape)
+    _, own, strides = v
+    added = len(shape) - len(own)
+    if added < 0 or any(n not in (1, of) for n, of in zip(own, shape[added:], strict=True)):
+        raise ValueError(f"`{argument}` must broadcast to the shape of `input`, {shape}; got {own}.")
+    return [0] * added + [0 if n == 1 else step for n, step in zip(own, strides, strict=True)]
 
 
-def _like(o: Operands, values: Any, result: Any) -> Any:
-    """A block of results, to be put into `result`, which rounds it to its own dtype where that is not done here."""
-    if not isinstance(result, np.ndarray):
-        return o.xp.from_numpy(values)
-    if _policy.name(result.dtype) != "float16":
-        return values
-    halves = np.empty(values.shape, np.float16)
-    _loops().narrow(values.reshape(-1), halves.view(np.uint16).reshape(-1))
-    return halves
+def _order(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+    """The axes from the widest step in memory to the narrowest; as they are where one is broadcast."""
+    axes = list(range(len(shape)))
+    steps = [abs(step) for n, step in zip(shape, strides, strict=True) if n > 1]
+    if 0 in steps or steps == sorted(steps, reverse=True):
+        return axes
+    return sorted(axes, key=lambda axis: -abs(strides[axis]) if shape[axis] > 1 else 0)
 
 
 KERNEL = Kernel(

@@ -35,7 +35,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _operands(*arguments: Any, eps: float = 0.0) -> Any:
-    _, o = _check.problem(*arguments, "none", eps, -1)
+    _, o, _ = _check.problem(*arguments, "none", eps, -1)
     return o
 
 

@@ -27,6 +27,7 @@ import pytest
 import mlsm
 from mlsm._core import Operands
 from mlsm._problem import Problem
+from mlsm_conformance.check import GROUPS
 from mlsm_conformance.suite import BackendSuite, UnknownCheck, select
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,6 +231,13 @@ def test_what_a_kernel_sees_is_listed(head: str, record: Any) -> None:
     assert table
     listed = [name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert listed == list(record._fields)
+
+
+def test_the_groups_of_the_suite_are_listed() -> None:
+    text = (DOCS / "suite.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| group \| .*\n\|.*\n((?:\|.*\n)+)", text, re.M)
+    assert table
+    assert re.findall(r"^\| `(\w+)` ", table[1], re.M) == list(GROUPS)
 
 
 def test_readme_fits_a_screen_and_stands_alone() -> None:

@@ -194,7 +194,7 @@ def compare(logits: np.ndarray, target: np.ndarray) -> Iterator[Row | str]:
                 yield measure(contender, logits, target, dtype, answer)
 
 
-WIDTHS = (16, 6, 7, 20, 9, 18, 12, 12)
+WIDTHS = (16, 6, 7, 20, 9, 20, 12, 12)
 RIGHT = (4, 6, 7)  # columns of numbers
 HEAD = ("library", "device", "dtype", "computed by", "time", "loss", "loss off by", "grad off by")
 

@@ -116,7 +116,7 @@ def loss_figure() -> Any:
         axes[0].plot(x, mlsm.multilabel_soft_margin_loss(x, t, reduction="none"), color=colour, label=f"y = {y:g}")
         axes[1].plot(x, mlsm.grad(x, t, reduction="sum"), color=colour)
         axes[2].plot(x, mlsm.hessian_diag(x, t, reduction="sum"), color=colour)
-    titles = ("loss of one class", "its gradient", "second derivative, any y")
+    titles = ("loss of one class", "its gradient", "second derivative")
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="logit x")
     axes[0].legend()

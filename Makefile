@@ -38,9 +38,10 @@ $(VENV)/.stamp-venv:
 	$(PIP) install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
 	@touch $@
 
-# torch is named in the same command as everything that depends on it, so that nothing else chooses its build.
+# torch is named in the same command as everything that depends on it, so that nothing else chooses its build. setuptools
+# warns that an editable install is editable: twelve lines, as a UserWarning, which say nothing about this project.
 $(VENV)/.stamp-%: $(VENV)/.stamp-venv pyproject.toml Makefile mlsm/_version.py
-	$(PIP) install --quiet --editable . --group $*
+	PYTHONWARNINGS=ignore::UserWarning $(PIP) install --quiet --editable . --group $*
 	@touch $@
 
 # The test environment holds all that the demo needs; a fresh clone that only wants the demo installs less.
@@ -80,7 +81,7 @@ parallel: $(VENV)/.stamp-test  ## The tests of the public functions, each by fou
 # ---------------------------------------------------------------- showing
 
 demo: $(DEMO_STAMP)  ## Handwritten digits as seven-segment displays: every library, two classifiers, a picture (DEMO="--library torch")
-	$(BIN)/python docs/examples/seven_segments.py $(DEMO)
+	@$(BIN)/python docs/examples/seven_segments.py $(DEMO)
 
 docs: $(VENV)/.stamp-docs  ## Build the site into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs

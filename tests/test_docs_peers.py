@@ -70,6 +70,7 @@ PEERS = {
     ),
     "lucid": Peer(("lucid",), "numpy", {"F": "lucid.nn.functional"}),
 }
+NAMES_ONLY = "arguments"  # the table of arguments' names, in which there is no call
 ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$")
 
 
@@ -77,11 +78,11 @@ def rows() -> list[tuple[str, str, str]]:
     """(peer, their call, our call) for every row of the page's tables."""
     found, peer = [], ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        header = re.match(r"^\| (\S+) \| mlsm \|$", line)
+        header = re.match(r"^\| (\S+) \| (mlsm|here) \|$", line)
         if header:
-            peer = header[1]
-            assert peer in PEERS, f"nobody executes the table of {peer!r}"
-        elif line.startswith("| `"):
+            peer = header[1] if header[2] == "mlsm" else NAMES_ONLY
+            assert peer in (*PEERS, NAMES_ONLY), f"nobody executes the table of {peer!r}"
+        elif line.startswith("| `") and peer != NAMES_ONLY:
             row = ROW.match(line)
             assert row, f"cannot read the row {line!r}"
             found.append((peer, row["theirs"], row["ours"]))

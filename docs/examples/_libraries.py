@@ -1,6 +1,7 @@
 """The same loss and gradient on every array library that is installed, each measured against the exact answer.
 
-A library that is absent is reported with the reason; nothing is skipped silently. Adding one is adding a function.
+PyTorch's own two losses are measured beside it, with PyTorch's own derivatives. A library that is absent is reported
+with the reason; nothing is skipped silently. Adding one is adding a function.
 """
 
 import statistics
@@ -26,6 +27,7 @@ class Contender(NamedTuple):
     read: Callable[[Any], np.ndarray] = np.asarray
     call: Callable[..., Any] = mlsm.value_and_grad
     dtypes: tuple[str, ...] = ("float32", "float64")
+    by: str | None = None  # whose loss it is; None: mlsm's
 
 
 class Row(NamedTuple):
@@ -34,7 +36,7 @@ class Row(NamedTuple):
     label: str
     device: str
     dtype: str
-    kernel: str
+    by: str
     seconds: float
     value: float
     value_ulp: float
@@ -50,8 +52,23 @@ def _numpy() -> Iterator[Contender]:
 
 def _torch() -> Iterator[Contender]:
     import torch
+    from torch.nn import functional
+
+    def differentiated(loss: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Any, y: Any) -> Any:
+            x = x.detach().requires_grad_()
+            value = loss(x, y.to(x.dtype))
+            value.backward()
+            return value.detach(), x.grad
+
+        return call
 
     yield Contender("torch", "cpu", torch.asarray)
+    for name, theirs in (
+        ("torch's own loss", functional.multilabel_soft_margin_loss),
+        ("torch's own BCE", functional.binary_cross_entropy_with_logits),
+    ):
+        yield Contender("torch", "cpu", torch.asarray, call=differentiated(theirs), by=name)
     if torch.cuda.is_available():
 
         def settle(results: Any) -> Any:
@@ -154,7 +171,7 @@ def measure(
         contender.label,
         contender.device,
         dtype,
-        mlsm.explain(x, y).chosen,
+        contender.by or f"mlsm, kernel {mlsm.explain(x, y).chosen}",
         seconds(lambda: contender.settle(contender.call(x, y))),
         float(value),
         ulps(value, answer[0]),
@@ -162,41 +179,51 @@ def measure(
     )
 
 
-def compare(logits: np.ndarray, target: np.ndarray) -> tuple[list[Row], list[str]]:
-    """Every installed library in every dtype it has, and a sentence for each one that is missing."""
+def compare(logits: np.ndarray, target: np.ndarray) -> Iterator[Row | str]:
+    """Every installed library in every dtype it has, and a sentence for each one that is missing, as they come."""
     answer = exact(logits, target)
-    rows, missing = [], []
     for package, contenders in LIBRARIES.items():
         if find_spec(package) is None:
-            missing.append(f"{package}: not installed")
+            yield f"({package}: not installed)"
             continue
         found = list(contenders())
         if not found:
-            missing.append(f"{package}: installed, but there is no CUDA device")
-        rows += [measure(c, logits, target, dtype, answer) for c in found for dtype in c.dtypes]
-    return rows, missing
+            yield f"({package}: installed, but there is no CUDA device)"
+        for contender in found:
+            for dtype in contender.dtypes:
+                yield measure(contender, logits, target, dtype, answer)
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text."""
-    head = ("library", "device", "dtype", "kernel", "time", "value", "value off", "gradient off")
-    cells = [
+WIDTHS = (16, 6, 7, 20, 9, 20, 12, 12)
+RIGHT = (4, 6, 7)  # columns of numbers
+HEAD = ("library", "device", "dtype", "computed by", "time", "loss", "loss off by", "grad off by")
+
+
+def _aligned(cells: tuple[str, ...]) -> str:
+    padded = (c.rjust(w) if i in RIGHT else c.ljust(w) for i, (c, w) in enumerate(zip(cells, WIDTHS, strict=True)))
+    return "  ".join(padded).rstrip()
+
+
+def head() -> str:
+    """The first two lines of the table."""
+    return "\n".join((_aligned(HEAD), "  ".join("-" * width for width in WIDTHS)))
+
+
+def line(row: Row) -> str:
+    """One row as aligned text."""
+    return _aligned(
         (
             row.label,
             row.device,
             row.dtype,
-            row.kernel,
+            row.by,
             f"{1e6 * row.seconds:,.0f} µs",
             f"{row.value:.17g}" if row.dtype == "float64" else f"{row.value:.9g}",
-            f"{row.value_ulp:.2f} ULP",
-            f"{row.grad_ulp:.2f} ULP",
+            f"{_short(row.value_ulp)} ULP",
+            f"{_short(row.grad_ulp)} ULP",
         )
-        for row in rows
-    ]
-    widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
-    numbers = {4, 6, 7}
-    lines = []
-    for line in (head, tuple("-" * width for width in widths), *cells):
-        padded = (c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}" if number < 1000 else f"{number:.0e}".replace("e+0", "e").replace("e+", "e")

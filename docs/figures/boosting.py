@@ -1,7 +1,7 @@
 """Draws one figure: `python docs/figures/boosting.py` writes boosting.svg. Needs XGBoost and scikit-learn besides.
 
 What a booster scores on held-out rows when more and more of the training labels are hidden: masked by mlsm, or filled
-in as negatives, as whoever has no mask must.
+in as negatives, which is what remains without a mask.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
-from make import HERE, ONE, OURS, STYLE, plt, written
+from make import HERE, ONE, OURS, STYLE, WIDTH, plt, written
 from sklearn.metrics import average_precision_score
 
 from mlsm.objectives.xgboost import Objective
@@ -42,7 +42,7 @@ def scores(hidden: float, seed: int) -> tuple[float, float, float, float]:
 def drawn() -> Any:
     table = np.asarray([np.mean([scores(h, seed) for seed in range(SEEDS)], axis=0) for h in HIDDEN])
     print(np.round(np.column_stack([HIDDEN, table]), 3))
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), layout="constrained")
     for place, (axis, what) in enumerate(zip(axes, ("average precision", "log loss"), strict=True)):
         axis.plot(HIDDEN, table[:, place], marker="o", color=OURS, label="mlsm, masked")
         axis.plot(HIDDEN, table[:, 2 + place], marker="s", color=ONE, label="missing as negative")

@@ -1,10 +1,13 @@
-"""Draws the figures of the documentation: `python docs/figures/make.py` writes an SVG beside this file for each.
+"""Draws the figures of the documentation: `python docs/figures/make.py [NAME ...]` writes SVG files beside this one.
 
-Text and axes are drawn in `currentColor`, so that a page shows them in its own colour, light or dark. The errors are
-measured here, in NumPy's float32 against mpmath, with mlsm's reference and the forms that others use.
+Each is a plain image on a white ground, which a page links to, so that every viewer of Markdown shows it. Errors are
+measured here, in NumPy's float32 against mpmath, with mlsm's reference and the forms that others use. What belongs to a
+tutorial is drawn from the variables that the code of its page leaves behind.
 """
 
+import contextlib
 import re
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -20,7 +23,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt  # after the choice of a backend
 
 HERE = Path(__file__).resolve().parent
-INK = "#123456"  # stands for the page's own colour until the file is written
+INK = "#24292f"
 OURS, ONE, TWO, THREE = "#2a9d8f", "#e76f51", "#c58b00", "#7a6ff0"
 STYLE = {
     "svg.fonttype": "none",
@@ -36,6 +39,7 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+WIDTH = 6.4  # inches, about the width of a column of text: a letter stays legible on a telephone
 F32 = np.float32
 Form = Callable[[Any, Any], Any]
 
@@ -105,14 +109,14 @@ def ulps(kind: str, form: Form, x: Any, y: Any) -> Any:
 
 
 def loss_figure() -> Any:
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.3), sharex=True, layout="constrained")
     x = np.linspace(-5, 5, 201)[:, None]
     for y, colour in ((1.0, OURS), (0.5, TWO), (0.0, ONE)):
         t = np.full_like(x, y)
         axes[0].plot(x, mlsm.multilabel_soft_margin_loss(x, t, reduction="none"), color=colour, label=f"y = {y:g}")
         axes[1].plot(x, mlsm.grad(x, t, reduction="sum"), color=colour)
         axes[2].plot(x, mlsm.hessian_diag(x, t, reduction="sum"), color=colour)
-    titles = ("the loss of one class", "its slope", "its curvature, whatever y")
+    titles = ("loss of one class", "its gradient", "second derivative")
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="logit x")
     axes[0].legend()
@@ -120,15 +124,15 @@ def loss_figure() -> Any:
 
 
 def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]], title: str, promised: float) -> Any:
-    figure, ax = plt.subplots(figsize=(9, 3.2))
-    x = np.linspace(-60, 60, 301).astype(F32)
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
+    x = np.linspace(-60, 60, 151).astype(F32)
     y = np.full_like(x, y_value)
     for label, form, colour in forms:
         errors = ulps(kind, form, x, y)
         kept = np.isfinite(errors)
-        ax.plot(x[kept], errors[kept], ".", ms=3, color=colour, label=label)  # what is not finite has no place
+        ax.plot(x[kept], errors[kept], ".", ms=4, color=colour, label=label)  # what is not finite has no place
     ax.axhline(promised, color=INK, lw=0.8, ls="--")
-    ax.text(63, promised, "promised", va="center", fontsize=8)
+    ax.text(-61, promised * 2, "promised", fontsize=8)
     ax.set(
         yscale="log",
         xlabel="logit x",
@@ -137,7 +141,68 @@ def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]],
         ylim=(0.005, 1e11),
         xlim=(-62, 62),
     )
-    ax.legend(loc="upper left", ncols=len(forms), markerscale=3, handletextpad=0.1)
+    figure.legend(loc="outside lower center", ncols=len(forms), markerscale=3, handletextpad=0.1)
+    return figure
+
+
+def variables(page: str) -> dict[str, Any]:
+    """What the python blocks of a tutorial leave behind, run in order; what they print is dropped."""
+    text = (HERE.parent / "tutorials" / page).read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(StringIO()):
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+            exec(block, names)  # the page is ours, and to run it is the purpose
+    return names
+
+
+def pytorch_figure() -> Any:
+    page = variables("pytorch.md")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
+    epochs = range(1, len(page["history"]) + 1)
+    for values, label, colour in zip(
+        zip(*page["history"], strict=True), ("training", "held out"), (ONE, OURS), strict=True
+    ):
+        left.plot(epochs, values, color=colour, label=label)
+    left.set(title="loss", xlabel="epoch", ylim=(0, None))
+    left.legend()
+    for scores, name, colour in zip(page["scores"].T.tolist(), page["names"], (OURS, TWO, ONE, THREE), strict=True):
+        right.plot(page["candidates"].tolist(), scores, color=colour, label=name)
+    right.set(title="F1 against the threshold", xlabel="predicted where logit >", ylim=(0, 1))
+    right.legend()
+    return figure
+
+
+def imbalance_figure() -> Any:
+    found = variables("imbalance.md")["found"]
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
+    for k, (name, colour) in enumerate((("50 %", OURS), ("14 %", TWO), ("6 % positive", ONE))):
+        ax.plot(*zip(*((recall[k], precision[k]) for precision, recall in found.values()), strict=True), color=colour)
+        for mark, (precision, recall) in zip("osD", found.values(), strict=True):
+            ax.plot(recall[k], precision[k], mark, color=colour, ms=6)
+        ax.annotate(name, (found["none"][1][k], found["none"][0][k]), (-6, 4), textcoords="offset points", ha="right")
+    for mark, name in zip("osD", found, strict=True):
+        ax.plot([], [], mark, color=INK, label=f"pos_weight: {name}")
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(loc="lower left")
+    return figure
+
+
+def second_sigmoid_figure() -> Any:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 10))
+    labels = features @ rng.normal(size=(10, 4)) > 0
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.6), layout="constrained")
+    for twice, label, colour in ((False, "logits", OURS), (True, "probabilities", ONE)):
+        weights, losses = np.zeros((10, 4)), []
+        for _ in range(200):
+            given = features @ weights
+            inner = 1 / (1 + np.exp(-given))
+            loss, slope = mlsm.value_and_grad(inner if twice else given, labels)
+            weights -= 4 * features.T @ (slope * inner * (1 - inner) if twice else slope)
+            losses.append(float(loss))
+        ax.plot(losses, color=colour, label=label)
+    ax.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    ax.legend(title="given to the loss")
     return figure
 
 
@@ -178,28 +243,31 @@ FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "ulp-bend": (
         lambda: _error_figure("bend", 1.0, [("σ(1-σ)", sigmoid_product, ONE), ("mlsm", our_bend, OURS)], "Hessian", 5),
-        "The error of the curvature against the logit.",
+        "The error of the second derivative against the logit.",
     ),
+    "second-sigmoid": (second_sigmoid_figure, "Training loss against steps, given logits or given probabilities."),
+    "pytorch": (pytorch_figure, "Training and held-out loss against epochs; F1 of each class against the threshold."),
+    "imbalance": (imbalance_figure, "Precision against recall of three classes for three choices of pos_weight."),
 }
 
 
 def written(figure: Any, caption: str) -> str:
     text = StringIO()
-    figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    svg = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.S).replace(INK, "currentColor")
+    svg = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.S)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     svg = re.sub(r"<svg ", f'<svg role="img" aria-label="{caption}" ', svg, count=1)
-    svg = "\n".join(line.rstrip() for line in svg.splitlines())
-    return f'<figure class="drawn">\n{svg}\n<figcaption>{caption}</figcaption>\n</figure>\n'
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     with plt.rc_context(STYLE):
-        for name, (draw, caption) in FIGURES.items():
+        for name in names or FIGURES:
+            draw, caption = FIGURES[name]
             (HERE / f"{name}.svg").write_text(written(draw(), caption), encoding="utf-8")
             print(f"docs/figures/{name}.svg")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

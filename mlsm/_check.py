@@ -72,7 +72,7 @@ def check_axis(value: Any) -> int:
 def check_wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {quoted(_policy.WRT)}; got {spelled(value)}.")
-    if given.get(value, value) is None:
+    if value not in ("input", "target") and given[value] is None:  # these two are always wanted, and judged later
         raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
 
 

@@ -197,6 +197,12 @@ def test_weight_follows_the_input_as_it_stands_not_the_class_axis() -> None:
     loss(X.T, Y.T, np.ones((3, 1)), axis=0)
 
 
+@pytest.mark.parametrize("argument", ["input", "target"])
+def test_none_is_no_array_for_a_gradient_either(argument: str) -> None:
+    with pytest.raises(TypeError, match=f"`{argument}` must be an array; got None"):
+        mlsm.grad(**{"input": X, "target": Y, argument: None, "wrt": argument})
+
+
 def test_positional_arguments_are_three() -> None:
     with pytest.raises(TypeError, match="positional"):
         loss(X, Y, None, "mean")

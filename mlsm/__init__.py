@@ -3,6 +3,7 @@
 import typing as _t
 
 from ._dispatch import Kernel, register_kernel, unregister_kernel
+from ._labels import Labels
 from ._loss import (
     explain,
     grad,
@@ -17,6 +18,7 @@ from ._version import __version__
 
 __all__ = [
     "Kernel",
+    "Labels",
     "MultiLabelSoftMarginLoss",
     "__version__",
     "explain",

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 from . import _policy
 from ._core import Operands
 from ._guard import on
+from ._labels import Labels, taken
 from ._library import library
 from ._operands import last, number, operand
 from ._problem import Meta, Problem, Shape, device_of, layout_of, shape_of, state
+from ._targets import target as made_target
 from ._typing import Array, DType, Namespace
 from ._words import spelled
+from .many import of
 
 
 class Form(NamedTuple):
@@ -77,11 +80,13 @@ def axis(value: Any) -> int:
         raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.") from None
 
 
-def wrt(value: Any, given: dict[str, Any]) -> None:
+def wrt(value: Any, given: dict[str, Any], target: Any) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {_quoted(_policy.WRT)}; got {spelled(value)}.")
     if given.get(value, value) is None:
         raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
+    if value == "target" and type(taken(target)) is Labels:
+        raise ValueError('`wrt` is "target", for which only a dense target has a gradient; got labels or a CSR matrix.')
 
 
 def weight_option(value: Any, argument: str) -> None:
@@ -110,6 +115,8 @@ def problem(
     how, eps, classes = reduction(reduction_), label_smoothing(label_smoothing_), axis(axis_)
     name, xp = library(input, "input")
     device = device_of(input, name)
+    if name == "torch" or type(target) is not type(input):
+        target = taken(target)
     now = state(name, input, target, weight, pos_weight, where)
     # Inside a trace lengths may be symbols; and JAX's float64 is a switch, on which a verdict depends.
     judge = _judge if name in _policy.MEMORABLE and now != "traced" else _judge.__wrapped__
@@ -128,6 +135,10 @@ def problem(
         xp,
     )
     at, ndim = described.axis, input.ndim
+    if type(target) is Labels:
+        if at < ndim - 1:
+            raise ValueError(f"`axis` must be the last axis where the target is labels, {ndim - 1}; got {at}.")
+        target = made_target(xp, target, name, device, now == "traced" or of(name).traced(input, *target.arrays()))
     if name == "dask":
         from .lazy.dask import prepared, verified
 
@@ -209,8 +220,19 @@ def sample_weight(value: Any, input: Array, problem: Problem, o: Operands) -> tu
 
 
 def _form(value: Any, argument: str, now: str = "traced", name: str = "") -> Form:
+    if type(value) is Labels:
+        return _labels_form(value, now)
     name = name or library(value, argument).name
     return Form(name, value.dtype, shape_of(value, name), device_of(value, name), _layout(value, name, now))
+
+
+def _labels_form(labels: Labels, now: str) -> Form:
+    """That of the dense target, which is made for the call."""
+    name, _ = library(labels.indices, "target")
+    if getattr(labels.values, "requires_grad", False):
+        raise ValueError("`target` has `values` that require a gradient, which only a dense target can have.")
+    layout = "unknown" if now == "traced" else "C"
+    return Form(name, labels.dtype, shape_of(labels, name), device_of(labels.indices, name), layout)
 
 
 def _layout(value: Any, name: str, now: str) -> str:
@@ -295,7 +317,8 @@ def _judge(
     if y.shape != x.shape:
         raise ValueError(
             f"`target` must have exactly the shape of `input`, {_plain(x.shape)}; got {_plain(y.shape)}. "
-            "Nothing is broadcast between the two: reshape or broadcast it explicitly." + _remedy(x.shape, y.shape)
+            f"{_hint(x, y)}Nothing is broadcast between the two: reshape or broadcast it explicitly."
+            + _remedy(x.shape, y.shape)
         )
     _same_device(y, "target", x.device)
     for form, argument in ((weight, "weight"), (pos_weight, "pos_weight")):
@@ -452,6 +475,13 @@ def _quoted(names: Sequence[str]) -> str:
 def _plain(shape: Shape) -> str:
     inside = ", ".join("unknown" if n is None else str(n) for n in shape)
     return f"({inside},)" if len(shape) == 1 else f"({inside})"
+
+
+def _hint(x: Form, y: Form) -> str:
+    """For a target that looks like the indices of classes."""
+    if len(x.shape) < 2 or y.shape[:-1] != x.shape[:-1] or not _policy.name(y.dtype).startswith(("int", "uint")):
+        return ""
+    return f"If it holds indices of classes, pass `mlsm.Labels(target, num_classes={x.shape[-1]})`. "
 
 
 def _remedy(shape: Shape, own: Shape) -> str:

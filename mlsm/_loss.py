@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import _blocks, _check, _core, _dispatch
+from . import _blocks, _check, _core, _dispatch, _targets
 from ._core import Operands
 from ._dispatch import Explanation
 from ._guard import silent
@@ -239,10 +239,10 @@ def grad(
     >>> mlsm.grad(np.asarray([[2.0, -1.0]]), np.asarray([[1.0, 0.0]]), wrt="target")
     array([[-1. ,  0.5]])
     """
-    _check.wrt(wrt, {"weight": weight, "pos_weight": pos_weight})
+    _check.wrt(wrt, {"weight": weight, "pos_weight": pos_weight}, target)
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
+    chosen = _targets.by_rows(_dispatch.select(problem, kernel), o)
     if wrt == "input":
         served, reference = chosen.rows_vjp, _core.rows_vjp
     else:
@@ -312,7 +312,7 @@ def value_and_grad(
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
+    chosen = _targets.by_rows(_dispatch.select(problem, kernel), o)
     rows, slope = _derivative(problem, o, cotangent, kernel, chosen.value_and_slope, _core.rows_and_vjp)
     with silent(problem.library, problem.device):
         value = reduced(problem.reduction, o, rows, problem.loss_dtype)
@@ -380,7 +380,7 @@ def hessian_diag(
     """
     problem, o = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     problem, cotangent = _check.cotangent(grad_output, problem, o)
-    chosen = _dispatch.select(problem, kernel)
+    chosen = _targets.by_rows(_dispatch.select(problem, kernel), o)
     result = _derivative(problem, o, cotangent, kernel, chosen.curvature, _core.curvature)
     value: ArrayT = _moved_back(problem, o, result)
     return value
@@ -440,6 +440,7 @@ def _derivative(
 ) -> Any:
     """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
     adjoint = REDUCE[problem.reduction].adjoint
+    o, served, reference = _targets.apart(o, served, reference)
     if kernel == _dispatch.GENERIC.name or problem.state == "traced":
         served = reference
     elif problem.state == "tracked":
@@ -454,8 +455,10 @@ def _derivative(
 
 def _value(problem: Problem, o: Operands, kernel: str | None) -> Any:
     """The loss of a checked call, differentiable."""
-    chosen = _dispatch.select(problem, kernel)
+    chosen = _targets.by_rows(_dispatch.select(problem, kernel), o)
     if problem.state == "tracked" and kernel != _dispatch.GENERIC.name:
+        if o.y.__class__ is _targets.Target:
+            return _targets.tied(chosen, problem, o)
         import mlsm.autograd.torch as bridge  # absolute: a relative import costs a microsecond more a call
 
         return bridge.bridged(chosen, problem, o)

@@ -1,0 +1,87 @@
+"""PyTorch: losses whose target is `Labels`, and the linear head, as one node of a graph that keeps its arguments only.
+
+A node is three functions of its tensors: the value, the pullback by hand of the first backward pass, and the plain
+differentiable expression that everything else differentiates (create_graph, vmap over a backward pass).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _blocks, _core
+from .._core import Operands
+from .._dispatch import Kernel
+from .._problem import Problem
+from .._reduce import REDUCE, reduced
+from .torch import _alive, _transformed
+
+
+class Node(NamedTuple):
+    """What a node does with its tensors, of which any may be None."""
+
+    value: Callable[..., Any]  # value(*tensors) -> the loss
+    pullback: Callable[..., Sequence[Any]]  # pullback(needed, g, *tensors) -> a gradient for each, or None
+    reference: Callable[..., Any]  # reference(*tensors) -> the loss, by arithmetic that PyTorch differentiates
+
+
+def tied(node: Node, kept: tuple[Any, ...], *tensors: Any) -> Any:
+    """The loss, tied to these tensors. `kept` are others that must not change until the backward pass."""
+    return _tied(node, kept, *(None if v is None else _alive(v) for v in tensors))
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, node: Node, kept: tuple[Any, ...], *tensors: Any) -> Any:
+        ctx.node, ctx.count = node, len(tensors)
+        ctx.save_for_backward(*tensors, *kept)
+        return node.value(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        tensors, needed, g = ctx.saved_tensors[: ctx.count], ctx.needs_input_grad[2:], grads[0]
+        again = torch.is_grad_enabled()  # with create_graph: the result has to know where the tensors come from
+        if not (again or torch._C._functorch.is_legacy_batchedtensor(g) or _transformed()):
+            return None, None, *ctx.node.pullback(needed, g, *tensors)
+        with torch.enable_grad():
+            # Views or copies, one a place: a tensor that stands in two of them has two derivatives here.
+            inputs: list[Any] = [
+                None if v is None else v.view_as(v) if again else v.detach().requires_grad_(n)
+                for v, n in zip(tensors, needed, strict=True)
+            ]
+            value = ctx.node.reference(*inputs)
+            wanted = [v for v, n in zip(inputs, needed, strict=True) if n]
+            found = iter(torch.autograd.grad(value, wanted, g, create_graph=again, allow_unused=True))
+        return None, None, *(next(found) if n else None for n in needed)
+
+
+_tied: Any = super(torch.autograd.Function, _Node).apply  # as in `autograd.torch`: no transform is at work here
+
+
+def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
+    """The loss of logits, by a kernel that makes the target of the labels in `o` itself."""
+    rest, labels = o.holding(None, None, None, None, None), o.y
+
+    def filled(x: Any, w: Any, p: Any, m: Any) -> Operands:
+        return rest.holding(x, labels, w, p, m)
+
+    def value(*tensors: Any) -> Any:
+        o = filled(*tensors)
+        return reduced(problem.reduction, o, kernel.rows(o), problem.loss_dtype)
+
+    def pullback(needed: Any, g: Any, *tensors: Any) -> Sequence[Any]:
+        o = filled(*tensors)
+        of_x, of_w, of_p, _ = needed
+        g = REDUCE[problem.reduction].adjoint(o, g.to(o.acc))
+        return (
+            kernel.rows_vjp(o, g) if of_x else None,
+            _blocks.weight_vjp(o, g, o.w.dtype) if of_w else None,
+            _blocks.pos_weight_vjp(o, g, o.p.dtype) if of_p else None,
+            None,
+        )
+
+    def reference(*tensors: Any) -> Any:
+        o = filled(*tensors)._replace(y=labels.whole())
+        return reduced(problem.reduction, o, _core.rows(o), problem.loss_dtype)
+
+    return tied(Node(value, pullback, reference), labels.labels.arrays(), o.x, o.w, o.p, o.m)

@@ -1,0 +1,64 @@
+"""JAX: labels as a pytree, and blocks of the target without a write in place."""
+
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .base import Base
+
+_registered: list[Any] = []
+
+
+class _Jax(Base):
+    def arrived(self, labels: Any) -> None:
+        if labels not in _registered:
+            _registered.append(labels)
+            jax.tree_util.register_pytree_node(
+                labels, _flattened, lambda classes, parts: _joined(labels, classes, parts)
+            )
+
+    def traced(self, *arrays: Any) -> bool:
+        return any(isinstance(v, jax.core.Tracer) or len(v.sharding.device_set) > 1 for v in arrays)
+
+    def blocks(self, xp: Any, labels: Any, device: Any) -> Any:
+        return lambda rows, classes: _block(labels, rows, classes)
+
+
+def _flattened(labels: Any) -> tuple[tuple[Any, Any, Any], int]:
+    return (labels.indices, labels.indptr, labels.values), labels.num_classes
+
+
+def _joined(kind: Any, classes: int, parts: Any) -> Any:
+    """Labels of whatever JAX has put in place of the arrays: nothing is checked."""
+    labels = object.__new__(kind)
+    for name, value in zip(("indices", "indptr", "values", "num_classes"), (*parts, classes), strict=True):
+        object.__setattr__(labels, name, value)
+    return labels
+
+
+def _block(labels: Any, rows: tuple[slice, ...], classes: slice) -> Any:
+    first, end, _ = classes.indices(labels.num_classes)
+    width, values = end - first, labels.values
+    columns = labels.indices.astype(jnp.promote_types(labels.indices.dtype, jnp.int32))
+    if labels.indptr is None:
+        columns = columns[rows]
+        batch = columns.shape[:-1]
+        count = prod(batch)
+        columns = columns.reshape(count, columns.shape[-1])
+        values = None if values is None else values[rows].reshape(columns.shape)
+        row: Any = jnp.arange(count)[:, None]
+    else:
+        i, j, _ = rows[0].indices(labels.indptr.shape[0] - 1)
+        count, batch = j - i, (j - i,)
+        row = jnp.searchsorted(labels.indptr[1:], jnp.arange(columns.shape[0], dtype=labels.indptr.dtype), side="right")
+        row = jnp.where(row < i, count, row - i)
+    # By two indices and not by one, for which 32 bits would be too few; what is outside is dropped, and so is -1.
+    place = jnp.where(columns < first, width, columns - first)
+    values = True if values is None else values
+    dtype = jnp.bool_ if values is True else values.dtype
+    return jnp.zeros((count, width), dtype).at[row, place].set(values, mode="drop").reshape(*batch, width)
+
+
+MANY = _Jax()

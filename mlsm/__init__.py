@@ -4,6 +4,7 @@ import typing as _t
 
 from ._dispatch import Kernel, register_kernel, unregister_kernel
 from ._labels import Labels
+from ._linear import linear_multilabel_soft_margin_loss, linear_value_and_grad
 from ._loss import (
     explain,
     grad,
@@ -24,6 +25,8 @@ __all__ = [
     "explain",
     "grad",
     "hessian_diag",
+    "linear_multilabel_soft_margin_loss",
+    "linear_value_and_grad",
     "multilabel_soft_margin_loss",
     "register_kernel",
     "sigmoid_binary_cross_entropy",

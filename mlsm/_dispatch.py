@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from . import _core, _policy
 from ._core import Operands, known
 from ._library import library
-from ._problem import Problem, device_of
+from ._problem import Meta, Problem, device_of, layout_of, shape_of
 from ._words import spelled
 
 
@@ -350,6 +350,18 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
             if kernel.reason(problem, elements) is None:
                 return kernel
     return GENERIC
+
+
+def problem_of(o: Operands, name: str, device: Any) -> Problem:
+    """The metadata of a block, of which there is no other: what a kernel for it is selected by."""
+
+    def meta(v: Any) -> Meta | None:
+        return None if v is None else Meta(_policy.name(v.dtype), shape_of(v, name), layout_of(v, name))
+
+    x, y, w, p, m = map(meta, o[1:6])
+    assert x is not None
+    assert y is not None
+    return Problem(name, device, x, y, w, p, m, o.eps, "none", o.x.ndim - 1, _policy.name(o.dtype), o.dtype, "plain")
 
 
 def _forced(problem: Problem, name: str, elements: bool) -> Kernel:

@@ -42,10 +42,10 @@ class Target:
         return self._make(index[:-1], index[-1])
 
 
-def target(xp: Any, labels: Any, name: str, device: Any, traced: bool) -> Any:
-    """The labels as an operand: a dense array, or what makes it by blocks where that saves memory."""
+def target(xp: Any, labels: Any, name: str, device: Any, traced: bool, *, always: bool = False) -> Any:
+    """The labels as an operand: a dense array, or what makes it by blocks where that saves memory (or `always`)."""
     record = of(name)
-    if traced or not record.mutable or prod(labels.shape) <= _blocks.BLOCK:
+    if traced or (not always and (not record.mutable or prod(labels.shape) <= _blocks.BLOCK)):
         return record.whole(xp, labels, device, traced)
     return Target(labels, record.blocks(xp, labels, device), lambda: record.whole(xp, labels, device, False))
 
@@ -76,12 +76,12 @@ def _by_rows(function: Function) -> Function:
     def run(o: Operands, *rest: Any) -> Any:
         shape = o.x.shape
         outs: Any = None
-        cells = list(_cells(shape[:-1], (ROWS if o.host else DEVICE) // shape[-1]))
-        for cell in cells:
+        places = list(cells(shape[:-1], (ROWS if o.host else DEVICE) // shape[-1]))
+        for cell in places:
             index = (*cell, _ALL)
             part = o.holding(o.x[index], o.y[index], *(_blocks._at(v, index) for v in o[3:6]))
             found = function(part, *(_own(v, cell, len(shape)) for v in rest))
-            if len(cells) == 1:
+            if len(places) == 1:
                 return found
             several = found if isinstance(found, tuple) else (found,)
             if outs is None:
@@ -105,7 +105,7 @@ def _own(value: Any, cell: tuple[slice, ...], ndim: int) -> Any:
     return _blocks._at(value, cell if value.ndim < ndim else (*cell, _ALL))
 
 
-def _cells(batch: tuple[int, ...], room: int) -> Iterator[tuple[slice, ...]]:
+def cells(batch: tuple[int, ...], room: int) -> Iterator[tuple[slice, ...]]:
     """Slices of the batch axes, of `room` rows at most and of one at least."""
     cuts: list[list[slice]] = []
     for n in reversed(batch):

@@ -12,17 +12,19 @@ import torch
 from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import Kernel
+from .._linear import Head, both, reference, run, value
 from .._problem import Problem
 from .._reduce import REDUCE, reduced
+from .._targets import Target
 from .torch import _alive, _transformed
 
 
 class Node(NamedTuple):
     """What a node does with its tensors, of which any may be None."""
 
-    value: Callable[..., Any]  # value(*tensors) -> the loss
-    pullback: Callable[..., Sequence[Any]]  # pullback(needed, g, *tensors) -> a gradient for each, or None
-    reference: Callable[..., Any]  # reference(*tensors) -> the loss, by arithmetic that PyTorch differentiates
+    value: Callable[..., Any]  # value(*tensors) -> the loss, or several results
+    pullback: Callable[..., Sequence[Any]] | None  # pullback(needed, g, *tensors) -> a gradient for each, or None
+    reference: Callable[..., Any]  # reference(*tensors) -> the same, by arithmetic that PyTorch differentiates
 
 
 def tied(node: Node, kept: tuple[Any, ...], *tensors: Any) -> Any:
@@ -41,7 +43,8 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         tensors, needed, g = ctx.saved_tensors[: ctx.count], ctx.needs_input_grad[2:], grads[0]
         again = torch.is_grad_enabled()  # with create_graph: the result has to know where the tensors come from
-        if not (again or torch._C._functorch.is_legacy_batchedtensor(g) or _transformed()):
+        looked_through = again or torch._C._functorch.is_legacy_batchedtensor(g) or _transformed()
+        if ctx.node.pullback is not None and not looked_through:
             return None, None, *ctx.node.pullback(needed, g, *tensors)
         with torch.enable_grad():
             # Views or copies, one a place: a tensor that stands in two of them has two derivatives here.
@@ -49,9 +52,11 @@ class _Node(torch.autograd.Function):
                 None if v is None else v.view_as(v) if again else v.detach().requires_grad_(n)
                 for v, n in zip(tensors, needed, strict=True)
             ]
-            value = ctx.node.reference(*inputs)
+            made = ctx.node.reference(*inputs)
+            pairs = zip(made if isinstance(made, tuple) else (made,), grads, strict=True)
+            outputs, pulled = zip(*((v, g) for v, g in pairs if v.requires_grad), strict=True)
             wanted = [v for v, n in zip(inputs, needed, strict=True) if n]
-            found = iter(torch.autograd.grad(value, wanted, g, create_graph=again, allow_unused=True))
+            found = iter(torch.autograd.grad(outputs, wanted, pulled, create_graph=again, allow_unused=True))
         return None, None, *(next(found) if n else None for n in needed)
 
 
@@ -65,7 +70,7 @@ def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     def filled(x: Any, w: Any, p: Any, m: Any) -> Operands:
         return rest.holding(x, labels, w, p, m)
 
-    def value(*tensors: Any) -> Any:
+    def value_of(*tensors: Any) -> Any:
         o = filled(*tensors)
         return reduced(problem.reduction, o, kernel.rows(o), problem.loss_dtype)
 
@@ -80,8 +85,52 @@ def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
             None,
         )
 
-    def reference(*tensors: Any) -> Any:
+    def reference_of(*tensors: Any) -> Any:
         o = filled(*tensors)._replace(y=labels.whole())
         return reduced(problem.reduction, o, _core.rows(o), problem.loss_dtype)
 
-    return tied(Node(value, pullback, reference), labels.labels.arrays(), o.x, o.w, o.p, o.m)
+    return tied(Node(value_of, pullback, reference_of), labels.labels.arrays(), o.x, o.w, o.p, o.m)
+
+
+def loss_of_head(head: Head) -> Any:
+    """The loss of a linear head, which makes its logits again for the backward pass."""
+    made = type(head.rest.y) is Target
+
+    def again(tensors: Any) -> Head:
+        return head.holding(*tensors)
+
+    def pullback(needed: Any, g: Any, *tensors: Any) -> Sequence[Any]:
+        own = again(tensors)
+        wanted = frozenset(name for name, n in zip("hWbywp", needed[:6], strict=True) if n)
+        with _quiet(own):
+            found = run(own, own.adjoint(g.to(own.rest.acc)), wanted)
+        return [found.get(name) for name in "hWbywp"] + [None]
+
+    def value_of(*tensors: Any) -> Any:
+        return value(again(tensors))
+
+    def reference_of(*tensors: Any) -> Any:
+        with _quiet(head):
+            return reference(again(tensors))
+
+    kept = head.rest.y.labels.arrays() if made else ()
+    return tied(Node(value_of, pullback, reference_of), kept, *head.tensors())
+
+
+def value_and_grad_of_head(head: Head, cotangent: Any) -> Any:
+    """The loss and its gradients, differentiable: by the dense expression, of which the graph keeps the arguments."""
+
+    def both_of(*tensors: Any) -> Any:
+        *own, g = tensors
+        return both(head.holding(*own), g)
+
+    def reference_of(*tensors: Any) -> Any:
+        *own, g = tensors
+        with _quiet(head):
+            return both(head.holding(*own)._replace(kernel="generic"), g)
+
+    return tied(Node(both_of, None, reference_of), (), *head.tensors(), cotangent)
+
+
+def _quiet(head: Head) -> Any:
+    return torch.autocast(head.problem.device.type, enabled=False)

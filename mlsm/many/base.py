@@ -3,7 +3,10 @@
 Says what each other file may say better.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from .._policy import promoted
 
 
 class Base:
@@ -36,6 +39,32 @@ class Base:
         return self.blocks(xp, labels, device)((slice(None),) * (labels.ndim - 1), slice(None))
 
     def logits(self, xp: Any, input: Any, weight: Any, bias: Any) -> Any:
-        """``input @ weight.T + bias``, as the library multiplies."""
+        """``input @ weight.T + bias`` of arrays of one dtype, as the library multiplies."""
         found = input @ xp.matrix_transpose(weight)
         return found if bias is None else found + bias[(*(None,) * (found.ndim - 1), ...)]
+
+    def logits_dtype(self, xp: Any, input: Any, weight: Any, bias: Any) -> Any:
+        """The dtype of the logits of these arrays; raises what the library raises if it does not multiply them."""
+        return promoted(xp, [v.dtype for v in (input, weight, bias) if v is not None])[0]
+
+    def undisturbed(self, device: Any) -> AbstractContextManager[Any]:
+        """A context in which products have the dtype of their factors."""
+        return nullcontext()
+
+    def parts(self, xp: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> "Parts":
+        """What collects the parts of a result, first to last along its first axis."""
+        return Parts(xp)
+
+
+class Parts:
+    """Parts of an array, put together when all are there."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self.found: list[Any] = []
+
+    def add(self, first: int, part: Any) -> None:
+        self.found.append(part)
+
+    def whole(self) -> Any:
+        return self.found[0] if len(self.found) == 1 else self.xp.concat(self.found)

@@ -1,12 +1,13 @@
 """JAX: labels as a pytree, and blocks of the target without a write in place."""
 
+from functools import partial
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .base import Base
+from .base import Base, Parts
 
 _registered: list[Any] = []
 
@@ -24,6 +25,27 @@ class _Jax(Base):
 
     def blocks(self, xp: Any, labels: Any, device: Any) -> Any:
         return lambda rows, classes: _block(labels, rows, classes)
+
+    def parts(self, xp: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> Parts:
+        return _Updated(jnp.empty(shape, dtype=dtype, device=device))
+
+
+class _Updated(Parts):
+    """Parts that are written into memory which is given away and taken back, so that no second array is needed."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+    def add(self, first: int, part: Any) -> None:
+        self.out = _updated(self.out, part, first)
+
+    def whole(self) -> Any:
+        return self.out
+
+
+@partial(jax.jit, donate_argnums=0)
+def _updated(out: Any, part: Any, first: Any) -> Any:
+    return jax.lax.dynamic_update_slice_in_dim(out, part, first, axis=0)
 
 
 def _flattened(labels: Any) -> tuple[tuple[Any, Any, Any], int]:

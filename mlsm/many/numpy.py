@@ -8,7 +8,7 @@ outside can write nowhere else.
 from math import prod
 from typing import Any
 
-from .base import Base
+from .base import Base, Parts
 
 
 class Scratch:
@@ -75,6 +75,22 @@ class Writable(Base):
 
     def blocks(self, xp: Any, labels: Any, device: Any) -> Any:
         return Scratch(xp, labels, device, host=self.readable(labels.indices) is not None)
+
+    def parts(self, xp: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> Parts:
+        return _Written(xp.empty(shape, dtype=dtype, device=device))
+
+
+class _Written(Parts):
+    """Parts that are written to where they belong."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+    def add(self, first: int, part: Any) -> None:
+        self.out[first : first + part.shape[0]] = part
+
+    def whole(self) -> Any:
+        return self.out
 
 
 class _NumPy(Writable):

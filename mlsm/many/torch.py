@@ -1,5 +1,6 @@
 """PyTorch: labels in a `DataLoader` and under compilers and function transforms, and logits by `F.linear`."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class _Torch(Writable):
 
     def logits(self, xp: Any, input: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.linear(input, weight, bias)
+
+    def logits_dtype(self, xp: Any, input: Any, weight: Any, bias: Any) -> Any:
+        with torch.no_grad():  # of no class, by which autocast and every mix of dtypes has its say
+            return self.logits(xp, input, weight[:0], None if bias is None else bias[:0]).dtype
+
+    def undisturbed(self, device: Any) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, enabled=False)
 
 
 def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:

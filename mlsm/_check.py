@@ -80,6 +80,16 @@ def axis(value: Any) -> int:
         raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.") from None
 
 
+def count(value: Any, argument: str) -> int:
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be an integer; got {spelled(value)}.") from None
+    if found < 1:
+        raise ValueError(f"`{argument}` must be an integer of at least 1; got {spelled(value)}.")
+    return found
+
+
 def wrt(value: Any, given: dict[str, Any], target: Any) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {_quoted(_policy.WRT)}; got {spelled(value)}.")

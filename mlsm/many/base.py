@@ -31,7 +31,8 @@ class Base:
 
         from .numpy import Scratch
 
-        made = Scratch(np, labels.mapped(np.from_dlpack), "cpu")
+        host: Any = np  # a type checker finds its modules empty
+        made = Scratch(host, labels.mapped(host.from_dlpack), "cpu")
         return lambda rows, classes: xp.asarray(made(rows, classes), device=device, copy=True)
 
     def whole(self, xp: Any, labels: Any, device: Any, traced: bool) -> Any:
@@ -50,6 +51,11 @@ class Base:
     def undisturbed(self, device: Any) -> AbstractContextManager[Any]:
         """A context in which products have the dtype of their factors."""
         return nullcontext()
+
+    def run(self, by_blocks: Any, head: Any, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
+        """What ``by_blocks(head, scale, wanted)`` finds."""
+        found: dict[str, Any] = by_blocks(head, scale, wanted)
+        return found
 
     def parts(self, xp: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> "Parts":
         """What collects the parts of a result, first to last along its first axis."""

@@ -78,9 +78,9 @@ def _block(labels: Any, rows: tuple[slice, ...], classes: slice) -> Any:
         row = jnp.where(row < i, count, row - i)
     # By two indices and not by one, for which 32 bits would be too few; what is outside is dropped, and so is -1.
     place = jnp.where(columns < first, width, columns - first)
-    values = True if values is None else values
-    dtype = jnp.bool_ if values is True else values.dtype
-    return jnp.zeros((count, width), dtype).at[row, place].set(values, mode="drop").reshape(*batch, width)
+    values = jnp.ones_like(place, jnp.bool_) if values is None else values
+    empty = jnp.zeros((count, width), values.dtype)
+    return empty.at[row, place].set(values, mode="drop").reshape(*batch, width)
 
 
 MANY = _Jax()

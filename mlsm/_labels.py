@@ -127,7 +127,7 @@ class Labels:
         if self.indptr is not None:
             return int(self.indices.shape[0])
         xp = library(self.indices, "indices").xp
-        return int(xp.sum(xp.astype(self.indices != -1, xp.int64)))
+        return int(xp.sum(xp.astype(self.indices != -1, xp.int32)))
 
     def __len__(self) -> int:
         if self.ndim == 1:
@@ -162,15 +162,13 @@ class Labels:
         if self.indptr is None:
             return _made(self.indices[rows], self.num_classes, None, None if self.values is None else self.values[rows])
         xp = library(self.indices, "indices").xp
-        starts = xp.astype(self.indptr, xp.int64)
-        first, last = starts[:-1][rows], starts[1:][rows]
+        first, last = self.indptr[:-1][rows], self.indptr[1:][rows]
         if not first.ndim:
             kept: Any = slice(int(first), int(last))
             return _made(self.indices[kept], self.num_classes, None, None if self.values is None else self.values[kept])
         ends = xp.cumulative_sum(last - first, include_initial=True)
-        kept = xp.repeat(first - ends[:-1], last - first) + xp.arange(
-            int(ends[-1]), dtype=xp.int64, device=device_of(starts, library(starts, "indptr").name)
-        )
+        here = device_of(ends, library(ends, "indptr").name)
+        kept = xp.repeat(first - ends[:-1], last - first) + xp.arange(int(ends[-1]), dtype=ends.dtype, device=here)
         return _made(self.indices[kept], self.num_classes, ends, None if self.values is None else self.values[kept])
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "Labels":

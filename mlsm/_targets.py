@@ -64,7 +64,6 @@ def by_rows(kernel: Kernel, o: Operands) -> Kernel:
         rows_vjp=wrapped(kernel.rows_vjp),
         rows_and_vjp=None if kernel.rows_and_vjp is None else wrapped(kernel.rows_and_vjp),
         curvature=wrapped(kernel.curvature),
-        derivatives=wrapped(kernel.derivatives),
     )
 
 
@@ -80,7 +79,7 @@ def _by_rows(function: Function) -> Function:
         for cell in places:
             index = (*cell, _ALL)
             part = o.holding(o.x[index], o.y[index], *(_blocks._at(v, index) for v in o[3:6]))
-            found = function(part, *(_own(v, cell, len(shape)) for v in rest))
+            found = function(part, *(_blocks._at(v, cell) for v in rest))
             if len(places) == 1:
                 return found
             several = found if isinstance(found, tuple) else (found,)
@@ -96,13 +95,6 @@ def _by_rows(function: Function) -> Function:
         return tuple(outs) if isinstance(found, tuple) else outs[0]
 
     return run
-
-
-def _own(value: Any, cell: tuple[slice, ...], ndim: int) -> Any:
-    """The part of what goes with the rows or with the elements (`g`, or the scale of `derivatives`)."""
-    if not getattr(value, "ndim", 0):
-        return value
-    return _blocks._at(value, cell if value.ndim < ndim else (*cell, _ALL))
 
 
 def cells(batch: tuple[int, ...], room: int) -> Iterator[tuple[slice, ...]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .. import _check, _dispatch
+from .. import _check, _dispatch, _targets
 from .._guard import silent
 from .._typing import Array, ArrayT, Weight
 
@@ -87,6 +87,7 @@ def derivatives(
     """
     least = _check.min_hessian(min_hessian)
     problem, o = _check.problem(input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True)
+    o = _targets.dense(o)
     problem, scale = _check.sample_weight(sample_weight, input, problem, o)
     # What a kernel returns could not be differentiated again, which only the generic code can.
     tracked = problem.state == "tracked" and kernel is None

@@ -86,8 +86,7 @@ def linear(
             xp,
         )
     except (TypeError, ValueError) as error:
-        said = str(error).replace("the shape of `input`", "the shape of the logits")
-        raise type(error)(said.replace("exactly the shape of `input`", "exactly that of the logits")) from None
+        raise type(error)(str(error).replace("the shape of `input`", "the shape of the logits")) from None
     if now != "traced" and record.traced(input, linear_weight, *labels):
         now = "traced"
     if type(target) is Labels:

@@ -315,7 +315,7 @@ def by_blocks(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
     record, device = of(problem.library), problem.device
     batch, (classes, features) = head.h.shape[:-1], head.W.shape
     cut = head.lean and record.mutable
-    cells = list(_targets.cells(batch, HEIGHT)) if cut else [(_ALL,) * len(batch)]
+    cells = list(_targets.cells(batch, HEIGHT)) if cut and prod(batch) > HEIGHT else [(_ALL,) * len(batch)]
     width = max(1, min(classes, ELEMENTS // max(1, min(prod(batch), HEIGHT)))) if head.lean else classes
     zeros = xp.zeros_like(head.h[..., 0], dtype=o.acc)
     found: dict[str, Any] = {}

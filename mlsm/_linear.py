@@ -196,7 +196,13 @@ class Head(NamedTuple):
     @property
     def batched(self) -> Operands:
         """Operands of as many rows, of one class: what the reductions look at."""
-        return self.rest._replace(x=self.h[..., :1], y=None)
+        return self.rest._replace(x=self.column, y=None)
+
+    @property
+    def column(self) -> Any:
+        """An array of shape ``(*batch, 1)``."""
+        h = self.h
+        return h[..., :1] if h.shape[-1] else self.rest.xp.zeros((*h.shape[:-1], 1), dtype=h.dtype)
 
     def counts(self) -> Any:
         """The number of observed classes of each row; 1 for a row that has none, whose sum is 0."""
@@ -317,7 +323,7 @@ def by_blocks(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
     cut = head.lean and record.mutable
     cells = list(_targets.cells(batch, HEIGHT)) if cut and prod(batch) > HEIGHT else [(_ALL,) * len(batch)]
     width = max(1, min(classes, ELEMENTS // max(1, min(prod(batch), HEIGHT)))) if head.lean else classes
-    zeros = xp.zeros_like(head.h[..., 0], dtype=o.acc)
+    zeros = xp.zeros_like(head.column[..., 0], dtype=o.acc)
     found: dict[str, Any] = {}
     if "W" in wanted:
         found["W"] = record.parts(xp, (classes, features), head.W.dtype, device)
@@ -355,7 +361,7 @@ def by_blocks(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
                 pulled[place] = _plus(pulled[place], xp.astype(S @ W, o.acc, copy=False))
             turned = xp.matrix_transpose(xp.reshape(S, (-1, S.shape[-1])))
             if "W" in wanted:
-                by_W = _plus(by_W, turned @ xp.reshape(scaled[(*cell, _ALL)], (-1, features)))
+                by_W = _plus(by_W, turned @ xp.reshape(scaled[(*cell, _ALL)], (turned.shape[-1], features)))
             if "b" in wanted:
                 by_b = _plus(by_b, turned @ xp.reshape(narrow[cell], (-1,)))
         for name, by in (("W", by_W), ("b", by_b)):

@@ -1,6 +1,6 @@
 """Is a multi-label soft margin loss right, and by how much is it wrong?
 
-Installs as ``mlsm_conformance``. The judges (``oracle``, ``exact``, ``golden``, ``bounds``) and the catalogue
-(``cases``, ``hazards``, ``strategies``, ``exhaustive``) know nothing of the library that is judged; the suite applies
-them to a backend, to a kernel, or to somebody else's loss. Importing this package imports the standard library only.
+Installs as ``mlsm_conformance``. The judges (``reference``) and the calls that they judge (``cases``,
+``strategies``) know nothing of the library that is judged; the suite applies them to a backend, to a kernel, or to
+somebody else's loss. Importing this package imports the standard library only.
 """

@@ -26,23 +26,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else ""
     if command == "run":
-        from .cli_run import main as run
+        from .run.command import main as run
 
         return run(words[1:])
     if command in ("list", "show"):
-        from . import cli_list
+        from .run.list import main_list, main_show
 
-        return (cli_list.main_list if command == "list" else cli_list.main_show)(words[1:])
+        return (main_list if command == "list" else main_show)(words[1:])
     if command == "report":
-        from .report import main as report
+        from .report.command import main as report
 
         return report(words[1:])
     if command == "bench":
-        from .bench import main as bench
+        from .bench.command import main as bench
 
         return bench(words[1:])
     if command == "sabotage":
-        from .cli_sabotage import main as sabotage
+        from .run.sabotage import main as sabotage
 
         return sabotage(words[1:])
     asked = command in ("-h", "--help", "help")

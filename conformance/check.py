@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import bounds, oracle
 from .backends import Backend, Unsupported
-from .cases import catalogue
+from .cases.catalogue import catalogue
 from .formats import FORMATS
-from .judging import Tally
+from .reference import bounds, oracle
+from .run.tally import Tally
 from .subjects import Declined, Mlsm, Subject
 from .tensors import Case, Tensor
 

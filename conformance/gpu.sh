@@ -43,7 +43,7 @@ if [[ -n ${MLSM_DRY_RUN:-} ]]; then
     suite numpy numpy --level smoke --check types &
     suite torch torch --level smoke --check types &
     wait
-    part bench 120 "$python" -m mlsm_conformance.bench_gpu "$results/bench.json" --device cpu --seconds 60 --no-compile
+    part bench 120 "$python" -m mlsm_conformance.bench.gpu "$results/bench.json" --device cpu --seconds 60 --no-compile
 else
     part device 30 nvidia-smi -q
     suite cupy cupy --level quick --require cupy &
@@ -55,7 +55,7 @@ else
             "$here/tests/test_kernel_cupy.py" -k "test_device or test_cupy or stream_of_another" &
     fi
     wait
-    part bench 230 "$python" -m mlsm_conformance.bench_gpu "$results/bench.json" --seconds 180
+    part bench 230 "$python" -m mlsm_conformance.bench.gpu "$results/bench.json" --seconds 180
 fi
 cat "$results/summary"
 ! grep -qv ' 0$' "$results/summary"

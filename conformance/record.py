@@ -1,6 +1,6 @@
 """The record of a run: what a suite run found, as frozen dataclasses, and their JSON form.
 
-Refuses to judge and to draw: checks fill it, `report.py` shows it.  The JSON is strict (no bare NaN or Infinity): a
+Refuses to judge and to draw: checks fill it, `report/` shows it.  The JSON is strict (no bare NaN or Infinity): a
 number that is not finite is written as the string "nan", "inf" or "-inf" and comes back as a float.
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from .cases import THRESHOLDS
+from .cases.catalogue import THRESHOLDS
 from .formats import FORMATS, INTEGERS, round_to, step
 from .tensors import LAYOUTS, Case, Nested, Number, Tensor
 

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 from .backends import CAPABILITIES, Backend, NotInstalled, Unsupported, find
 from .check import GROUPS, LEVELS, Ask, Check, Context, allowed, exact, result_dtype
 from .checks import CHECKS
-from .judging import Tally
 from .record import BackendRecord, CheckRecord, Status
+from .run.tally import Tally
 from .subjects import Declined, Mlsm, Subject
 from .tensors import Case
 

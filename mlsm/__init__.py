@@ -2,6 +2,7 @@
 
 import typing as _t
 
+from ._diagnose import diagnose
 from ._dispatch import Kernel, register_kernel, unregister_kernel
 from ._labels import Labels
 from ._linear import linear_multilabel_soft_margin_loss, linear_value_and_grad
@@ -22,6 +23,7 @@ __all__ = [
     "Labels",
     "MultiLabelSoftMarginLoss",
     "__version__",
+    "diagnose",
     "explain",
     "grad",
     "hessian_diag",

@@ -1,4 +1,4 @@
-"""`python -m mlsm`: what is installed here, on which devices, and which kernel would serve what and why not.
+"""`python -m mlsm`: what is installed here, on which devices, and which kernel would serve which dtype.
 
 Imports the array libraries that it finds, since nobody else has; computes no loss.
 """
@@ -75,6 +75,8 @@ def _examined(library: str) -> dict[str, Any]:
                 x = _sample(library, xp, dtype, device)
             except (AttributeError, ImportError, TypeError, Warning) as error:
                 reason = f"no {dtype} here: {str(error).partition('. ')[0]}"
+                if library == "jax" and dtype == "float64":
+                    reason = 'off: jax.config.update("jax_enable_x64", True) before the first array turns float64 on'
                 found["kernels"].append({"device": device, "dtype": dtype, "chosen": None, "reason": reason})
                 continue
             told = explain(x, x)
@@ -93,6 +95,15 @@ def _version(*distributions: str) -> str | None:
     return None
 
 
+def _threads() -> int:
+    """How many threads a kernel on a CPU uses; the kernels' folder may have been deleted."""
+    try:
+        from .kernels import _threads as threads
+    except ImportError:
+        return 1
+    return threads.allowed(tensors=False)
+
+
 def report() -> dict[str, Any]:
     """Everything that the command prints, as plain data."""
     return {
@@ -100,36 +111,44 @@ def report() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "engines": {name: _version(name) for name in _ENGINES},
+        "threads": _threads(),
         "libraries": {name: _examined(name) for name in _LIBRARIES},
     }
 
 
-def _print(told: dict[str, Any], say: Callable[[str], None]) -> None:
+def _print(told: dict[str, Any], say: Callable[[str], None], why: bool) -> None:
     say(f"mlsm {told['mlsm']}, Python {told['python']}, {told['platform']}")
     say("engines: " + ", ".join(f"{name} {version or 'not installed'}" for name, version in told["engines"].items()))
+    say(f"threads: {told['threads']} in a call of a CPU kernel (OMP_NUM_THREADS sets fewer)\n")
+    say(f"{'library':<24} {'device':<8} {'dtype':<9} kernel")
     for name, library in told["libraries"].items():
-        if not library["installed"] or not library["usable"]:
-            version = f" {library['version']}" if library.get("version") else ""
-            say(f"\n{name}{version}: not usable here: {library.get('reason', 'no device')}")
+        shown = f"{name} {library.get('version') or ''}".rstrip()
+        if not library["installed"]:
+            say(f"{shown:<24} not installed")
             continue
-        say(f"\n{name} {library['version']} on {', '.join(library['devices'])}")
+        if not library["usable"]:
+            say(f"{shown:<24} not usable: {library.get('reason', 'no device')}")
+            continue
         for line in library["kernels"]:
-            say(f"  {line['dtype']:<9} {line['device']:<8} {line['chosen'] or line['reason']}")
-            for kernel, reason in line.get("declined", {}).items():
-                say(f"  {'':<19}{kernel}: {reason}")
+            say(f"{shown:<24} {line['device']:<8} {line['dtype']:<9} {line['chosen'] or line['reason']}")
+            for kernel, reason in line.get("declined", {}).items() if why else ():
+                say(f"{'':<43} {kernel}: {reason}")
+    if not why:
+        say('\n"generic" is the formula in the library\'s own operations. --why says why each other kernel declines.')
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 always, since whatever is found is what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m mlsm", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    parser.add_argument("--why", action="store_true", help="say for each line why the other kernels do not serve it")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(arguments)
     told = report()
     if options.json:
         json.dump(told, sys.stdout, indent=2)
         print()
     else:
-        _print(told, print)
+        _print(told, print, options.why)
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm_conformance import exhaustive
+from mlsm_conformance.reference import exhaustive
 
 from ._support import Library, find, numpy_dtype
 

@@ -14,7 +14,7 @@ import pytest
 import mlsm
 from mlsm import _check, _core, _reduce
 from mlsm_conformance import oracle
-from mlsm_conformance.cases import hazards
+from mlsm_conformance.cases.catalogue import hazards
 from mlsm_conformance.tensors import Hazard, Tensor
 
 from . import _support

@@ -23,7 +23,7 @@ from ._support import KERNELS_PRESENT
 if not KERNELS_PRESENT:
     pytest.skip("mlsm/kernels/ is deleted: there is no kernel to test", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="torch is not installed")
-Torch: Any = pytest.importorskip("mlsm_conformance.libraries.torch", reason="torch is not installed").Torch
+Torch: Any = pytest.importorskip("mlsm_conformance.backends.torch", reason="torch is not installed").Torch
 
 NAME = "triton-interpreted"
 ABSENT = importlib.util.find_spec("triton") is None

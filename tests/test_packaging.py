@@ -63,11 +63,11 @@ def test_the_suite_is_installed_under_its_own_name_only(tmp_path: Path) -> None:
 
 
 def packages_in_the_tree() -> list[str]:
-    """Every folder that holds Python files, as the package that it is installed as."""
+    """Every folder that holds Python files to be installed, as the package that it is installed as."""
     found = []
     for name, folder in SOURCES.items():
         for inner in (folder, *folder.rglob("*")):
-            if inner.is_dir() and any(inner.glob("*.py")):
+            if inner.is_dir() and inner.name != "tests" and any(inner.glob("*.py")):
                 found.append(".".join((name, *inner.relative_to(folder).parts)))
     return sorted(found)
 
@@ -222,12 +222,16 @@ def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
     expected = set()
     for name, folder in SOURCES.items():
         for file in folder.rglob("*"):
-            if file.is_file() and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt", ".cu"}:
+            if (
+                file.is_file()
+                and file.parent.name != "tests"
+                and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt", ".cu"}
+            ):
                 expected.add(f"{name}/{file.relative_to(folder).as_posix()}")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected
     assert {"mlsm/py.typed", "mlsm_conformance/py.typed"} <= held
-    assert "mlsm_conformance/golden.json" in held
+    assert "mlsm_conformance/reference/golden.json" in held
 
 
 def test_wheel_has_no_top_level_conformance(wheel: Path) -> None:
@@ -252,7 +256,8 @@ def test_sdist_holds_what_a_distributor_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "conftest.py", "pyproject.toml"}
-    needed |= {"tests/test_packaging.py", "docs/examples/seven_segments.py", "conformance/golden.json"}
+    needed |= {"tests/test_packaging.py", "docs/examples/seven_segments.py", "conformance/reference/golden.json"}
+    needed |= {"conformance/gpu.sh", "conformance/tests/conftest.py", "conformance/tests/test_judges.py"}
     assert needed <= held
     assert not [name for name in held if "__pycache__" in name or name.startswith((".venv", "build"))]
 

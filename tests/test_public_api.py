@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "hessian_diag": {"grad_output": None} | OPTIONS | {"kernel": None},
     "sigmoid_binary_cross_entropy": {"pos_weight": None, "where": None, "label_smoothing": 0.0, "kernel": None},
     "explain": OPTIONS | {"kernel": None},
+    "diagnose": OPTIONS,
 }
 METHODS: dict[str, tuple[list[str], list[str]]] = {
     "__call__": (["input", "target"], ["where", "kernel"]),
@@ -89,6 +90,7 @@ SECTIONS = {
     "hessian_diag": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "sigmoid_binary_cross_entropy": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "explain": ["Parameters", "Returns", "Raises", "Examples"],
+    "diagnose": ["Parameters", "Returns", "Raises", "Examples"],
     "MultiLabelSoftMarginLoss": ["Parameters", "Raises", "References", "Examples"],
     "register_kernel": ["Parameters", "Raises", "Examples"],
     "Kernel": ["Parameters", "Notes", "References", "Examples"],

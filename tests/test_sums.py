@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm_conformance.exhaustive import reference
+from mlsm_conformance.reference.exhaustive import reference
 
 from ._support import check, needs_kernels, spacing
 

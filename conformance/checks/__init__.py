@@ -46,19 +46,19 @@ CHECKS: tuple[Check, ...] = tuple(
 
 def find_case(name: str) -> Case:
     """The case of this name, from the catalogue or from the suite's own packs; KeyError where there is none."""
-    from .. import packs
-    from ..cases import catalogue
+    from ..cases import dense_cases
+    from ..cases.catalogue import catalogue
     from ..formats import FORMATS
 
     for case in catalogue("full", tuple(FORMATS)):
         if case.name == name:
             return case
     for dtype in FORMATS:
-        for theme in packs.ELEMENTWISE:
-            if packs.elementwise(theme, dtype).name == name:
-                return packs.elementwise(theme, dtype)
-        for theme in packs.THEMES:
-            for case in packs.optioned(theme, dtype) if theme != "layouts" else ():
+        for theme in dense_cases.ELEMENTWISE:
+            if dense_cases.elementwise(theme, dtype).name == name:
+                return dense_cases.elementwise(theme, dtype)
+        for theme in dense_cases.THEMES:
+            for case in dense_cases.optioned(theme, dtype) if theme != "layouts" else ():
                 if case.name == name:
                     return case
     raise KeyError(f"no case is called {name!r}")

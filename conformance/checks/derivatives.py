@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Check, Context, check
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Tensor
 from .values import themed, turned
 
@@ -18,7 +18,7 @@ OFFERS = ("gradient", "hessian")
 def _packed(theme: str, rule: str) -> Check:
     def run(context: Context, tally: Tally) -> None:
         for dtype in context.dtypes:
-            case = packs.elementwise(theme, dtype)
+            case = dense_cases.elementwise(theme, dtype)
             if context.backend.serves(case):
                 context.judge(tally, case, [Ask("gradient", "none"), Ask("hessian", "none")])
 
@@ -77,12 +77,12 @@ def arguments(context: Context, tally: Tally) -> None:
 )
 def grad_output(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        two = packs.plain(dtype, (3, 2, 4))  # a `grad_output` of two dimensions
+        two = dense_cases.plain(dtype, (3, 2, 4))  # a `grad_output` of two dimensions
         for case in (
-            packs.plain(dtype),
+            dense_cases.plain(dtype),
             two,
-            *packs.optioned("where", dtype)[:1],
-            *packs.optioned("weight", dtype)[:2],
+            *dense_cases.optioned("where", dtype)[:1],
+            *dense_cases.optioned("weight", dtype)[:2],
         ):
             if not context.backend.serves(case):
                 continue
@@ -102,7 +102,7 @@ def grad_output(context: Context, tally: Tally) -> None:
 def grad_output_of_both(context: Context, tally: Tally) -> None:
     backend = context.backend
     for dtype in [d for d in context.dtypes if d in ("float32", "float64")]:
-        for case in (packs.plain(dtype), *packs.optioned("where", dtype)[:1]):
+        for case in (dense_cases.plain(dtype), *dense_cases.optioned("where", dtype)[:1]):
             if not backend.serves(case):
                 continue
             fixed, arrays = context.options(case), context.arrays(case)
@@ -142,7 +142,11 @@ def grad_output_of_both(context: Context, tally: Tally) -> None:
 def value_and_grad(context: Context, tally: Tally) -> None:
     backend = context.backend
     for dtype in context.dtypes:
-        for case in (packs.plain(dtype), *packs.optioned("weight", dtype)[:1], *packs.optioned("where", dtype)[:1]):
+        for case in (
+            dense_cases.plain(dtype),
+            *dense_cases.optioned("weight", dtype)[:1],
+            *dense_cases.optioned("where", dtype)[:1],
+        ):
             if not backend.serves(case):
                 continue
             for reduction in ("none", "mean"):

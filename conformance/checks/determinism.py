@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, check
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Case
 
 ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("hessian", "mean"))
@@ -15,7 +15,7 @@ ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("
 
 def _big(context: Context, dtype: str) -> Case:
     """Large enough that kernels cut it into blocks and libraries into threads, where calls are cheap."""
-    return packs.plain(dtype, (257, 33) if context.backend.slow < 4 else (64, 9), "bits")
+    return dense_cases.plain(dtype, (257, 33) if context.backend.slow < 4 else (64, 9), "bits")
 
 
 def _asks(context: Context) -> list[Ask]:
@@ -55,7 +55,7 @@ def threads(context: Context, tally: Tally) -> None:
         # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
         shape = _big(context, d).input.shape
         different = 8 if context.backend.slow < 4 else 2
-        cases = [packs.plain(d, shape, f"thread{i % different}") for i in range(8)]
+        cases = [dense_cases.plain(d, shape, f"thread{i % different}") for i in range(8)]
         if not all(map(context.backend.serves, cases)):
             continue
         asks = _asks(context)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, check, exact, floats_of
-from ..judging import Tally
-from ..oracle import broadcast_indices
+from ..reference.oracle import broadcast_indices
+from ..run.tally import Tally
 from ..tensors import Case, Tensor
 from .transforms import _dtypes, _judge, _points
 
@@ -70,8 +70,8 @@ def _judged(context: Context, tally: Tally, case: Case) -> None:
 )
 def values(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
-        for theme in packs.ELEMENTWISE:
-            _judged(context, tally, packs.elementwise(theme, dtype))
+        for theme in dense_cases.ELEMENTWISE:
+            _judged(context, tally, dense_cases.elementwise(theme, dtype))
 
 
 @check(
@@ -84,7 +84,7 @@ def values(context: Context, tally: Tally) -> None:
 def options(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes[-1:] if context.dear else context.dtypes:
         for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing", "dtypes"):
-            for case in packs.optioned(theme, dtype)[: 1 if context.dear else None]:
+            for case in dense_cases.optioned(theme, dtype)[: 1 if context.dear else None]:
                 if floats_of(case) <= set(context.dtypes):
                     _judged(context, tally, case)
 
@@ -149,7 +149,11 @@ def infinite(context: Context, tally: Tally) -> None:
 def gradient(context: Context, tally: Tally) -> None:
     b = context.backend
     for dtype in _dtypes(context):
-        for case in (_points[dtype], *packs.optioned("pos_weight", dtype)[:1], *packs.optioned("where", dtype)[:1]):
+        for case in (
+            _points[dtype],
+            *dense_cases.optioned("pos_weight", dtype)[:1],
+            *dense_cases.optioned("where", dtype)[:1],
+        ):
             case = _column(case)
             arrays = context.arrays(case)
             f = _elements(context, case, list(arrays))

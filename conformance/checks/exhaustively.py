@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import exhaustive
 from ..backends import Bulk
 from ..check import Ask, Context
-from ..judging import Tally
 from ..record import Worst
+from ..reference import exhaustive
+from ..run.tally import Tally
 
 
 def halves(context: Context, tally: Tally, quantity: str) -> None:

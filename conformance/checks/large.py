@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import packs
 from ..backends import Bulk
-from ..bounds import bound_sum
+from ..cases import dense_cases
 from ..check import Ask, Context, check, exact
 from ..formats import ulp
-from ..judging import Tally
+from ..reference.bounds import bound_sum
+from ..run.tally import Tally
 from ..tensors import Case, Tensor
 
 DTYPE = "float32"
@@ -68,7 +68,7 @@ def many_rows(context: Context, tally: Tally) -> None:
     asks = [Ask("loss", "none"), Ask("loss", "mean")]
     if context.ours:
         asks.append(Ask("gradient", "none"))
-    _repeated(context, tally, packs.plain(DTYPE, (7, 2), "period"), 70_001, asks)
+    _repeated(context, tally, dense_cases.plain(DTYPE, (7, 2), "period"), 70_001, asks)
 
 
 @check(
@@ -80,4 +80,4 @@ def many_elements(context: Context, tally: Tally) -> None:
     if context.backend.slow >= 2:
         tally.passed_by(f"{context.backend.name} takes seconds for it")
         return
-    _repeated(context, tally, packs.plain(DTYPE, (1, 1), "counted"), 2**24 + 1, [Ask("loss", "mean")])
+    _repeated(context, tally, dense_cases.plain(DTYPE, (1, 1), "counted"), 2**24 + 1, [Ask("loss", "mean")])

@@ -11,10 +11,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..bounds import ulp
 from ..check import Ask, Context, allowed, check, exact, result_dtype
 from ..formats import FORMATS, round_to, step
-from ..judging import Tally
+from ..reference.bounds import ulp
+from ..run.tally import Tally
 from ..tensors import Case, Tensor
 
 NONE = Ask("loss", "none")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, check
 from ..formats import FORMATS
-from ..judging import Tally
+from ..run.tally import Tally
 from ..subjects import Declined
 from ..tensors import Case, Tensor
 
@@ -24,7 +24,7 @@ ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("loss", "sum"), Ask("gradi
 def silent(context: Context, tally: Tally) -> None:
     d = context.dtypes[-1]
     for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing", "axis"):
-        for case in packs.optioned(theme, d):
+        for case in dense_cases.optioned(theme, d):
             if not context.backend.serves(case):
                 continue
             arrays = context.arrays(case)
@@ -51,7 +51,7 @@ def silent(context: Context, tally: Tally) -> None:
 @check("lazy.result", "A lazy argument gives a lazy result.", needs=("lazy",), anybody=False)
 def result(context: Context, tally: Tally) -> None:
     d = context.dtypes[-1]
-    case = packs.plain(d)
+    case = dense_cases.plain(d)
     for ask, array in zip(ASKS, context.answers(case, ASKS), strict=True):
         tally.true(context.backend.owns(array), f"{ask}: the result is no lazy array")
 
@@ -69,7 +69,7 @@ def unknown(context: Context, tally: Tally) -> None:
     b = context.backend
     for d in context.dtypes:
         for theme in ("plain", "weight", "where"):
-            for case in packs.optioned(theme, d):
+            for case in dense_cases.optioned(theme, d):
                 if len(case.input.shape) < 2:
                     continue
                 given: dict[str, Any] = {"input": b.unknown(case.input), "target": b.unknown(case.target)}
@@ -92,7 +92,7 @@ def unknown(context: Context, tally: Tally) -> None:
 def disagreement(context: Context, tally: Tally) -> None:
     b = context.backend
     d = context.dtypes[-1]
-    five, three = packs.plain(d, (6, 3)), packs.plain(d, (4, 3))
+    five, three = dense_cases.plain(d, (6, 3)), dense_cases.plain(d, (4, 3))
     one = Tensor((2, 3), (1.0, 0.0, 1.0, 0.0, 1.0, 1.0), d)
     for target in (three.target, one):
         for ask in (Ask("loss", "mean"), Ask("loss", "none"), Ask("gradient", "mean"), Ask("hessian", "mean")):
@@ -119,7 +119,7 @@ def _of_ones(shape: tuple[int, ...], dtype: str) -> Tensor:
 )
 def lies(context: Context, tally: Tally) -> None:
     b, d = context.backend, context.dtypes[-1]
-    case = packs.plain(d, (6, 4))
+    case = dense_cases.plain(d, (6, 4))
     declared = {"input": (6, 4), "target": (6, 4), "weight": (6, 1), "pos_weight": (4,), "where": (6, 4)}
     for name, shape in (*declared.items(), ("weight", (4,)), ("where", (6, 1)), ("grad_output", (6,))):
         dtype = "bool" if name == "where" else d
@@ -162,7 +162,7 @@ def empty_chunks(context: Context, tally: Tally) -> None:
     from ..check import exact
 
     b, d = context.backend, context.dtypes[-1]
-    cases = [case for theme in ("plain", "weight", "pos_weight", "where") for case in packs.optioned(theme, d)]
+    cases = [case for theme in ("plain", "weight", "pos_weight", "where") for case in dense_cases.optioned(theme, d)]
     cuts = (((2, 4), (0, 4)), ((3, 3), (4, 0)), ((0, 6), (1, 0, 3)), ((2, 0, 4), (4,)), ((6, 0), (0, 2, 2)))
     for index, case in enumerate(c for c in cases if c.input.shape == (6, 4)):
         for own in (cuts[index % 5], cuts[(index + 2) % 5]):  # each cut with many options, and not with all
@@ -188,7 +188,7 @@ def empty_chunks(context: Context, tally: Tally) -> None:
 )
 def sums(context: Context, tally: Tally) -> None:
     b, d = context.backend, context.dtypes[-1]
-    case = packs.plain(d, (6, 4))
+    case = dense_cases.plain(d, (6, 4))
     given = {"input": b.make(case.input), "target": b.make(case.target)}
     for name in ("weight", "pos_weight", "grad_output"):
         two = b.summed(_of_ones((2,), d))
@@ -213,7 +213,7 @@ def sums(context: Context, tally: Tally) -> None:
 )
 def unknown_classes(context: Context, tally: Tally) -> None:
     b = context.backend
-    case = packs.plain(context.dtypes[-1])
+    case = dense_cases.plain(context.dtypes[-1])
     try:
         context.subject.loss(input=b.unknown(case.input), target=b.unknown(case.target), axis=0)
     except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check import Context, check
-from ..judging import Tally
+from ..run.tally import Tally
 
 MIB = 1 << 20
 SPARE = 16 * MIB

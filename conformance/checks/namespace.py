@@ -9,7 +9,7 @@ from typing import Any
 from ..backends import CAPABILITIES, Backend, Unsupported
 from ..check import Check, Context, check
 from ..formats import FORMATS
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Tensor
 
 

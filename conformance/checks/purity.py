@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, check
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Case, Tensor
 
 
 def _cases(context: Context) -> list[Case]:
     out = []
     for d in context.dtypes[-1:] if context.dear else context.dtypes:
-        base = packs.plain(d)
-        out += [base, *packs.optioned("weight", d)[:1], *packs.optioned("where", d)[:1], *packs.optioned("axis", d)[:1]]
+        base = dense_cases.plain(d)
+        out += [
+            base,
+            *dense_cases.optioned("weight", d)[:1],
+            *dense_cases.optioned("where", d)[:1],
+            *dense_cases.optioned("axis", d)[:1],
+        ]
         # One element and one class: the mean over it is the identity, and an alias would be the easiest way out.
         out.append(Case(f"{d}-single", Tensor((1, 1), (3.0,), d), Tensor((1, 1), (1.0,), d)))
         if "layouts" in context.backend.capabilities:
@@ -70,7 +75,7 @@ def alias(context: Context, tally: Tally) -> None:
 @check("purity.readonly", "Arrays that refuse to be written to are served.", needs=("readonly",), anybody=False)
 def readonly(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
-        base = packs.plain(d)
+        base = dense_cases.plain(d)
         case = Case(f"{d}-readonly", base.input, base.target, layout="read_only")
         if context.backend.serves(case):
             context.judge(tally, case, list(ASKS))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends import NAMES, NotInstalled, find
 from ..check import Check, Context, check
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Tensor
 
 Calls = list[tuple[str, type[Exception], tuple[str, ...], dict[str, Any]]]

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .. import packs
 from ..backends import Unsupported
-from ..cases import hazards
+from ..cases import dense_cases
+from ..cases.catalogue import hazards
 from ..check import Ask, Context, check, result_dtype
 from ..formats import FORMATS
-from ..judging import Tally
+from ..run.tally import Tally
 from ..subjects import Declined
 from ..tensors import Case, Hazard, Tensor
 
@@ -239,7 +239,7 @@ def _hazard_calls(dtypes: tuple[str, ...]) -> tuple[tuple[Case, Wanted], ...]:
     "the elementwise budget",
 )
 def catalogue(context: Context, tally: Tally) -> None:
-    cases = context.thinned([c for c in context.catalogue() if packs.theme_of(c) == "special"], 36)
+    cases = context.thinned([c for c in context.catalogue() if dense_cases.theme_of(c) == "special"], 36)
     for index, case in enumerate(cases):
         _all(context, tally, case, ("none", "sum", "mean")[index % 3])
 

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, allowed, check, exact, repro, result_dtype
-from ..judging import Tally
+from ..run.tally import Tally
 from ..subjects import Declined, Mlsm
 from ..tensors import Case, Tensor
 
@@ -96,7 +96,7 @@ def gradient(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
         cases = [_points[d]]
         for theme in ("weight", "pos_weight", "where", "label_smoothing"):
-            cases += packs.optioned(theme, d)[: 1 if context.dear else 2]
+            cases += dense_cases.optioned(theme, d)[: 1 if context.dear else 2]
         for index, case in enumerate(cases):
             arrays = context.arrays(case)
             names = list(arrays)
@@ -137,7 +137,7 @@ def target_at_infinity(context: Context, tally: Tally) -> None:
 )
 def second(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
-        for case in (_points[d], *packs.optioned("where", d)[:1], *packs.optioned("pos_weight", d)[:1]):
+        for case in (_points[d], *dense_cases.optioned("where", d)[:1], *dense_cases.optioned("pos_weight", d)[:1]):
             arrays = context.arrays(case)
             names = list(arrays)
             f = _function(context, case, names, reduction="none")
@@ -158,7 +158,7 @@ def second(context: Context, tally: Tally) -> None:
 )
 def of_gradient(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
-        for case in (_points[d], *packs.optioned("weight", d)[:1]):
+        for case in (_points[d], *dense_cases.optioned("weight", d)[:1]):
             arrays = context.arrays(case)
             names = list(arrays)
             fixed = context.options(case)
@@ -199,7 +199,7 @@ def forward(context: Context, tally: Tally) -> None:
 )
 def vmap(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
-        case = packs.plain(d, (6, 4))
+        case = dense_cases.plain(d, (6, 4))
         arrays = context.arrays(case)
         for ask, f in (
             (Ask("loss", "none"), lambda x, y: context.subject.loss(input=x, target=y)),
@@ -214,11 +214,11 @@ def _traced(
 ) -> None:
     halves = [d for d in context.dtypes if d not in ("float32", "float64")]
     for d in (*halves, *_dtypes(context)):
-        cases = [_points[d], *packs.optioned("where", d)[:1], *packs.optioned("weight", d)[:1]]
+        cases = [_points[d], *dense_cases.optioned("where", d)[:1], *dense_cases.optioned("weight", d)[:1]]
         if d in halves:  # few, and none with one dtype only: there is a cast for each argument
-            x = packs.plain(d)
+            x = dense_cases.plain(d)
             weight = Tensor((4,), (0.5, 1.0, 2.0, 4.0), "float32")
-            mixed = Case(f"{d}-mixed", x.input, packs.plain("float32").target, weight=weight)
+            mixed = Case(f"{d}-mixed", x.input, dense_cases.plain("float32").target, weight=weight)
             cases = [_points[d], mixed]
         for case in cases:
             arrays = context.arrays(case)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Context, check, result_dtype
 from ..formats import promote
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Case, Nested, Number, Tensor, shape_of
 from .values import themed
 
@@ -38,8 +38,8 @@ def promotion(context: Context, tally: Tally) -> None:
         pair = {mine, other}
         if pair == {"float16", "bfloat16"} and context.backend.library not in ("torch", "jax"):
             continue  # NumPy has no promotion of the two; the refusal is checked by `refusals.promotion`
-        x = packs.plain(mine)
-        case = Case(f"{mine}-{other}-promotion", x.input, packs.plain(other).target)
+        x = dense_cases.plain(mine)
+        case = Case(f"{mine}-{other}-promotion", x.input, dense_cases.plain(other).target)
         weighted = Case(f"{mine}-{other}-weight", x.input, x.target, weight=Tensor((4,), (0.5, 1.0, 2.0, 4.0), other))
         for c in (case, weighted):
             if context.backend.serves(c):
@@ -52,7 +52,7 @@ def promotion(context: Context, tally: Tally) -> None:
 @check("types.number", "A Python number or list as weight takes no part in promotion.", anybody=False)
 def number(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
-        base = packs.plain(d)
+        base = dense_cases.plain(d)
         numbers: tuple[Number | Nested, ...] = (2.5, [1.0, 2.0, 0.5, 3.0])
         for weight in numbers:
             case = Case(f"{d}-number", base.input, base.target, weight=weight, pos_weight=weight)
@@ -101,7 +101,7 @@ def arguments(context: Context, tally: Tally) -> None:
 @check("types.library", "Every result is an array of the input's library, on the input's device.")
 def library(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
-        case = packs.plain(d)
+        case = dense_cases.plain(d)
         if not context.backend.serves(case):
             continue
         device = context.backend.device_of(context.arrays(case)["input"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import packs
+from ..cases import dense_cases
 from ..check import Ask, Check, Context, check, floats_of
-from ..judging import Tally
+from ..run.tally import Tally
 from ..tensors import Case, Tensor
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -18,16 +18,16 @@ def themed(context: Context, theme: str) -> list[Case]:
     own: list[Case] = []
     for d in context.dtypes:
         if theme == "layouts":
-            base = packs.plain(d)
+            base = dense_cases.plain(d)
             names = sorted(context.backend.layouts - {"C", "broadcast"})
             own += [Case(f"{d}-layout-{n}-6x4", base.input, base.target, layout=n) for n in names]
         else:
             # Where calls are dear, the options in full in one dtype, and one call of them in each other.
-            own += packs.optioned(theme, d)[: 1 if context.dear and d != context.dtypes[-1] else None]
+            own += dense_cases.optioned(theme, d)[: 1 if context.dear and d != context.dtypes[-1] else None]
     own = [c for c in own if context.backend.serves(c) and floats_of(c) <= set(context.backend.dtypes)]
     if context.level == "smoke":
         return own
-    return own + context.thinned([c for c in context.catalogue() if packs.theme_of(c) == theme])
+    return own + context.thinned([c for c in context.catalogue() if dense_cases.theme_of(c) == theme])
 
 
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
@@ -40,7 +40,7 @@ def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str
 def _packed(theme: str, rule: str) -> Check:
     def run(context: Context, tally: Tally) -> None:
         for dtype in context.dtypes:
-            case = packs.elementwise(theme, dtype)
+            case = dense_cases.elementwise(theme, dtype)
             if context.backend.serves(case):
                 context.judge(tally, case, [Ask("loss", "none")])
 
@@ -76,7 +76,7 @@ def _sequential(dtype: str) -> Case:
     rows = 256
     # -x with target 1 is a loss of x (exactly, beyond x = 120): 2^24, and 1, which float32 cannot add to it.
     xs = (-(2.0**24), *([-1.0] * (rows - 1)))
-    small = packs.elementwise("hard", dtype)  # for its tags only
+    small = dense_cases.elementwise("hard", dtype)  # for its tags only
     return Case(
         f"{dtype}-accumulation",
         Tensor((rows, 1), xs, dtype),

@@ -1,0 +1,362 @@
+"""What a backend is: how arrays of one library (in one configuration) are made, read, watched and transformed.
+
+Refuses to judge a loss: it only carries numbers in and out, and says, as capabilities that name a meaning, what can
+be asked of it.  Every capability is tested in both directions (`namespace.capability.*`): what is declared must
+work, what is not declared must refuse cleanly, so that a stale declaration is a failure and not a gap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from ..tensors import Case, Tensor
+
+CAPABILITIES: dict[str, str] = {
+    "float16": "arrays of float16 can be made, computed with and read",
+    "bfloat16": "arrays of bfloat16 can be made, computed with and read",
+    "float64": "arrays of float64 can be made, and sums run in it",
+    "writable": "an array can be written to, so that an alias would show",
+    "layouts": "arrays can be strided, reversed or broadcast in memory",
+    "foreign_layouts": "arrays can be byte-swapped or unaligned in memory",
+    "readonly": "arrays that refuse to be written to can be made",
+    "any_byte": "a bool array can be made of bytes, of which any but 0 is true",
+    "lazy": "nothing is computed until a result is read",
+    "unknown_sizes": "a batch length may be unknown while the graph is built",
+    "watched": "a hidden compute, or a hidden look at a value, can be made to raise",
+    "autograd": "the library differentiates a function of its arrays backwards",
+    "forward": "the library differentiates a function of its arrays forwards",
+    "vmap": "the library maps a function over a new leading axis",
+    "jit": "the library traces a function and runs the trace",
+    "compile": "the library compiles a function as a whole, without a break",
+    "flushes_subnormals": "the library's own exp gives 0 where the result is subnormal",
+    "float_flags": "arithmetic raises floating-point flags that a caller may turn into errors",
+}
+
+
+class Unsupported(Exception):
+    """This backend cannot do what was asked, and says why: the clean refusal of an undeclared capability."""
+
+
+class NotInstalled(Exception):
+    """The library of this backend, or the device it names, is not here."""
+
+
+class UnknownBackend(Exception):
+    """No backend has this name and no module of this name can be imported."""
+
+
+class Bulk(NamedTuple):
+    """A tensor too large to be examined value by value: the same fields, its values as a float64 array of NumPy."""
+
+    shape: tuple[int, ...]
+    values: Any
+    dtype: str
+
+
+class Backend:
+    """Arrays of one library in one configuration.
+
+    A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has an answer that is
+    right for an eager library without special abilities.
+    """
+
+    name: ClassVar[str]
+    library: ClassVar[str]
+    """The root module of the arrays' namespace, as `mlsm.explain` names it."""
+    capabilities: ClassVar[frozenset[str]] = frozenset({"float64"})
+    layouts: ClassVar[frozenset[str]] = frozenset({"C"})
+    device: str = "cpu"
+    known: ClassVar[Mapping[str, str]] = {}
+    """Check id -> reason, for failures of the library itself that no code of ours can mend."""
+    known_generic: ClassVar[Mapping[str, str]] = {}
+    """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation
+    cannot."""
+    silent: ClassVar[bool] = True
+    """Whether the library itself never warns in the calls that the package makes. Where it may, one check says so, and
+    the numbers are judged all the same."""
+    slow: ClassVar[float] = 1.0
+    """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
+
+    # -------------------------------------------------------- arrays in, numbers out
+
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
+        """An array of exactly these values on `self.device`, laid out in memory as one of `layouts`."""
+        raise NotImplementedError
+
+    def serves(self, case: Case) -> bool:
+        """Whether this case can be built here: its layout exists, and it concerns this variant at all."""
+        return case.layout in self.layouts
+
+    def arguments(self, case: Case) -> dict[str, Any]:
+        """The array arguments of a case by name, in the order of the signature."""
+        out = {"input": self.make(case.input, case.layout), "target": self.make(case.target, case.layout)}
+        for name, value in (("weight", case.weight), ("pos_weight", case.pos_weight), ("where", case.where)):
+            if isinstance(value, Tensor):
+                out[name] = self.make(value)
+        return out
+
+    def cotangent(self, tensor: Tensor, case: Case) -> Any:
+        """`grad_output` for a case's row losses."""
+        return self.make(tensor)
+
+    def to_list(self, array: Any) -> list[float]:
+        """All elements, row-major, as Python floats (exact for every dtype the suite uses)."""
+        raise NotImplementedError
+
+    def dtype_of(self, array: Any) -> str:
+        """The dtype's plain name ("float32")."""
+        return str(getattr(array.dtype, "name", array.dtype)).rpartition(".")[2]
+
+    def shape_of(self, array: Any) -> tuple[int, ...]:
+        """The shape once it is known."""
+        return tuple(array.shape)
+
+    def device_of(self, array: Any) -> str:
+        """The device, as text; only compared with another of the same backend."""
+        import array_api_compat
+
+        return str(array_api_compat.device(array))
+
+    def owns(self, array: Any) -> bool:
+        """Whether this is an array of the backend's library (and not a copy that slipped to another)."""
+        import array_api_compat
+
+        name = array_api_compat.array_namespace(array).__name__
+        return name.removeprefix("array_api_compat.").partition(".")[0] == self.library
+
+    def namespace(self) -> Any:
+        """The Array API namespace of this backend's arrays."""
+        import array_api_compat
+
+        return array_api_compat.array_namespace(self.make(Tensor((1,), (0.0,), "float32")))
+
+    def module(self) -> Any:
+        """The namespace as a sabotage or a foreign formula needs it (the same, where the library has only one)."""
+        return self.namespace()
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The floating dtypes of this backend, narrowest first."""
+        return tuple(
+            d for d in ("float16", "bfloat16", "float32", "float64") if d == "float32" or d in self.capabilities
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Distribution name -> version, of what decides the numbers."""
+        return installed_versions(self.library)
+
+    # -------------------------------------------------------- configuration and watching
+
+    def session(self) -> contextlib.AbstractContextManager[Any]:
+        """The configuration this backend stands for; everything asked of it happens inside."""
+        return contextlib.nullcontext()
+
+    def flags(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which every floating-point flag is an error."""
+        raise Unsupported(f"{self.name} has no floating-point flags to watch")
+
+    def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """Call `function(*arrays)` the way this backend calls (under jit, for one that stands for jit)."""
+        return function(*arrays)
+
+    def force(self, result: Any) -> Any:
+        """Finish whatever is still running or lazy, and return the result."""
+        return result
+
+    def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """`function(*arrays)` where a hidden compute, or a hidden look at a value, raises."""
+        raise Unsupported(f"{self.name} has no way to watch for hidden computes or looks at values")
+
+    def unknown(self, tensor: Tensor) -> Any:
+        """The array with a batch length that is not known yet."""
+        raise Unsupported(f"{self.name} always knows its shapes")
+
+    def lying(self, tensor: Tensor, actual: Tensor) -> Any:
+        """A lazy array that declares the shape of `tensor` and turns out to hold `actual`."""
+        raise Unsupported(f"{self.name} knows what its arrays hold")
+
+    def pieces(self, tensor: Tensor, chunks: Sequence[Sequence[int]]) -> Any:
+        """The array in pieces of these lengths along each axis, lengths of 0 included."""
+        raise Unsupported(f"arrays of {self.name} are in one piece")
+
+    def summed(self, tensor: Tensor) -> Any:
+        """The sum of all elements as a 0-d lazy array, which may turn out to be a scalar."""
+        raise Unsupported(f"{self.name} has no lazy sums")
+
+    def elsewhere(self, tensor: Tensor) -> Any:
+        """The array on another device than `self.device`."""
+        raise Unsupported(f"{self.name} has one device only")
+
+    def as_bool(self, array: Any) -> Any:
+        """A uint8 array's bytes as a bool array, not converted: what is true may be another byte than 1."""
+        raise Unsupported(f"{self.name} makes its bool arrays itself, of 0 and 1")
+
+    def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
+        """By name, the same values in each format that is no dense array: the container, the remedy that a refusal
+        has to name, and that remedy, which makes a dense array of the same values (in any shape)."""
+        return {}
+
+    def write(self, array: Any, value: float) -> None:
+        """Write `value` into every element, in place; raises where arrays cannot be written to."""
+        raise Unsupported(f"arrays of {self.name} cannot be written to")
+
+    # -------------------------------------------------------- transforms
+
+    def vjp(self, function: Callable[..., Any], arrays: Sequence[Any], index: int, cotangent: Any = None) -> Any:
+        """The library's own reverse-mode derivative of `function(*arrays)` for argument `index`."""
+        raise Unsupported(f"{self.name} does not differentiate")
+
+    def jvp(self, function: Callable[[Any], Any], at: Any, tangent: Any) -> Any:
+        """The library's own forward-mode derivative along `tangent`."""
+        raise Unsupported(f"{self.name} does not differentiate forwards")
+
+    def vmap(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """`function` mapped over the leading axis of every array."""
+        raise Unsupported(f"{self.name} has no vmap")
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, traced."""
+        raise Unsupported(f"{self.name} has no jit")
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, compiled as a whole."""
+        raise Unsupported(f"{self.name} has no compiler")
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+
+# ------------------------------------------------------------ the variants, by name
+
+_VARIANTS: dict[str, tuple[str, str]] = {
+    "numpy": ("numpy", "NumPy"),
+    "numpy-readonly": ("numpy", "ReadOnlyNumPy"),
+    "numpy-bfloat16": ("numpy", "BFloat16NumPy"),
+    "array-api-strict": ("strict", "Strict"),
+    "array-api-strict-nodata": ("strict", "StrictNoData"),
+    "array-api-strict-nofloat64": ("strict", "StrictNoFloat64"),
+    "torch": ("torch", "Torch"),
+    "torch-cuda": ("torch", "TorchCUDA"),
+    "jax": ("jax", "JAX"),
+    "jax-x64": ("jax", "JAXX64"),
+    "jax-jit": ("jax", "JAXJit"),
+    "jax-sharded": ("jax", "JAXSharded"),
+    "jax-sharded-explicit": ("jax", "JAXShardedExplicit"),
+    "dask": ("dask", "Dask"),
+    "dask-chunked-class": ("dask", "DaskChunkedClass"),
+    "dask-unknown": ("dask", "DaskUnknown"),
+    "cupy": ("cupy", "CuPy"),
+}
+_NEEDS = {
+    "numpy": ("numpy",),
+    "strict": ("array_api_strict",),
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "dask": ("dask.array",),
+    "cupy": ("cupy",),
+}
+_ALSO_NEEDS = {"numpy-bfloat16": ("ml_dtypes",)}
+
+NAMES: tuple[str, ...] = tuple(_VARIANTS)
+_extra: dict[str, Callable[[], Backend]] = {}
+
+
+def several_host_devices() -> None:
+    """Have JAX take the CPU for four devices, over which an array can be spread; it reads this when it starts."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
+
+
+def register_backend(name: str, factory: Callable[[], Backend]) -> None:
+    """Make a third party's backend known by name, beside the suite's own."""
+    if name in _VARIANTS or name in _extra:
+        raise ValueError(f"a backend called {name!r} exists already")
+    _extra[name] = factory
+
+
+def unregister_backend(name: str) -> None:
+    """Forget a backend that `register_backend` added."""
+    del _extra[name]
+
+
+def names() -> tuple[str, ...]:
+    """Every backend name, installed or not."""
+    return (*NAMES, *_extra)
+
+
+def missing(module: str) -> bool:
+    """Whether `module` is not installed; a module that is installed and broken raises when it is imported, and
+    should."""
+    root = module.partition(".")[0]
+    if importlib.util.find_spec(root) is None:
+        return True
+    return "." in module and importlib.util.find_spec(module) is None
+
+
+def find(name: str) -> Backend:
+    """The backend called `name`: one of the suite's, a registered one, or the namespace that a module of this name is.
+
+    NotInstalled where its library (or device) is absent; UnknownBackend where there is nothing of that name.
+    """
+    if name in _extra:
+        return _extra[name]()
+    if name not in _VARIANTS:
+        return _other(name)
+    file, cls = _VARIANTS[name]
+    for module in (*_NEEDS[file], *_ALSO_NEEDS.get(name, ())):
+        if missing(module):
+            raise NotInstalled(f"{name}: the module `{module}` is not installed")
+    made = getattr(importlib.import_module(f".{file}", __package__), cls)()
+    assert isinstance(made, Backend)
+    return made
+
+
+def _other(name: str) -> Backend:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UnknownBackend(
+            f"{name!r} is neither a backend ({', '.join(names())}) nor an importable module: {error}"
+        ) from error
+    from .other import Other
+
+    return Other(module)
+
+
+def installed(level: str = "quick") -> tuple[list[Backend], dict[str, str]]:
+    """Every backend that can run here, and for each other name the reason why it cannot.
+
+    Level smoke asks for the first variant of each library only.
+    """
+    found: list[Backend] = []
+    absent: dict[str, str] = {}
+    first = {file: name for name, (file, _) in reversed(_VARIANTS.items())}
+    for name in names():
+        if level == "smoke" and name in _VARIANTS and name not in first.values():
+            continue
+        try:
+            found.append(find(name))
+        except NotInstalled as reason:
+            absent[name] = str(reason)
+    return found, absent
+
+
+def installed_versions(*modules: str) -> dict[str, str]:
+    """Distribution versions of these import names (a module without a distribution is reported as "unknown")."""
+    from importlib import metadata
+
+    by_module = metadata.packages_distributions()
+    out = {}
+    for module in modules:
+        root = module.partition(".")[0]
+        distributions = by_module.get(root, [])
+        out[distributions[0] if distributions else root] = (
+            metadata.version(distributions[0]) if distributions else "unknown"
+        )
+    return out

@@ -1,0 +1,71 @@
+"""A namespace that nobody prepared for, named on the command line: arrays are made by its `asarray`, as the standard
+says.
+
+Refuses to guess: whatever this library lacks is said, as a failed prerequisite, and nothing is worked around.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+from ..tensors import Tensor
+from .base import Backend, Bulk, Unsupported
+
+
+class Other(Backend):
+    """Arrays of one importable module; its dtypes are found by asking for them."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self.name = module.__name__  # type: ignore[misc]  # a class attribute elsewhere: here each module is a backend
+        self.library = self._root()  # type: ignore[misc]  # likewise
+        self.device = "default"
+        found = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))
+        self.capabilities = found  # type: ignore[misc]  # likewise
+
+    silent = False
+    slow = 10.0
+
+    def _root(self) -> str:
+        """The root module of its arrays, which a wrapper's own name does not tell."""
+        try:
+            kind = type(self.make(Tensor((1,), (0.0,), "float32")))
+        except Exception:
+            return self._module.__name__.partition(".")[0]  # `namespace.make` says what is wrong
+        return kind.__module__.partition(".")[0]
+
+    def _makes(self, dtype: str) -> bool:
+        try:
+            made = self.make(Tensor((2,), (0.5, 1.0), dtype))
+            return self.dtype_of(made) == dtype and self.to_list(made) == [0.5, 1.0]
+        except Exception:  # a stranger without this dtype may say so in any words
+            return False
+
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
+        if layout != "C":
+            raise Unsupported(f"the standard has no layouts, and {self.name} is only known by the standard")
+        try:
+            asarray, reshape = self._module.asarray, self._module.reshape
+            dtype = self._module.bool if tensor.dtype == "bool" else getattr(self._module, tensor.dtype)
+        except AttributeError as error:
+            raise Unsupported(f"{self.name} is not an Array API namespace: {error}") from error
+        convert: Any = float
+        if tensor.dtype == "bool":
+            convert = bool
+        elif tensor.dtype.startswith(("int", "uint")):
+            convert = int
+        return reshape(asarray([convert(v) for v in tensor.values], dtype=dtype), tensor.shape)
+
+    def to_list(self, array: Any) -> list[float]:
+        shape = tuple(array.shape)
+        if not shape:
+            return [float(array)]
+        if math.prod(shape) == 0:
+            return []
+        flat = self._module.reshape(array, (-1,))
+        return [float(flat[i]) for i in range(math.prod(shape))]
+
+    def namespace(self) -> Any:
+        return self._module

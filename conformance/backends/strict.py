@@ -1,0 +1,82 @@
+"""array-api-strict, which refuses everything that the Array API standard does not promise.  Makes and reads its
+arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar
+
+import array_api_strict as xp
+import numpy as np
+
+from ..tensors import Tensor
+from .base import Backend, Bulk, Unsupported
+from .numpy import host
+
+STANDARD = frozenset(
+    {"bool", "float32", "float64"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""The real dtypes of the Array API standard."""
+
+
+class Strict(Backend):
+    """As it comes, on its ordinary device."""
+
+    name = "array-api-strict"
+    library = "array_api_strict"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"float64", "writable", "any_byte"})
+    device: str = "CPU_DEVICE"
+    slow: ClassVar[float] = 2.0
+
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
+        if layout != "C":
+            raise Unsupported("array-api-strict has no layouts")
+        # By name from the namespace, not from NumPy's dtype: a dtype it does not have must be missed here.
+        if tensor.dtype not in STANDARD:
+            raise Unsupported(f"array-api-strict has no dtype {tensor.dtype}")
+        return xp.asarray(
+            host(tensor.values, tensor.shape, tensor.dtype),
+            dtype=getattr(xp, tensor.dtype),
+            device=xp.Device(self.device),
+        )
+
+    def to_list(self, array: Any) -> list[float]:
+        moved = xp.asarray(array, device=xp.Device("CPU_DEVICE"))
+        with np.errstate(all="ignore"):
+            return np.asarray(moved).astype(np.float64).ravel().tolist()
+
+    def namespace(self) -> Any:
+        return xp
+
+    def elsewhere(self, tensor: Tensor) -> Any:
+        return xp.asarray(self.make(tensor), device=xp.Device("device1"))
+
+    def as_bool(self, array: Any) -> Any:
+        host_array = np.asarray(xp.asarray(array, device=xp.Device("CPU_DEVICE")))
+        return xp.asarray(host_array.view(np.bool_), device=xp.Device(self.device))
+
+    def write(self, array: Any, value: float) -> None:
+        array[...] = value
+
+
+class StrictNoData(Strict):
+    """With data-dependent shapes and boolean indexing off, as on libraries that build graphs."""
+
+    name = "array-api-strict-nodata"
+
+    def session(self) -> contextlib.AbstractContextManager[Any]:
+        return xp.ArrayAPIStrictFlags(data_dependent_shapes=False, boolean_indexing=False)
+
+
+class StrictNoFloat64(Strict):
+    """On a device that has no float64, as MPS and most accelerators have none."""
+
+    name = "array-api-strict-nofloat64"
+    capabilities: ClassVar[frozenset[str]] = Strict.capabilities - {"float64"}
+    device: str = "no_float64"
+
+    def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
+        try:
+            return super().make(tensor, layout)
+        except ValueError as error:
+            raise Unsupported(str(error)) from error

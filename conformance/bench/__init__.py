@@ -1,0 +1,1 @@
+"""The command `bench`: speed and memory beside the peers that are installed."""

@@ -1,0 +1,251 @@
+"""Who takes part: mlsm through its public functions on NumPy, PyTorch, JAX, Dask and CuPy, and those libraries' own
+losses.
+
+Each candidate is made only when it is about to run; a library is imported only here, and only after it was found to be
+installed. Measures nothing. Every candidate returns its loss, waits for the device, and drops its gradient before it
+returns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlsm
+
+from .cases import Case, Data, numpy_dtype
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns what is timed."""
+
+    name: str
+    library: str
+    way: str
+    """One of `bench_cases.WORKS`."""
+    make: Callable[[], Work]
+    ours: bool = False
+    kernel: str = ""
+    forced: bool = False
+    """The kernel was named, and is not what the call would get by itself: for the tables, not for the picture."""
+    compiled: bool = False
+    """Takes seconds to make: left out by --quick."""
+
+
+Builder = Callable[[Case, Data, str], Iterator[Candidate]]
+
+
+def installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def library(name: str) -> Any:
+    """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
+    return importlib.import_module(name)
+
+
+def _kernels(x: Any, y: Any) -> list[tuple[str, str | None]]:
+    """(kernel, what to pass as `kernel=`): the one chosen by itself, then each other that could be forced."""
+    chosen = mlsm.explain(x, y)
+    found: list[tuple[str, str | None]] = [(chosen.chosen, None)]
+    for name, _ in chosen.reasons:
+        try:
+            mlsm.explain(x, y, kernel=name)
+        except ValueError:
+            continue  # it cannot serve this call; `python -m mlsm` says why
+        found.append((name, name))
+    return found
+
+
+def _ours(case: Case, name: str, x: Any, y: Any, finish: Callable[[Any], Any]) -> Iterator[Candidate]:
+    """mlsm on arrays of one library: `finish` waits for the results and returns the loss."""
+    for kernel, forced in _kernels(x, y):
+
+        def loss(forced: str | None = forced) -> Any:
+            return finish((mlsm.multilabel_soft_margin_loss(x, y, kernel=forced),))
+
+        def both(forced: str | None = forced) -> Any:
+            return finish(mlsm.value_and_grad(x, y, kernel=forced))
+
+        way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
+        yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(_ready, work), True, kernel, bool(forced))
+
+
+def _ready(work: Work) -> Work:
+    """For what needs no preparation."""
+    return work
+
+
+def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
+    """mlsm on NumPy arrays, and the expression that everybody writes."""
+    if device != "cpu":
+        return
+    import numpy as np
+
+    x, y = data.x, data.y
+    yield from _ours(case, "numpy", x, y, lambda results: results[0])
+
+    def loss() -> Any:
+        return np.mean(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x))))
+
+    def both() -> Any:
+        value = loss()
+        gradient = (1 / (1 + np.exp(-x)) - y) / x.size
+        del gradient
+        return value
+
+    way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
+    yield Candidate("plain expression, numpy", "numpy", way, lambda: work)
+
+
+def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
+    """The same on CuPy arrays."""
+    if device == "cpu":
+        return
+    cp = library("cupy")
+    x, y = cp.asarray(data.x), cp.asarray(data.y)
+
+    def finish(results: tuple[Any, ...]) -> Any:
+        cp.cuda.get_current_stream().synchronize()
+        return results[0]
+
+    yield from _ours(case, "cupy", x, y, finish)
+
+    def loss() -> Any:
+        return finish((cp.mean(cp.maximum(x, 0) - x * y + cp.log1p(cp.exp(-cp.abs(x)))),))
+
+    def both() -> Any:
+        value = cp.mean(cp.maximum(x, 0) - x * y + cp.log1p(cp.exp(-cp.abs(x))))
+        return finish((value, (1 / (1 + cp.exp(-x)) - y) / x.size))
+
+    way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
+    yield Candidate("plain expression, cupy", "cupy", way, lambda: work)
+
+
+def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
+    """mlsm on tensors, with its own gradient and through `backward()`; torch's losses, eager and compiled."""
+    torch = library("torch")
+    functional = torch.nn.functional
+    # Code compiled for the shapes of earlier cases would count against dynamo's limit of recompilations.
+    torch._dynamo.reset()
+
+    def tensor(array: Any) -> Any:
+        if case.dtype == "bfloat16":
+            return torch.from_numpy(array.view("int16")).view(torch.bfloat16).to(device)
+        return torch.from_numpy(array).to(device)
+
+    x, y = tensor(data.x), tensor(data.y)
+    leaf = x.detach().requires_grad_(case.gradient)
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    def finish(results: tuple[Any, ...]) -> Any:
+        wait()
+        return results[0]
+
+    def work_of(function: Callable[[Any, Any], Any]) -> Work:
+        def loss() -> Any:
+            return finish((function(leaf, y),))
+
+        def backward() -> Any:
+            value = function(leaf, y)
+            value.backward()
+            leaf.grad = None
+            wait()
+            return value.detach()
+
+        return backward if case.gradient else loss
+
+    yield from _ours(case, "torch", x, y, finish)
+    way = "backward" if case.gradient else "loss"
+    if case.gradient:
+        for kernel, forced in _kernels(leaf, y):
+
+            def ours(a: Any, b: Any, forced: str | None = forced) -> Any:
+                return mlsm.multilabel_soft_margin_loss(a, b, kernel=forced)
+
+            name = f"mlsm, torch, {kernel}, backward"
+            yield Candidate(name, "torch", way, partial(work_of, ours), True, kernel, bool(forced))
+    theirs: dict[str, Callable[..., Any]] = {
+        "torch mlsm": functional.multilabel_soft_margin_loss,
+        "torch BCE-with-logits": functional.binary_cross_entropy_with_logits,
+    }
+    for name, function in theirs.items():
+        yield Candidate(name, "torch", way, partial(work_of, function))
+    compiled: dict[str, Callable[..., Any]] = {"mlsm, torch compiled": mlsm.multilabel_soft_margin_loss}
+    compiled |= {f"{name} compiled": function for name, function in theirs.items()}
+
+    def make_compiled(function: Callable[..., Any]) -> Work:
+        return work_of(torch.compile(function, dynamic=False))
+
+    for name, function in compiled.items():
+        ours_too = name.startswith("mlsm")
+        kernel = "generic" if ours_too else ""
+        yield Candidate(name, "torch", way, partial(make_compiled, function), ours_too, kernel, compiled=True)
+
+
+def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
+    """mlsm under `jax.jit`, the plain expression and optax; the gradient by hand and by `jax.value_and_grad`."""
+    jax, jnp = library("jax"), library("jax.numpy")
+    # Only float64 needs it, and it changes what float32 code computes its sums in.
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
+    where = jax.devices("cpu")[0] if device == "cpu" else jax.devices()[0]
+    x, y = (jax.device_put(jnp.asarray(v, dtype=numpy_dtype(case.dtype)), where) for v in (data.x, data.y))
+
+    def plain(a: Any, b: Any) -> Any:
+        return jnp.mean(jnp.maximum(a, 0) - a * b + jnp.log1p(jnp.exp(-jnp.abs(a))))
+
+    def work_of(function: Callable[[Any, Any], Any]) -> Callable[[], Work]:
+        def make() -> Work:
+            compiled = jax.jit(function)
+
+            def work() -> Any:
+                results = jax.block_until_ready(compiled(x, y))
+                return results[0] if isinstance(results, tuple) else results
+
+            return work
+
+        return make
+
+    losses: dict[str, Callable[[Any, Any], Any]] = {
+        "mlsm, jax jit": mlsm.multilabel_soft_margin_loss,
+        "plain expression, jax jit": plain,
+    }
+    if installed("optax"):
+        optax = library("optax")
+        losses["optax, jax jit"] = lambda a, b: optax.sigmoid_binary_cross_entropy(a, b).mean()
+    if case.gradient:
+        hand = work_of(mlsm.value_and_grad)
+        yield Candidate("mlsm, jax jit", "jax", "value_and_grad", hand, True, "generic")
+    for name, function in losses.items():
+        ours = name.startswith("mlsm")
+        kernel = "generic" if ours else ""
+        if case.gradient:
+            made = work_of(jax.value_and_grad(function))
+            yield Candidate(f"{name}, backward" if ours else name, "jax", "backward", made, ours, kernel)
+        else:
+            yield Candidate(name, "jax", "loss", work_of(function), ours, kernel)
+
+
+def dask_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
+    """mlsm on a Dask array of chunks of 64 MiB at most; the graph is built and computed each time."""
+    if device != "cpu":
+        return
+    dask, da = library("dask"), library("dask.array")
+    rows = max(1, min(case.shape[0], 64 * 2**20 // (case.nbytes // case.shape[0])))
+    x, y = (da.from_array(v, chunks=(rows, case.shape[1]), name=False) for v in (data.x, data.y))
+    scheduler = "synchronous" if case.threads == "1" else "threads"
+
+    def finish(results: tuple[Any, ...]) -> Any:
+        return dask.compute(*results, scheduler=scheduler)[0]
+
+    yield from _ours(case, "dask", x, y, finish)

@@ -1,0 +1,117 @@
+"""Peak extra memory of one piece of work, in a process of its own: run as `python -m mlsm_conformance.bench.memory
+SPEC`.
+
+Measures resident memory, so that every library's own allocator is seen (tracemalloc sees NumPy's only). Times nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import gc
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .cases import Case, make_data
+from .contestants import Candidate
+from .peers import BUILDERS
+from .worker import MARK
+
+METHOD = (
+    "peak resident memory during a warm call in a process of its own, over the resident memory before it, less the "
+    "bytes of the gradient that is returned"
+)
+LINUX = METHOD + " (VmHWM after a reset through /proc/self/clear_refs)"
+ELSEWHERE = METHOD + " (growth of ru_maxrss over the first call, compilation included)"
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def resettable() -> bool:
+    """Whether this system lets a process forget its own peak."""
+    if not _CLEAR.exists():
+        return False
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _field(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _return_freed_memory() -> None:
+    """Give the allocator's free pages back, where it is glibc's: they would be reused unseen."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps nothing back either
+        if trim is not None:
+            trim(0)
+
+
+def _maxrss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def peak_of(work: Callable[[], Any]) -> tuple[int, str]:
+    """Extra bytes at the peak of one call, and how they were measured."""
+    if resettable():
+        work()
+        _return_freed_memory()
+        _CLEAR.write_text("5", encoding="ascii")
+        before = _field("VmRSS")
+        work()
+        return max(0, _field("VmHWM") - before), LINUX
+    before = _maxrss()
+    work()
+    return _maxrss() - before, ELSEWHERE
+
+
+def main(spec: str) -> None:
+    """The child: makes the data, finds its candidate, measures it and prints one marked line."""
+    wanted = json.loads(spec)
+    case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"])
+    data = make_data(case.shape, case.dtype)
+    for candidate in BUILDERS[wanted["library"]](case, data, wanted["device"]):
+        if candidate.name == wanted["name"]:
+            peak, method = peak_of(candidate.make())
+            # The result's own pages belong to the work, not to its extra memory.
+            extra = max(0, peak - (case.nbytes if case.gradient else 0))
+            print(MARK + json.dumps({"mib": extra / 2**20, "method": method}), flush=True)
+            return
+    raise SystemExit(f"no contestant is called {wanted['name']!r}")
+
+
+def measure_memory(case: Case, candidate: Candidate, device: str, limit: float = 600.0) -> tuple[float | None, str]:
+    """(MiB, how measured), or (None, why not)."""
+    if device != "cpu":
+        return None, "resident memory of the host says nothing about a GPU"
+    spec = {**dataclasses.asdict(case), "library": candidate.library, "name": candidate.name, "device": device}
+    command = [sys.executable, "-m", __name__, json.dumps(spec)]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return None, f"not done within {limit:.0f} s"
+    for line in child.stdout.splitlines():
+        if line.startswith(MARK):
+            answer = json.loads(line.removeprefix(MARK))
+            return float(answer["mib"]), str(answer["method"])
+    tail = child.stderr.strip().splitlines()
+    return None, tail[-1][:200] if tail else f"the process ended with {child.returncode}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,137 @@
+"""The benchmark as a picture: time over floor against size, one panel for each dtype, work and number of threads.
+
+Lines are labelled where they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..report.panels import style_of
+from ..report.style import COLOURS, DRAWING
+from ..report.svg import Box, line, logarithmic, marker, number, path, power_of_ten, rect, svg, text
+from .report import case_of
+
+WIDTH = 760.0
+GAP = 14.0
+"""Least distance between two labels: the height of their letters and a little air."""
+OUR_MARK = {"numpy": "circle", "torch": "square", "jax": "triangle", "dask": "diamond", "cupy": "bar"}
+STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contestant over the sizes at which it was timed: (elements, time over floor)."""
+
+    name: str
+    css: str
+    mark: str
+    points: tuple[tuple[float, float], ...]
+
+
+def spread(wanted: Sequence[float], low: float, high: float, gap: float = GAP) -> list[float]:
+    """Places as near as possible to the wanted ones, in their order, no two nearer than `gap`, all within [low, high].
+
+    Pushed down from the top and then back up from the bottom; the caller makes room for all of them.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places = [0.0] * len(wanted)
+    previous = low - gap
+    for i in order:
+        previous = places[i] = max(wanted[i], previous + gap)
+    limit = high + gap
+    for i in reversed(order):
+        limit = places[i] = min(places[i], limit - gap)
+    return places
+
+
+def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str) -> list[Line]:
+    """The contestants of one panel, mlsm with the kernel that it chooses by itself (forced ones are left to the
+    tables).
+
+    Which kernel that is may change with the size, so the line's name leaves it out.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    about: dict[str, Mapping[str, Any]] = {}
+    for result in report["results"]:
+        case = case_of(result)
+        if (case.dtype, case.gradient, case.threads) != (dtype, gradient, threads):
+            continue
+        for e in result["entries"]:
+            if e["over_floor"] is not None and not e["forced"]:
+                # The kernel's name is part of the contestant's, as in "mlsm, torch, numba, backward".
+                name = e["name"].replace(f", {e['kernel']}", "", 1) if e["kernel"] else e["name"]
+                points.setdefault(name, []).append((float(case.size), e["over_floor"]))
+                about[name] = e
+    found = []
+    peers = 0
+    for name, e in about.items():
+        if e["ours"]:
+            css, mark = "ours", OUR_MARK.get(e["library"], "cross")
+        else:
+            css, mark = style_of(peers)
+            peers += 1
+        found.append(Line(name, css, mark, tuple(sorted(points[name]))))
+    return found
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 in each decade, or decades only where there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1.0,) if len(decades) > 3 else (1.0, 2.0, 5.0)
+    return [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+
+
+def panel(lines: Sequence[Line], title: str, top: float) -> tuple[list[str], float]:
+    """One panel's drawing, from height `top` on, and the height below it."""
+    height = max(230.0, GAP * len(lines) + 12)
+    box = Box(58, top + 30, WIDTH - 262, top + 30 + height)
+    sizes = [x for a in lines for x, _ in a.points]
+    values = [y for a in lines for _, y in a.points]
+    low, high = min(0.8, min(values) / 1.15), max(2.0, max(values) * 1.15)
+    across = logarithmic(min(sizes) / 1.4, max(sizes) * 1.4, box.left, box.right)
+    up = logarithmic(low, high, box.bottom, box.top)
+    body = [text(box.left, top + 18, title, "title", "start"), rect(box.left, box.top, box.width, box.height, "ground")]
+    for tick in _ticks(low, high):
+        y = up(tick)
+        body += [line(box.left, y, box.right, y, "grid"), text(box.left - 7, y + 4, f"{tick:g}", anchor="end")]
+    for exponent in range(math.ceil(math.log10(min(sizes) / 1.4)), math.floor(math.log10(max(sizes) * 1.4)) + 1):
+        x = across(10.0**exponent)
+        body += [line(x, box.top, x, box.bottom, "grid"), text(x, box.bottom + 17, power_of_ten(exponent))]
+    body.append(line(box.left, up(1.0), box.right, up(1.0), "bound"))
+    body.append(rect(box.left, box.top, box.width, box.height, "frame"))
+    ends = [up(a.points[-1][1]) for a in lines]
+    for a, end, place in zip(lines, ends, spread(ends, box.top + 6, box.bottom - 2), strict=True):
+        points = [(across(x), up(y)) for x, y in a.points]
+        body.append(path(points, f"{a.css} series{' strong' if a.css == 'ours' else ''}"))
+        body += [marker(a.mark, x, y, f"{a.css} mark") for x, y in points]
+        body.append(path([(points[-1][0] + 5, end), (box.right + 8, place), (box.right + 14, place)], "leader"))
+        body.append(marker(a.mark, box.right + 21, place, f"{a.css} mark"))
+        body.append(text(box.right + 29, place + 4, a.name, "key strong" if a.css == "ours" else "key", "start"))
+    body.append(text((box.left + box.right) / 2, box.bottom + 36, "elements of the input", "axis"))
+    body.append(text(14, (box.top + box.bottom) / 2, "time / floor", "axis", turn=True))
+    return body, box.bottom + 54
+
+
+def picture(report: Mapping[str, Any]) -> str:
+    """The whole picture, standing alone: its colours follow the reader's light or dark preference where it is shown."""
+    keys = dict.fromkeys((c.dtype, c.gradient, c.threads) for c in map(case_of, report["results"]))
+    body: list[str] = []
+    top = 6.0
+    for dtype, gradient, threads in keys:
+        lines = lines_of(report, dtype, gradient, threads)
+        if lines:
+            work = "loss and gradient" if gradient else "loss"
+            title = f"{dtype}, {work}, {'one thread' if threads == '1' else 'all threads'}"
+            drawn, top = panel(lines, title, top)
+            body += drawn
+    style = (
+        f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}.leader{{fill:none;stroke:var(--rule);stroke-width:1}}"
+        ".strong.series{stroke-width:2.4}.key.strong{font-weight:600}"
+    )
+    ground = f'<rect class="paper" width="{number(WIDTH)}" height="{number(top)}"/>'
+    return svg(WIDTH, top, "Time over floor against size", [ground, *body], style) + "\n"

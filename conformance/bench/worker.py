@@ -1,0 +1,149 @@
+"""The process that measures: one for each number of threads, because libraries fix theirs when they start.
+
+Run by `command.py` as `python -m mlsm_conformance.bench.worker SPEC`; says what it does in marked lines of JSON.
+Everybody in a case runs in this one process, interleaved. Draws and writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+MARK = "mlsm-bench: "
+"""Begins each line that is meant for the parent: libraries print what they like."""
+
+
+def tell(kind: str, **fields: Any) -> None:
+    """One line for the parent."""
+    print(MARK + json.dumps({"event": kind, **fields}), flush=True)
+
+
+def pin(threads: str) -> bool:
+    """Keep this process and its children on one processor where `threads` is "1"; False where the system cannot."""
+    if threads != "1":
+        return True
+    if sys.platform != "linux":
+        return False
+    # The last one: systems put their own work on the first.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return True
+
+
+def available_processors() -> int:
+    """Processors this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def cases_of(spec: dict[str, Any]) -> Iterator[Any]:
+    """The cases of this process, small ones first, so that something is seen soon."""
+    from .cases import Case
+
+    for shape in spec["shapes"]:
+        for dtype in spec["dtypes"]:
+            for gradient in (False, True):
+                if ("loss" in spec["works"]) if not gradient else set(spec["works"]) & {"value_and_grad", "backward"}:
+                    yield Case((shape[0], shape[1]), dtype, gradient, spec["threads"])
+
+
+def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """(contestants, entries of libraries that could not even begin, with the reason)."""
+    from .measure import Entry, first_line
+    from .peers import BUILDERS, LACKING
+
+    chosen, failed = [], []
+    for library in spec["libraries"]:
+        lacking = LACKING.get((library, case.dtype))
+        if lacking:
+            failed.append(Entry(library, library, "", False, reason=lacking))
+            continue
+        try:
+            made = list(BUILDERS[library](case, data, spec["device"]))
+        except Exception as error:  # a library that is installed and cannot start is reported, not fatal
+            failed.append(Entry(library, library, "", False, reason=first_line(error)))
+            continue
+        for candidate in made:
+            wanted = not spec["only"] or any(part.lower() in candidate.name.lower() for part in spec["only"])
+            if wanted and candidate.way in spec["works"] and (spec["compiled"] or not candidate.compiled):
+                chosen.append(candidate)
+    return chosen, failed
+
+
+def device_floor(case: Any, data: Any, device: str) -> Any:
+    """On a GPU: one copy on the device for the loss, and a fill besides for the gradient."""
+    import torch
+
+    x = torch.empty(case.shape, dtype=getattr(torch, case.dtype), device=device)
+    out = torch.empty_like(x)
+
+    def move() -> None:
+        out.copy_(x)
+        if case.gradient:
+            torch.empty_like(x).fill_(1)
+        torch.cuda.synchronize()
+
+    return move
+
+
+def main(text: str) -> None:
+    spec = json.loads(text)
+    pinned = pin(spec["threads"])
+    # Only now: what is imported below asks how many processors there are.
+    import numpy as np
+
+    from .cases import copy_scaling, floor, make_data
+    from .measure import measure
+    from .memory import measure_memory
+
+    np.seterr(all="ignore")  # the plain expressions overflow; the error column shows what comes of it
+    processors = available_processors()
+    data, of_data = None, None
+    for case in cases_of(spec):
+        tell("case", text=str(case))
+        if of_data != (case.shape, case.dtype):
+            data, of_data = None, None  # let go of the old before making the new
+            data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
+        assert data is not None
+        candidates, failed = candidates_of(case, data, spec)
+        least = floor(case, data) if spec["device"] == "cpu" else device_floor(case, data, spec["device"])
+        entries, rounds = measure(
+            case,
+            data,
+            candidates,
+            least,
+            rounds=spec["rounds"],
+            seconds=spec["seconds"],
+            tell=lambda words: tell("step", text=words),
+        )
+        method = ""
+        # Once: a case and the same on more threads ask for the same memory, and each contestant takes a process.
+        if spec["memory"] and case.size >= spec["memory_from"] and case.threads == spec["memory_threads"]:
+            for i, candidate in enumerate(candidates):
+                if entries[i].reason:
+                    continue
+                tell("step", text=f"memory of {candidate.name}")
+                mib, how = measure_memory(case, candidate, spec["device"])
+                if mib is None:
+                    entries[i] = dataclasses.replace(entries[i], memory_reason=how)
+                else:
+                    entries[i], method = dataclasses.replace(entries[i], memory_mib=mib), how
+        tell(
+            "result",
+            case=dataclasses.asdict(case),
+            rounds=rounds,
+            memory_method=method,
+            entries=[dataclasses.asdict(e) for e in (*entries, *failed)],
+        )
+        candidates, least = [], None
+    scaling = None
+    if spec["threads"] == "all" and processors > 1:
+        scaling = copy_scaling(processors, np.ones(32 * 2**20, dtype=np.uint8), time.perf_counter)
+    tell("end", processors=processors, pinned=pinned, copy_scaling=scaling)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""The command `report`: records as one HTML file, and as the page of the documentation."""

@@ -1,0 +1,157 @@
+"""What a run amounts to: counts per cell, observed beside promised, where digits go, the worst cases.
+
+Reads records and returns plain values; draws nothing, writes nothing, and judges nothing anew: a status is taken from
+the record as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..record import QUANTITIES, STATUSES, BackendRecord, CheckRecord, Curve, PeerRecord, Quantity, Run, Status, Worst
+
+PRECISION: Mapping[str, int] = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+"""Significant bits. 2**p ULP is the error of returning 0: no digit is left."""
+
+DTYPE_ORDER: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
+NAMES: Mapping[Quantity, str] = {"loss": "loss", "gradient": "gradient", "hessian": "Hessian"}
+GLYPH: Mapping[Status, str] = {"pass": "✓", "fail": "✗", "xfail": "△", "skip": "○"}
+MEANING: Mapping[Status, str] = {"pass": "pass", "fail": "fail", "xfail": "expected failure", "skip": "skipped"}
+SEVERITY: tuple[Status, ...] = ("fail", "xfail", "pass", "skip")
+"""Which status colours a cell that holds several: the one that most wants to be looked at; a skip only if alone."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The worst observed error of one backend, dtype and quantity, beside the bound promised at that very point."""
+
+    ulp: float
+    bound: float
+    logit: float
+    target: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A stretch of logits over which somebody's result has no digit left."""
+
+    quantity: Quantity
+    dtype: str
+    target: float
+    low: float
+    high: float
+
+
+def label(backend: BackendRecord) -> str:
+    """The backend's name, with kernel and device where they say something that the name does not.
+
+    Every library spells the host in its own way ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
+    """
+    kernel = "" if backend.kernel in {"auto", ""} else f" · {backend.kernel} kernel"
+    known = not backend.device or "cpu" in backend.device.lower() or backend.device in backend.name
+    device = "" if known else f" · {backend.device}"
+    return backend.name + kernel + device
+
+
+def by_dtype(names: Iterable[str]) -> list[str]:
+    """Each dtype once, the most used first, those nobody foresaw last and by name."""
+    known = {name: i for i, name in enumerate(DTYPE_ORDER)}
+    return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+
+def dtypes(run: Run) -> list[str]:
+    """Every dtype that a curve of this run is about."""
+    owners: list[BackendRecord | PeerRecord] = [*run.backends, *run.peers]
+    return by_dtype(c.dtype for owner in owners for c in owner.curves)
+
+
+def groups(run: Run) -> list[str]:
+    """Check groups in the order in which they were run."""
+    return list(dict.fromkeys(c.group for b in run.backends for c in b.checks))
+
+
+def count(checks: Iterable[CheckRecord]) -> dict[Status, int]:
+    """How many checks ended in each status."""
+    totals: dict[Status, int] = dict.fromkeys(STATUSES, 0)
+    for check in checks:
+        totals[check.status] += 1
+    return totals
+
+
+def dominant(totals: Mapping[Status, int]) -> Status | None:
+    """The status that colours a cell; None for a cell without a check."""
+    return next((status for status in SEVERITY if totals[status]), None)
+
+
+def by_reason(run: Run, status: Status) -> list[tuple[str, list[tuple[str, CheckRecord]]]]:
+    """(reason, [(backend, check)]) of every check with this status, so that one reason is read once."""
+    found: dict[str, list[tuple[str, CheckRecord]]] = {}
+    for backend in run.backends:
+        for check in backend.checks:
+            if check.status == status:
+                # A reason that begins with the backend's name is the same reason as another's.
+                reason = check.reason.removeprefix(f"{backend.name} ") or "no reason given"
+                found.setdefault(reason, []).append((label(backend), check))
+    return list(found.items())
+
+
+def strain(ulp: float, bound: float) -> float:
+    """The error as a multiple of its bound; what is not a number is worse than anything that is."""
+    if math.isnan(ulp):
+        return math.inf
+    return ulp / bound if bound > 0 else (0.0 if ulp == 0 else math.inf)
+
+
+def observed(curves: Iterable[Curve], quantity: Quantity, dtype: str) -> Observed | None:
+    """The point that comes nearest to its bound (or exceeds it most); None where nothing was measured."""
+    worst: Observed | None = None
+    for curve in curves:
+        if curve.quantity != quantity or curve.dtype != dtype:
+            continue
+        for logit, ulp, bound in zip(curve.logit, curve.ulp, curve.bound, strict=True):
+            if worst is None or strain(ulp, bound) > strain(worst.ulp, worst.bound):
+                worst = Observed(ulp, bound, logit, curve.target)
+    return worst
+
+
+def worst_cases(run: Run, most: int = 12) -> list[tuple[BackendRecord, CheckRecord, Worst]]:
+    """The checks that came nearest to their bounds, at most one for each check id, worst first."""
+    candidates = [(b, c, c.worst) for b in run.backends for c in b.checks if c.worst is not None]
+    candidates.sort(key=lambda item: -strain(item[2].ulp, item[2].bound))
+    seen: set[str] = set()
+    chosen: list[tuple[BackendRecord, CheckRecord, Worst]] = []
+    for backend, check, worst in candidates:
+        if check.id not in seen and len(chosen) < most:
+            seen.add(check.id)
+            chosen.append((backend, check, worst))
+    return chosen
+
+
+def lost(curves: Sequence[Curve]) -> list[Loss]:
+    """Where no digit is left: the stretches of logits with an error of at least 2**(p-1) ULP, or not a number."""
+    found: list[Loss] = []
+    order = by_dtype(c.dtype for c in curves)
+    for curve in sorted(curves, key=lambda c: (order.index(c.dtype), QUANTITIES.index(c.quantity), c.target)):
+        limit = 2.0 ** (PRECISION[curve.dtype] - 1) if curve.dtype in PRECISION else math.inf
+        points = sorted(zip(curve.logit, curve.ulp, strict=True))
+        start: float | None = None
+        last = 0.0
+        for logit, ulp in [*points, (math.inf, 0.0)]:
+            if math.isnan(ulp) or ulp >= limit:
+                start, last = logit if start is None else start, logit
+            elif start is not None:
+                previous = found[-1] if found else None
+                here = (curve.quantity, curve.dtype, curve.target)
+                if (
+                    previous
+                    and (previous.quantity, previous.dtype, previous.target) == here
+                    and previous.high * start > 0
+                ):
+                    # A saturated result crosses the right one now and then; on one side of 0 it is one stretch.
+                    found[-1] = Loss(*here, previous.low, last)
+                else:
+                    found.append(Loss(*here, start, last))
+                start = None
+    return found

@@ -1,0 +1,201 @@
+"""Backends side by side: processes that judge one backend after another and tell, line by line, what they find.
+
+A worker is `python -m mlsm_conformance.run.workers`: the first line of its standard input is the plan, every other the
+name of a backend; each line of its standard output is one message. Not `multiprocessing`, in whose children the
+kernels use one thread: what is judged must not depend on how many processes judge it. Judges nothing itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import IO, Any, NamedTuple
+
+from .. import record
+from ..backends import Backend, find
+from ..record import BackendRecord, CheckRecord, Run
+from ..suite import by_id
+from .plan import Expected, Judged, Plan, judge, summary
+from .progress import Progress
+
+MOST = 4
+"""Processes by default, at most: each holds its libraries and its own exact answers, about 1 GiB."""
+
+# Processes share a GPU here, and JAX would take three quarters of its memory for the first of them.
+SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Message(NamedTuple):
+    """What a worker says of a backend: a title, a step or a line as a listener hears it, its record, or its end."""
+
+    backend: str
+    kind: str
+    value: Any
+
+
+def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Judged]:
+    """Judge these backends in `jobs` processes; the verdicts in the order of the backends.
+
+    A process that dies is a verdict on the backend it was judging; the others go on in a new one.
+    """
+    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    told: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    for word in (*_turns(backends), *[None] * jobs):
+        waiting.put(word)
+    leads = [threading.Thread(target=_lead, args=(plan, waiting, told), daemon=True) for _ in range(jobs)]
+    for lead in leads:
+        lead.start()
+
+    bar = Progress(len(backends) * len(plan.checks))
+    by_name = {b.name: b for b in backends}
+    # A backend's lines are shown together, when it is done: nobody could tell those of two apart.
+    lines: dict[str, list[str]] = {name: [] for name in by_name}
+    verdicts: dict[str, Judged] = {}
+    while len(verdicts) < len(by_name):
+        name, kind, value = told.get()
+        if kind == "step":
+            bar.step(f"{name} {value[0]}", value[1])
+        elif kind in ("title", "line"):
+            lines[name].append(value)
+        else:
+            if kind == "record":
+                verdicts[name] = Judged(record.from_json(value["run"]).backends[0], value["stale"])
+            else:
+                died = _died(plan, by_name[name], *value)
+                verdicts[name] = Judged(died, [])
+                lines[name] += [f"  FAIL {c.id}: {c.reason}" for c in died.checks if c.status == "fail"]
+                lines[name].append(summary(died))
+            for line in lines[name]:
+                bar.line(line)
+    bar.close()
+    for lead in leads:
+        lead.join()
+    return [verdicts[name] for name in by_name]
+
+
+def _turns(backends: Sequence[Backend]) -> list[str]:
+    """The first variant of every library before the second of any.
+
+    Two of one library side by side would compile the same code twice; the later one finds it in Numba's cache.
+    """
+    before: Counter[str] = Counter()
+    turns = []
+    for backend in backends:
+        turns.append((before[backend.library], backend.name))
+        before[backend.library] += 1
+    return [name for _, name in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _died(plan: Plan, backend: Backend, finished: int, code: int) -> BackendRecord:
+    """The record of a backend whose process ended during the check after these: its verdicts went with it."""
+    checks = [CheckRecord(id, by_id(id).group, "skip", "its verdict was lost with the process") for id in plan.checks]
+    reason = f"the process that judged it ended, with code {code}"
+    at = min(finished, len(checks) - 1)
+    checks[at] = dataclasses.replace(checks[at], status="fail", reason=reason)
+    return BackendRecord(
+        name=backend.name,
+        library=backend.library,
+        device=backend.device,
+        kernel=plan.subject(backend).kernel,
+        dtypes=backend.dtypes,
+        capabilities=tuple(sorted(backend.capabilities)),
+        checks=tuple(checks),
+    )
+
+
+def _lead(plan: Plan, waiting: queue.SimpleQueue[str | None], told: queue.SimpleQueue[Message]) -> None:
+    """One thread for each worker: hands it a backend at a time and passes on what it says."""
+    name = waiting.get()
+    while name is not None:
+        with _start(plan) as worker:  # and a new one after one that died
+            while name is not None and _ask(worker, name, told):
+                name = waiting.get()
+        if name is not None:
+            name = waiting.get()
+
+
+def _ask(worker: subprocess.Popen[str], name: str, told: queue.SimpleQueue[Message]) -> bool:
+    """Have a worker judge a backend; whether it lived to tell."""
+    _write(worker.stdin, name)
+    finished = 0
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        kind, value = json.loads(line)
+        finished += kind == "step"
+        told.put(Message(name, kind, value))
+        if kind == "record":
+            return True
+    told.put(Message(name, "end", (finished, worker.wait())))
+    return False
+
+
+def _start(plan: Plan) -> subprocess.Popen[str]:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**SHARING, **os.environ},
+        encoding="utf-8",
+    )
+    _write(worker.stdin, json.dumps(dataclasses.asdict(plan)))
+    return worker
+
+
+def _write(to: IO[str] | None, line: str) -> None:
+    assert to is not None
+    print(line, file=to, flush=True)
+
+
+# ---------------------------------------------------------------- in the worker
+
+
+class Wire:
+    """A listener that passes on what it hears."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+
+    def title(self, text: str) -> None:
+        """What the next steps belong to."""
+        self.say("title", text)
+
+    def step(self, what: str, count: int = 1) -> None:
+        """`count` more steps are done; `what` is the latest."""
+        self.say("step", (what, count))
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self.say("line", text)
+
+    def say(self, kind: str, value: Any) -> None:
+        """One message."""
+        print(json.dumps((kind, value)), file=self._out, flush=True)
+
+
+def _plan(line: str) -> Plan:
+    given = json.loads(line)
+    expected = tuple(Expected(*e) for e in given.pop("expected"))
+    dtypes = given.pop("dtypes")
+    return Plan(**{**given, "checks": tuple(given["checks"])}, dtypes=dtypes and tuple(dtypes), expected=expected)
+
+
+def main() -> None:
+    """A worker's life."""
+    # The messages get a way of their own: whatever a library prints goes to standard error.
+    wire = Wire(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    plan = _plan(sys.stdin.readline())
+    for name in sys.stdin:
+        found, stale = judge(plan, find(name.strip()), wire)
+        wire.say("record", {"run": record.to_json(Run("", {}, (found,))), "stale": stale})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""Does the benchmark measure what it says? With a clock of its own, and one real run of a few elements.
+
+Asserts nothing about speed: a test that does belongs to the kernel that promises it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ..bench import command, worker
+from ..bench.cases import Case, Data, copy_scaling, floor, make_data, parse_shape, shape_text
+from ..bench.contestants import Candidate, numpy_candidates
+from ..bench.measure import FEWEST_ROUNDS, interleave, measure
+from ..bench.memory import ELSEWHERE, LINUX, peak_of, resettable
+from ..bench.peers import BUILDERS, present
+from ..bench.report import performance_page, ratio, rows, speedup, text_table
+from ..bench.svg import GAP, lines_of, picture, spread
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, *seconds: float, value: float = 1.0) -> Callable[[], float]:
+        """Work that takes these times in turn, the last one from then on."""
+        times = list(seconds)
+
+        def run() -> float:
+            self.now += times.pop(0) if len(times) > 1 else times[0]
+            return value
+
+        return run
+
+
+CASE = Case((4, 3), "float32", False, "1")
+DATA = Data(None, None, 2.0)
+
+
+def ready(work: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
+    return lambda: work
+
+
+# ---------------------------------------------------------------- the measurement
+
+
+def test_everybody_is_timed_in_every_round_and_the_median_is_of_rounds() -> None:
+    clock = Clock()
+    # One call to see how often to repeat; then one in each round.
+    timed, done = interleave({"a": clock.work(1.0), "b": clock.work(9, 2, 2, 2, 50, 3, 3, 3)}, 7, 1e9, clock)
+    assert done == 7
+    assert timed["a"].median == 1.0
+    assert timed["b"].median == 3.0
+    assert (timed["b"].low, timed["b"].high) == (2.0, 3.0)
+
+
+def test_short_work_is_repeated_and_divided() -> None:
+    clock = Clock()
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        clock.now += 1e-5
+
+    timed, _ = interleave({"a": work}, 5, 1e9, clock)
+    assert timed["a"].median == pytest.approx(1e-5, rel=1e-9)
+    assert len(calls) == 1 + 5 * 100
+
+
+def test_rounds_stop_at_the_budget_but_not_before_there_is_a_median() -> None:
+    clock = Clock()
+    assert interleave({"a": clock.work(1.0)}, 100, 10.0, clock)[1] == 10
+    assert interleave({"a": clock.work(1.0)}, 100, 0.5, clock)[1] == FEWEST_ROUNDS
+
+
+def test_the_order_changes_from_round_to_round() -> None:
+    order: list[str] = []
+    clock = Clock()
+
+    def named(name: str) -> Callable[[], None]:
+        def work() -> None:
+            order.append(name)
+            clock.now += 1.0
+
+        return work
+
+    interleave({name: named(name) for name in "abc"}, 12, 1e9, clock)
+    rounds = {"".join(order[i : i + 3]) for i in range(3, len(order), 3)}
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len(rounds) > 2
+
+
+def entries_of(*candidates: Candidate, clock: Clock, floor_seconds: float = 0.5) -> list[Any]:
+    work = clock.work(floor_seconds)
+    return measure(CASE, DATA, candidates, lambda: (work(), None)[1], rounds=5, seconds=1e9, tell=print, clock=clock)[0]
+
+
+def test_entries_are_ratios_to_the_floor_and_carry_the_error() -> None:
+    clock = Clock()
+    slow = Candidate("slow", "numpy", "loss", ready(clock.work(2.0, value=2.5)))
+    (entry,) = entries_of(slow, clock=clock)
+    assert (entry.over_floor, entry.low, entry.high) == (4.0, 4.0, 4.0)
+    assert entry.error == 0.25
+    assert entry.reason == ""
+
+
+def test_one_that_cannot_work_keeps_its_line_and_the_reason() -> None:
+    def refuse() -> Any:
+        raise TypeError("no bfloat16 here\nand more")
+
+    clock = Clock()
+    good = Candidate("good", "numpy", "loss", ready(clock.work(1.0)))
+    while_made = Candidate("never made", "x", "loss", refuse)
+    while_run = Candidate("never run", "x", "loss", ready(refuse))
+    entries = entries_of(while_made, good, while_run, clock=clock)
+    assert [(e.name, e.over_floor is None, e.reason) for e in entries] == [
+        ("never made", True, "TypeError: no bfloat16 here"),
+        ("good", False, ""),
+        ("never run", True, "TypeError: no bfloat16 here"),
+    ]
+
+
+def test_two_of_one_name_are_a_mistake_and_not_a_silent_overwrite() -> None:
+    clock = Clock()
+    twin = Candidate("twin", "numpy", "loss", ready(clock.work(1.0)))
+    with pytest.raises(ValueError, match="two contestants are called 'twin'"):
+        entries_of(twin, twin, clock=clock)
+
+
+# ---------------------------------------------------------------- cases, data, floor, memory
+
+
+def test_shapes_are_read_and_written() -> None:
+    assert parse_shape("8192x1000") == (8192, 1000)
+    assert shape_text((64, 1_000_000)) == "64×1 000 000"
+    for wrong in ("8192", "8192x", "x", "0x3", "3x-1", "1x2x3", "ax3"):
+        with pytest.raises(ValueError, match="rows x classes"):
+            parse_shape(wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_data_are_seeded_hard_and_their_exact_value_is_right(dtype: str) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16 of its own")
+    data = make_data((50, 40), dtype)
+    again = make_data((50, 40), dtype)
+    x, y = (v.astype(np.float64) for v in (data.x, data.y))
+    assert np.array_equal(x, again.x.astype(np.float64))
+    assert set(np.unique(y)) == {0.0, 1.0}
+    assert str(data.x.dtype) == str(data.y.dtype) == dtype
+    terms = (math.log1p(math.exp(-a)) if b else math.log1p(math.exp(a)) for a, b in zip(x.flat, y.flat, strict=True))
+    # Two summations of 2,000 positive terms: each within a few roundings for every term.
+    assert abs(data.value / (math.fsum(terms) / x.size) - 1) < 16 * np.finfo(np.float64).eps
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_floor_runs_and_leaves_the_data_alone(dtype: str, gradient: bool) -> None:
+    data = make_data((8, 12), dtype)
+    before = data.x.tobytes() + data.y.tobytes()
+    floor(Case((8, 12), dtype, gradient, "1"), data)()
+    assert data.x.tobytes() + data.y.tobytes() == before
+
+
+def test_copying_in_parts_copies_everything() -> None:
+    assert copy_scaling(3, np.ones(1000), iter(float(i) for i in range(1000)).__next__) == 1.0
+
+
+@pytest.mark.skipif(not resettable(), reason="this system does not let a process forget its memory's peak")
+def test_peak_memory_sees_what_is_freed_again() -> None:
+    mib = 48
+
+    def work() -> None:
+        np.ones(mib * 2**20, dtype=np.uint8)
+
+    peak, method = peak_of(work)
+    assert method == LINUX
+    # Linux counts resident pages in batches (64 pages for each processor or thread), so a reading may be short.
+    assert mib - 1 < peak / 2**20 < mib + 8
+    quiet, _ = peak_of(lambda: None)
+    assert quiet / 2**20 < 4
+
+
+def test_the_other_way_to_measure_memory_says_so() -> None:
+    assert "ru_maxrss" in ELSEWHERE
+    assert "clear_refs" in LINUX
+
+
+# ---------------------------------------------------------------- words and picture
+
+
+def entry(name: str, over_floor: float | None, **more: Any) -> dict[str, Any]:
+    ours = name.startswith("mlsm")
+    base = {"name": name, "library": "numpy", "way": "loss", "ours": ours, "kernel": "", "forced": False, "reason": ""}
+    value = over_floor
+    times = {"over_floor": value, "low": value, "high": value, "error": None if value is None else 1e-8}
+    return {**base, **times, "memory_mib": None, "memory_reason": "", **more}
+
+
+def report(*results: dict[str, Any]) -> dict[str, Any]:
+    run = {"threads": "1", "processors": 1, "pinned": True, "copy_scaling": None}
+    return {
+        "schema": command.SCHEMA,
+        "kind": command.KIND,
+        "mlsm": "0.1",
+        "machine": {"cpu": "A Processor", "features": ["avx2"], "accelerator": "", "runs": [run]},
+        "versions": {"numpy": "2"},
+        "absent": {"mlx": "not installed"},
+        "results": list(results),
+    }
+
+
+def result(*entries: dict[str, Any], shape: tuple[int, int] = (32, 20), threads: str = "1") -> dict[str, Any]:
+    case = {"shape": list(shape), "dtype": "float32", "gradient": False, "threads": threads}
+    return {"case": case, "rounds": 5, "memory_method": "", "entries": list(entries)}
+
+
+OURS = entry("mlsm, numpy, numba", 2.0, kernel="numba", memory_mib=1.25)
+SMALL = result(entry("torch mlsm", 9.0), OURS, entry("broken", None, reason="TypeError: no"))
+
+
+def test_rows_are_sorted_and_compared() -> None:
+    head, body, remarks = rows(SMALL)
+    assert head == ["contestant", "time / floor", "quartiles", "× torch mlsm", "extra MiB", "error"]
+    assert body[0] == ["mlsm, numpy, numba", "2", "2 to 2", "4.5", "1.2", "10⁻⁸".replace("10", "1·10")]
+    assert body[1][:4] == ["torch mlsm", "9", "9 to 9", "1"]
+    assert remarks == ["broken: TypeError: no"]
+    assert speedup(OURS, SMALL["entries"], "absent") is None
+    assert [ratio(v) for v in (None, 0.123456, 1.6, 14617.4)] == ["–", "0.123", "1.6", "14617"]
+
+
+def test_no_bare_time_is_written_anywhere() -> None:
+    whole = report(SMALL)
+    for text in (text_table(whole["results"]), performance_page(whole), picture(whole), json.dumps(whole)):
+        assert not re.search(r"\d\s*(ms|µs|us|ns|s|sec|seconds)\b", text)
+
+
+def test_the_page_names_machine_versions_absentees_and_holds_every_case() -> None:
+    page = performance_page(report(SMALL), "performance.svg")
+    for words in (
+        "A Processor (avx2)",
+        "numpy 2",
+        "mlx (not installed)",
+        "figures of CUDA devices are outstanding",
+        "](performance.svg)",
+        "- broken: TypeError: no",
+    ):
+        assert words in page
+    assert "| 32×20 float32, loss, 1 thread | mlsm, numpy, numba | 2 | 4.5 | – | – |" in page
+    assert "All threads against one" not in page
+
+
+def test_all_threads_are_set_against_one() -> None:
+    large = [
+        result(entry("mlsm, numpy, numba", t), shape=(8192, 1000), threads=n) for n, t in (("1", 1.5), ("all", 1.0))
+    ]
+    assert "| 8192×1000 float32, loss | mlsm, numpy, numba | 1.5 |" in performance_page(report(*large))
+
+
+def test_the_picture_holds_every_contestant_once_and_no_forced_kernel() -> None:
+    forced = entry("mlsm, numpy, generic", 30.0, kernel="generic", forced=True)
+    large = result(entry("mlsm, numpy, numpy", 3.0, kernel="numpy"), entry("torch mlsm", 5.0), shape=(512, 80))
+    whole = report(result(*SMALL["entries"], forced), large)
+    lines = lines_of(whole, "float32", False, "1")
+    assert {line.name: len(line.points) for line in lines} == {"torch mlsm": 2, "mlsm, numpy": 2}
+    drawn = picture(whole)
+    assert drawn.count(">torch mlsm<") == 1
+    assert "prefers-color-scheme:dark" in drawn
+
+
+def test_labels_are_spread_without_overlap_and_in_order() -> None:
+    wanted = [50.0, 50.0, 51.0, 10.0, 99.0, 100.0]
+    places = spread(wanted, 0.0, 100.0)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    ordered = [places[i] for i in order]
+    assert min(b - a for a, b in pairwise(ordered)) >= GAP
+    assert ordered[0] >= 0
+    assert ordered[-1] <= 100
+    assert spread([10.0, 90.0], 0, 100) == [10.0, 90.0]
+    assert spread([0.0, 0.0, 0.0], 0, 100) == [0.0, GAP, 2 * GAP]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_every_peer_is_present_or_listed_as_absent() -> None:
+    here, absent = present()
+    assert set(here).isdisjoint(absent)
+    assert set(here) | set(absent) >= set(BUILDERS)
+    assert "numpy" in here
+
+
+def test_each_work_has_mlsm_and_the_plain_expression_on_numpy() -> None:
+    data = make_data((4, 3), "float32")
+    for gradient, way in ((False, "loss"), (True, "value_and_grad")):
+        found = list(numpy_candidates(Case((4, 3), "float32", gradient, "1"), data, "cpu"))
+        assert {c.way for c in found} == {way}
+        assert {"generic"} <= {c.kernel for c in found}
+        assert "plain expression, numpy" in {c.name for c in found}
+        assert sum(c.ours and not c.forced for c in found) == 1
+        for c in found:
+            assert abs(float(c.make()()) / data.value - 1) < 16 * np.finfo(np.float32).eps
+
+
+def test_a_real_run_of_a_few_elements(tmp_path: Path) -> None:
+    spec = {
+        "shapes": [[4, 3]],
+        "dtypes": ["float32"],
+        "works": ["loss", "value_and_grad"],
+        "libraries": ["numpy"],
+        "only": ["numpy"],
+        "rounds": 5,
+        "seconds": 1.0,
+        "compiled": False,
+        "memory": False,
+        "memory_from": 0,
+        "device": "cpu",
+        "threads": "1",
+    }
+    progress = command.Progress(2, open(tmp_path / "log", "w", encoding="utf-8"))  # noqa: SIM115  # closed with the test
+    results, end = command.run_worker(spec, progress)
+    progress.stream.close()
+    assert (tmp_path / "log").read_text(encoding="utf-8").startswith("[1/2] 4×3 float32, loss, 1 thread\n[2/2]")
+    assert end["threads"] == "1"
+    assert [r["case"]["gradient"] for r in results] == [False, True]
+    for r in results:
+        assert all(e["over_floor"] > 0 for e in r["entries"])
+        assert r["rounds"] == 5
+
+
+def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "shapes": [[200, 200]],
+        "dtypes": ["float16"],
+        "works": ["value_and_grad"],
+        "libraries": ["numpy"],
+        "only": ["plain"],
+        "rounds": 1,
+        "seconds": 0.1,
+        "compiled": False,
+        "memory": False,
+        "memory_from": 0,
+        "device": "cpu",
+        "threads": "1",
+    }
+    data = make_data((200, 200), "float16")
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        np.exp(-data.x)
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
+        results, _ = command.run_worker(spec, command.Progress(1, log))
+    assert [e["name"] for e in results[0]["entries"]] == ["plain expression, numpy"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_dies_is_an_error_and_not_an_empty_report() -> None:
+    with pytest.raises(command.BenchError, match="ended with"):
+        command.run_worker({"threads": "1"}, command.Progress(1, sys.stderr))
+
+
+def test_a_result_is_shown_again_and_another_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "b.json"
+    source.write_text(json.dumps(report(SMALL)), encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    markdown, svg = tmp_path / "docs" / "performance.md", tmp_path / "docs" / "performance.svg"
+    assert command.main(["--from", str(source), "--markdown", str(markdown), "--svg", str(svg)]) == 0
+    assert "](performance.svg)" in markdown.read_text(encoding="utf-8")
+    assert svg.read_text(encoding="utf-8").startswith("<svg ")
+    assert "torch mlsm" in capsys.readouterr().out
+    for wrong in ("{}", "[]", "not json"):
+        source.write_text(wrong, encoding="utf-8")
+        assert command.main(["--from", str(source)]) == 2
+        assert "b.json" in capsys.readouterr().err
+
+
+def test_a_machine_measured_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [report(SMALL), report(result(OURS, shape=(512, 80)))]
+    other = report(result(OURS, shape=(8192, 1000)))
+    other["machine"] = {**other["machine"], "cpu": "another"}
+    names = []
+    for i, part in enumerate((*parts, other)):
+        names.append(str(tmp_path / f"{i}.json"))
+        Path(names[-1]).write_text(json.dumps(part), encoding="utf-8")
+    assert command.main(["--from", names[0], "--from", names[1]]) == 0
+    told = capsys.readouterr().out
+    assert "32×20" in told
+    assert "512×80" in told
+    for wrong, why in ((names[2], "different machines"), (names[0], "the same case")):
+        assert command.main(["--from", names[0], "--from", wrong]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_options_fill_in_everything_or_little() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    full, quick = parser.parse_args([]), parser.parse_args(["--quick", "--shape", "3x4", "--memory"])
+    command.complete(full)
+    command.complete(quick)
+    assert (len(full.shape), len(full.dtype), full.threads, full.memory) == (5, 4, ["1", "all"], True)
+    assert (quick.shape, quick.dtype, quick.threads, quick.memory) == ([(3, 4)], ["float32"], ["1"], True)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--shape", "3"])
+
+
+def test_the_command_imports_no_library_that_it_may_not_need() -> None:
+    code = (
+        "import sys, mlsm_conformance.bench.command; "
+        "print(sorted({'torch', 'jax', 'dask', 'numba'} & set(sys.modules)))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "[]"
+
+
+def test_the_worker_is_imported_before_numpy() -> None:
+    code = "import sys, mlsm_conformance.bench.worker; print('numpy' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "False", f"{worker.__name__} pins its processor before NumPy counts them"
+
+
+def test_one_thread_means_one_processor() -> None:
+    code = (
+        "from mlsm_conformance.bench import worker as w; "
+        "pinned = w.pin('1'); print(w.available_processors() == 1 or not pinned)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "True"

@@ -1,0 +1,302 @@
+"""A loss in emulated arithmetic, right or wrong in one named way: the judges must pass the one and reject every other.
+
+Pure Python, every operation rounded to the compute dtype, in the sign-split spelling that the oracle does not use.
+Refuses to know a library: the same sabotages on real arrays are the suite's own meta tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ..cases import catalogue
+from ..formats import round_to, step
+from ..reference import bounds, exact, exhaustive, oracle
+from ..reference.bounds import Violation
+from ..reference.exhaustive import Floats
+from ..tensors import Case, flat, shape_of
+
+REDUCTIONS = ("none", "mean", "sum")
+QUANTITIES = ("loss", "gradient", "hessian")
+DTYPES = ("float16", "float32", "float64")
+
+# name -> the quantities that it makes wrong
+SABOTAGES = {
+    "max-form": ("loss",),  # max(x, 0) - x·y + L
+    "one-sided": ("loss",),  # (1-y)·x + softplus(-x)
+    "sigmoid-minus-y": ("gradient",),
+    "sigmoid-curvature": ("hessian",),  # σ(1-σ)
+    "no-guard": ("loss",),
+    "no-upcast": QUANTITIES,
+    "narrow-accumulator": ("loss",),
+    "sequential-sum": ("loss",),  # in float64, one term after the other: what is pairwise elsewhere
+    "sign-of-x": ("gradient",),  # sign(x) for 2H-1, which is 0 at 0
+    "weight-after-mean": ("loss",),
+    "divided-by-weights": QUANTITIES,
+    "sum-over-everything": QUANTITIES,  # "sum" without the class mean
+    "class-axis-0": QUANTITIES,
+    "target-cast-down": ("loss", "gradient"),
+    "pos-weight-everywhere": QUANTITIES,
+    "gradient-without-n": ("gradient", "hessian"),
+    "mask-not-in-divisor": QUANTITIES,
+    "bad-exp": QUANTITIES,  # 8 ULP off, which no budget holds
+}
+
+
+class Emulated:
+    """The loss of one case in the arithmetic of its compute dtype; `wrong` names a sabotage, "" none."""
+
+    def __init__(self, case: Case, wrong: str = "") -> None:
+        self.wrong = wrong
+        if wrong == "class-axis-0":
+            case = Case(case.name, case.input, case.target, case.weight, case.pos_weight, case.where, axis=0)
+        self.case = case
+        self.dtype = case.loss_dtype if wrong == "no-upcast" else case.compute_dtype
+        count, shape = len(case.input.values), case.input.shape
+
+        def spread(argument: object, default: float) -> list[float]:
+            if argument is None:
+                return [default] * count
+            values = flat(argument)  # type: ignore[arg-type]  # a Case's field, which mypy lost on the way here
+            return [values[i] for i in oracle.broadcast_indices(shape_of(argument), shape)]  # type: ignore[arg-type]  # same
+
+        self.w, self.p = spread(case.weight, 1.0), spread(case.pos_weight, 1.0)
+        self.m = [bool(v) for v in spread(case.where, 1.0)]
+        self.row = oracle.row_indices(case)
+        self.seen = [0] * math.prod(case.batch)
+        for row, observed in zip(self.row, self.m, strict=True):
+            self.seen[row] += observed
+        self.rows = sum(n > 0 for n in self.seen)
+        self.bare = self.divisors()
+
+    def r(self, value: float) -> float:
+        """One rounding."""
+        return round_to(value, self.dtype)
+
+    def divisors(self) -> list[float]:
+        """By row: what the class sum is divided by."""
+        if self.wrong == "mask-not-in-divisor":
+            return [float(self.case.classes)] * len(self.seen)
+        if self.wrong == "divided-by-weights":
+            total = [0.0] * len(self.seen)
+            for row, w in zip(self.row, self.w, strict=True):
+                total[row] += w
+            return [t or 1.0 for t in total]
+        return [float(n or 1) for n in self.seen]
+
+    def element(self, i: int, quantity: str) -> float:
+        """The unweighted (or weighted, as `values` does it) element `i`."""
+        case, r = self.case, self.r
+        x, y = r(float(case.input.values[i])), float(case.target.values[i])
+        y = r(round_to(y, case.input.dtype) if self.wrong == "target-cast-down" else y)
+        p, eps, given = r(self.p[i]), case.label_smoothing, case.pos_weight is not None
+        off = r(1 - y)
+        if eps:
+            y, off = (r(r(c * r(1 - eps)) + r(eps / 2)) for c in (y, off))
+        on = y if not given or self.wrong == "pos-weight-everywhere" else r(p * y)
+        outer = p if given and self.wrong == "pos-weight-everywhere" else 1.0
+        q = 1.0 if not given or self.wrong == "pos-weight-everywhere" else r(off + on)
+        right = x >= 0
+        sign = 1.0 if right else -1.0
+        a, t = abs(x), (off if right else on)
+        e = r(math.exp(-a))
+        if self.wrong == "bad-exp" and math.isfinite(e) and e > 0:
+            e = step(e, self.dtype, 8)
+        L, s = r(math.log1p(e)), r(e / r(1 + e))
+        w = r(self.w[i]) if self.wrong != "weight-after-mean" else 1.0
+        sigmoid = r(1 / r(1 + e)) if right else s
+        if quantity == "loss":
+            value = self.value(x, y, a, t, q, L)
+        elif quantity == "gradient":
+            if self.wrong == "sign-of-x":
+                sign = math.copysign(1.0, x) if x else 0.0
+            value = r(sigmoid - y) if self.wrong == "sigmoid-minus-y" else sign * r(t - r(q * s))
+        elif self.wrong == "sigmoid-curvature":
+            value = r(q * r(sigmoid * r(1 - sigmoid)))
+        else:
+            value = r(r(q * s) * r(1 - s))
+        return r(w * r(outer * value))
+
+    def value(self, x: float, y: float, a: float, t: float, q: float, L: float) -> float:
+        """The bracket of the loss, in the spelling that the sabotage asks for."""
+        r = self.r
+        if self.wrong == "max-form":
+            return r(r(max(x, 0.0) - r(x * y)) + L)
+        if self.wrong == "one-sided":
+            return r(r(r(1 - y) * x) + r(L + max(-x, 0.0)))
+        if t == 0 and math.isinf(a) and self.wrong != "no-guard":
+            return r(q * L)
+        return r(r(a * t) + r(q * L))
+
+    def values(self, quantity: str, reduction: str) -> list[float]:
+        """The results, rounded to their dtype."""
+        case = self.case
+        items = [self.element(i, quantity) if m else 0.0 for i, m in enumerate(self.m)]
+        mean = reduction == "mean" and self.rows and not (quantity != "loss" and self.wrong == "gradient-without-n")
+        rows = float(self.rows) if mean else 1.0
+        bare = [1.0] * len(self.bare) if self.wrong == "sum-over-everything" and reduction == "sum" else self.bare
+        if quantity != "loss":
+            scale = [self.r(1 / (rows * n)) for n in bare]
+            each = zip(items, self.row, self.m, strict=True)
+            return [round_to(self.r(v * scale[row]), case.input.dtype) if m else 0.0 for v, row, m in each]
+        terms: list[list[float]] = [[] for _ in bare]
+        for row, item in zip(self.row, items, strict=True):
+            terms[row].append(item)
+        losses = [self.r(self.total(each) / n) for each, n in zip(terms, bare, strict=True)]
+        if self.wrong == "weight-after-mean":
+            total, count = [0.0] * len(losses), case.classes
+            for row, w in zip(self.row, self.w, strict=True):
+                total[row] += w / count
+            losses = [self.r(v * w) for v, w in zip(losses, total, strict=True)]
+        if reduction == "none":
+            return [round_to(v, case.loss_dtype) for v in losses]
+        if reduction == "mean" and not self.rows:
+            return [math.nan if case.where is None else 0.0]
+        return [round_to(self.r(self.total(losses) / rows), case.loss_dtype)]
+
+    def total(self, terms: list[float]) -> float:
+        """A sum in a wide accumulator, or sequentially in the compute dtype or in float64."""
+        if self.wrong in ("narrow-accumulator", "no-upcast"):
+            return functools.reduce(lambda total, term: self.r(total + term), terms, 0.0)
+        special = not all(map(math.isfinite, terms))  # fsum refuses inf - inf
+        if special or self.wrong == "sequential-sum":
+            return functools.reduce(operator.add, terms, 0.0)  # not sum(): from Python 3.12 on it compensates
+        return math.fsum(terms)
+
+
+def judged(case: Case, quantity: str, reduction: str, wrong: str) -> None:
+    """Put one emulated result before the judge."""
+    observed = Emulated(case, wrong).values(quantity, reduction)
+    if quantity == "loss":
+        answer, allowed, dtype = oracle.loss(case, reduction), bounds.bound_loss(case, reduction), case.loss_dtype
+    elif quantity == "gradient":
+        answer, allowed, dtype = oracle.grad(case, reduction), bounds.bound_grad(case, reduction), case.input.dtype
+    else:
+        answer, allowed = oracle.hessian_diag(case, reduction), bounds.bound_hessian(case, reduction)
+        dtype = case.input.dtype
+    bounds.judge_all(observed, answer.values, allowed, f"{case.name} {reduction} {quantity}", dtype)
+
+
+def rejected(quantity: str, wrong: str) -> Iterator[str]:
+    """What the judge says about a sabotage, case by case."""
+    for case in catalogue.catalogue("smoke", DTYPES):
+        for reduction in REDUCTIONS:
+            try:
+                judged(case, quantity, reduction, wrong)
+            except Violation as violation:
+                yield str(violation)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_a_right_loss_passes(quantity: str) -> None:
+    assert list(rejected(quantity, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "quantity"), [(wrong, quantity) for wrong, which in SABOTAGES.items() for quantity in which]
+)
+def test_a_sabotaged_loss_is_rejected(wrong: str, quantity: str) -> None:
+    assert next(rejected(quantity, wrong), None) is not None
+
+
+# ---------------------------------------------------------------- exhaustive sweeps
+
+
+def spelled(dtype: str, wrong: str = "") -> exhaustive.Evaluate:
+    """The element in NumPy's float32 (and rounded to float16), right or in a spelling that loses digits."""
+    store = {"float16": np.float16, "float32": np.float32}[dtype]
+
+    def evaluate(x64: Floats, y64: Floats, quantity: str) -> Floats:
+        with np.errstate(all="ignore"):
+            x, y = x64.astype(np.float32), y64.astype(np.float32)
+            right, a = x >= 0, np.abs(x)
+            e = np.exp(-a)
+            t, L, s = np.where(right, 1 - y, y), np.log1p(e), e / (1 + e)
+            sigmoid = np.where(right, 1 / (1 + e), s)
+            if quantity == "hessian":
+                value = sigmoid * (1 - sigmoid) if wrong == "sigmoid" else s * (1 - s)
+            elif quantity == "gradient":
+                value = sigmoid - y if wrong == "sigmoid" else np.where(right, t - s, s - t)
+            elif wrong == "one-sided":
+                value = (1 - y) * x + (L + np.maximum(-x, 0))
+            elif wrong == "max-form":
+                value = np.maximum(x, 0) - x * y + L
+            else:
+                value = np.where((t == 0) & np.isinf(a), 0, a) * t + L
+            return np.asarray(value.astype(store).astype(np.float64))
+
+    return evaluate
+
+
+def test_reference_of_the_sweeps_is_right() -> None:
+    points = [(x, y) for x, y in exact.golden_points() if 0 <= y <= 1 and abs(x) < 740]
+    x, y = (np.array(column) for column in zip(*points, strict=True))
+    for quantity, field in (("loss", "loss"), ("gradient", "slope"), ("hessian", "curvature")):
+        found = exhaustive.reference(x, y, quantity)
+        for i, (logit, target) in enumerate(points):
+            truth = float(getattr(exact.element(logit, target, 1.0, 0.0), field))
+            case = catalogue.column("reference", "float64", [logit], target)
+            allowed = {
+                "loss": bounds.bound_loss(case, "sum"),
+                "gradient": bounds.bound_grad(case, "sum"),
+                "hessian": bounds.bound_hessian(case, "sum"),
+            }[quantity]
+            bounds.judge(float(found[i]), truth, allowed[0], f"{quantity} at {logit}, {target}")
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_every_half_passes_and_is_counted(quantity: str) -> None:
+    told: list[int] = []
+    seen = exhaustive.sweep(spelled("float16"), "float16", quantity, progress=told.append)
+    assert seen.conforms, seen.examples
+    assert seen.count == sum(told) == 65_536 * 10
+    assert seen.ulp <= 0.51
+    assert min(seen.profile) == -1024
+    assert max(seen.profile) == 1023
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_float32_sweep_passes_and_ends_at_both_ends(quantity: str) -> None:
+    seen = exhaustive.sweep(spelled("float32"), "float32", quantity, stride=4096)
+    assert seen.conforms, seen.examples
+    assert seen.count == 4 * exhaustive.float32_count(4096)
+    assert set(seen.profile) == set(range(-104, 104))
+    assert exhaustive.float32_count(1) == 273_674_678
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantity", "wrong"),
+    [
+        ("float16", "loss", "one-sided"),
+        ("float16", "loss", "max-form"),
+        ("float16", "gradient", "sigmoid"),
+        ("float16", "hessian", "sigmoid"),
+        ("float32", "loss", "one-sided"),
+        ("float32", "gradient", "sigmoid"),
+        ("float32", "hessian", "sigmoid"),
+    ],
+)
+def test_sweeps_reject_lost_digits(dtype: str, quantity: str, wrong: str) -> None:
+    seen = exhaustive.sweep(spelled(dtype, wrong), dtype, quantity, stride=4096)
+    assert not seen.conforms
+    assert seen.worst > 1
+    assert len(seen.examples) == 8
+
+
+def test_sweeps_reject_nan_and_know_flushing() -> None:
+    right = spelled("float32")
+    nan = exhaustive.sweep(lambda x, y, q: np.where(x > 50, np.nan, right(x, y, q)), "float32", "loss", stride=1 << 16)
+    assert not nan.conforms
+    assert math.isinf(nan.worst)
+
+    def flushing(x: Floats, y: Floats, quantity: str) -> Floats:
+        found = right(x, y, quantity)
+        return np.where(np.abs(found) < 2.0**-126, 0.0, found)
+
+    assert not exhaustive.sweep(flushing, "float32", "loss", stride=4096).conforms
+    assert exhaustive.sweep(flushing, "float32", "loss", stride=4096, flush=frozenset({"float32"})).conforms

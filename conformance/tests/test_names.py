@@ -1,0 +1,47 @@
+"""The names by which others import the suite: what the documents say, wherever the files lie."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+PACKAGE = __package__.partition(".")[0]
+HOMES = {
+    "oracle": "reference.oracle",
+    "bounds": "reference.bounds",
+    "peers": "subjects.peers",
+    "backends": "backends.base",
+    "subjects": "subjects.base",
+    "suite": "suite",
+    "tensors": "tensors",
+    "strategies": "strategies",
+    "check": "check",
+}
+
+
+def defined(module: str) -> set[str]:
+    """The public names that a module itself defines."""
+    found = importlib.import_module(f"{PACKAGE}.{module}")
+    assert found.__file__ is not None
+    names: set[str] = set()
+    for node in ast.parse(Path(found.__file__).read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    names = {name for name in names if not name.startswith("_")}
+    promised: set[str] = set(getattr(found, "__all__", names))  # `bounds` says which of its names are for others
+    return promised
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_a_documented_name_offers_all_that_its_home_defines(name: str) -> None:
+    offered, home = (importlib.import_module(f"{PACKAGE}.{module}") for module in (name, HOMES[name]))
+    names = defined(HOMES[name])
+    assert names
+    for one in names:
+        assert getattr(offered, one) is getattr(home, one), one

@@ -1,0 +1,273 @@
+"""Tests of the tester: a planted mistake is named by its check, a vandal fails every check of his kind, the innocent
+pass."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import threading
+import time
+from typing import Any, ClassVar
+
+import pytest
+
+import mlsm
+
+from ..backends import Backend, NotInstalled, find
+from ..check import Check, Context
+from ..run.sabotage import CRASH, conforming, plant
+from ..subjects import Mlsm
+from ..subjects.reference_impl import Own
+from ..subjects.sabotage import ROW_LEVEL, SABOTAGES, Sabotage, as_kernel
+from ..suite import by_id, run_check, select
+
+LIBRARIES = ("numpy", "array-api-strict", "torch", "jax", "dask")
+
+
+def backend_or_skip(name: str) -> Backend:
+    try:
+        return find(name)
+    except NotInstalled as absent:
+        pytest.skip(str(absent))
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda s: s.name)
+def test_a_mistake_is_named(sabotage: Sabotage, name: str) -> None:
+    verdict = plant(sabotage, backend_or_skip(name))
+    if verdict.word == "n/a":
+        pytest.skip(verdict.why)
+    assert verdict.word == "caught", verdict.why
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_another_formula_passes(name: str) -> None:
+    assert conforming(backend_or_skip(name)) == []
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize("sabotage", [s for s in SABOTAGES if s.name in ROW_LEVEL], ids=lambda s: s.name)
+def test_a_wrong_kernel_is_named(sabotage: Sabotage, name: str) -> None:
+    backend = backend_or_skip(name)
+    kernel = f"planted {sabotage.name}"
+    mlsm.register_kernel(as_kernel(sabotage.make, backend, kernel))
+    try:
+        for id in sabotage.caught_by:
+            result = run_check(by_id(id), Context(backend, Mlsm(kernel), "smoke", backend.dtypes))
+            assert result.status == "fail", f"{id}: {result.status} {result.reason}"
+            assert not CRASH.match(result.reason), result.reason
+    finally:
+        mlsm.unregister_kernel(kernel)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_a_right_kernel_passes(name: str) -> None:
+    backend = backend_or_skip(name)
+    mlsm.register_kernel(as_kernel(Own, backend, "planted own"))
+    try:
+        for c in select(["values", "special.infinite", "special.zero"], "quick"):
+            if not c.id.endswith("exhaustive"):  # rows of half precision are rounded twice by this roundabout kernel
+                result = run_check(c, Context(backend, Mlsm("planted own"), "smoke", ("float32", "float64")))
+                assert result.status in ("pass", "skip"), f"{c.id}: {result.reason}"
+    finally:
+        mlsm.unregister_kernel("planted own")
+
+
+# ------------------------------------------------------------ vandals: a check that cannot fail is none
+
+
+class Scaled(Mlsm):
+    """Every result a little too large."""
+
+    def loss(self, **given: Any) -> Any:
+        return super().loss(**given) * 1.03125
+
+    def grad(self, **given: Any) -> Any:
+        return super().grad(**given) * 1.03125
+
+    def hessian_diag(self, **given: Any) -> Any:
+        return super().hessian_diag(**given) * 1.03125
+
+    def value_and_grad(self, **given: Any) -> tuple[Any, Any]:
+        value, gradient = super().value_and_grad(**given)
+        return value * 1.03125, gradient * 1.03125
+
+    def elements(self, **given: Any) -> Any:
+        return super().elements(**given) * 1.03125
+
+
+class Shifted(Mlsm):
+    """Every result moved to where no symmetry and no zero survives; slopes and curvatures out of their ranges."""
+
+    def loss(self, **given: Any) -> Any:
+        x = given["input"]
+        return super().loss(**given) * 0.5 - 1.0 - 0.25 * (x[0, 0] if x.shape[0] else 0.0)
+
+    def grad(self, **given: Any) -> Any:
+        return super().grad(**given) * 1.5 + 1.0 + (given["input"] > 1) * 0.5
+
+    def hessian_diag(self, **given: Any) -> Any:
+        return super().hessian_diag(**given) - 1.0 - (given["input"] > 1) * 0.5
+
+
+class Drifting(Mlsm):
+    """No two calls alike."""
+
+    counter = itertools.count(1)
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        result = super()._call(function, given)
+        step = 1 + next(self.counter) * 2.0**-10
+        return tuple(r * step for r in result) if isinstance(result, tuple) else result * step
+
+
+class Careless(Mlsm):
+    """Writes into its arguments, and hands out views of them."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        result = super()._call(function, given)
+        if given["input"].size:
+            given["input"].reshape(-1)[:1] += 1
+        return result
+
+
+class Aliasing(Mlsm):
+    """The loss of one class is the logit itself, and every derivative is the input."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        super()._call(function, given)
+        return given["input"]
+
+
+class Mistyped(Mlsm):
+    """Everything is float64 of NumPy, flat, whatever came in."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        import numpy as np
+
+        result = super()._call(function, given)
+        wide = "float32" if str(result.dtype).endswith("float64") else "float64"
+        return np.asarray(result).astype(wide).reshape(-1)[:, None]
+
+
+class Gullible(Mlsm):
+    """Accepts everything."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        return 0.0
+
+
+class Eager(Mlsm):
+    """Computes at once."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        dask: Any = importlib.import_module("dask")  # installed or not: mypy must not care
+
+        return super()._call(function, dask.compute(given)[0])  # what is not lazy comes back as it is
+
+
+class Deaf(Mlsm):
+    """Takes no notice of `grad_output`."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        return super()._call(function, {k: v for k, v in given.items() if k != "grad_output"})
+
+
+class Leaking(Mlsm):
+    """Something small everywhere, behind the mask and at infinity too."""
+
+    def elements(self, **given: Any) -> Any:
+        return super().elements(**given) + 0.125
+
+
+class Racing(Mlsm):
+    """Right alone, wrong in company."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        result = super()._call(function, given)
+        return result * 2 if threading.current_thread() is not threading.main_thread() else result
+
+
+class Sharing(Mlsm):
+    """Right alone; many threads at once share one scratch array, which it works in for a while."""
+
+    scratch: ClassVar[dict[Any, Any]] = {}
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        shared = self.scratch.setdefault(given["input"].shape, given["input"].copy())
+        shared[...] = given["input"]
+        time.sleep(0.001)
+        return super()._call(function, {**given, "input": shared})
+
+
+class Bytewise(Mlsm):
+    """Reads a bool as the number that its byte is."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        target = given["target"]
+        return super()._call(function, {**given, "target": target.view("uint8") if target.dtype == bool else target})
+
+
+class Uneven(Mlsm):
+    """Wrong in float32 only, and bent the wrong way."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        result = super()._call(function, given)
+        return -result if str(result.dtype).endswith("float32") else result
+
+
+class Noisy(Mlsm):
+    """Warns."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        import warnings
+
+        warnings.warn("0/0", RuntimeWarning, stacklevel=1)
+        return super()._call(function, given)
+
+
+def _checks(*groups: str) -> list[Check]:
+    return select(groups, "quick")
+
+
+BY_MLSM = ("refusals.signature", "refusals.kernel", "refusals.promotion")
+"""These call mlsm itself (and PyTorch promotes everything): the message tests of the package hold them."""
+VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
+    (Scaled, "numpy", [c.id for c in _checks("values", "derivatives") if c.id != "derivatives.grad_output-of-both"]),
+    (Deaf, "numpy", ["derivatives.grad_output-of-both"]),
+    (Scaled, "numpy", ["elements.values", "elements.options", "elements.shapes"]),
+    (Leaking, "numpy", ["elements.masked", "elements.infinite"]),
+    (Scaled, "jax", ["elements.gradient", "elements.jit", "elements.vmap"]),
+    (Shifted, "numpy", [c.id for c in _checks("laws") if c.id not in ("laws.convex", "laws.half")]),
+    (Uneven, "numpy", ["laws.convex", "laws.half"]),
+    (Scaled, "numpy", ["special.zero", "special.hazards", "special.catalogue", "special.large"]),
+    (Shifted, "numpy", [c.id for c in _checks("special") if c.id not in ("special.silent",)]),
+    (Noisy, "numpy", ["special.silent"]),
+    (Bytewise, "numpy", ["special.any-byte"]),
+    (Mistyped, "numpy", [c.id for c in _checks("types") if c.id != "types.library"]),
+    (Mistyped, "torch", ["types.library"]),
+    (Careless, "numpy", ["purity.inputs"]),
+    (Aliasing, "numpy", ["purity.alias"]),
+    (Scaled, "numpy", ["purity.readonly"]),
+    (Drifting, "numpy", ["determinism.again", "determinism.layout"]),
+    (Racing, "numpy", ["threads.bits"]),
+    (Sharing, "numpy", ["threads.bits"]),
+    (Gullible, "torch", [c.id for c in _checks("refusals") if c.id not in BY_MLSM]),
+    (Eager, "dask", ["lazy.silent", "lazy.result", "lazy.unknown-classes"]),
+    (Gullible, "dask", ["lazy.disagreement"]),
+    (Scaled, "dask", ["lazy.unknown"]),
+    (Scaled, "torch", [c.id for c in _checks("transforms") if "jit" not in c.id and "infinity" not in c.id]),
+    (Scaled, "jax", ["transforms.jit", "transforms.jit-gradient"]),
+]
+LONG = {"values.float32-exhaustive", "derivatives.float32-exhaustive"}  # of level full; `test_judges` fails their sweep
+
+
+@pytest.mark.parametrize(
+    ("vandal", "name", "id"),
+    [(v, b, id) for v, b, ids in VANDALS for id in ids if id not in LONG],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_vandal_fails(vandal: type[Mlsm], name: str, id: str) -> None:
+    backend = backend_or_skip(name)
+    result = run_check(by_id(id), Context(backend, vandal(), "smoke", backend.dtypes))
+    assert result.status in ("fail", "xfail"), f"{id}: {result.status} {result.reason}"

@@ -24,7 +24,8 @@ from ._reduce import REDUCE, reduced
 from ._typing import Array, ArrayT, DType, Number, Reduction, Weight
 from .many import of
 
-# Logits of a block. Measured with N=1024, D=256, C=131072 float32 and one thread.
+# Logits of a block: 8 MiB of float32, beside as much for the slope. N=1024, D=256, C=131072 float32 on PyTorch: a peak
+# of 49 MiB beyond arguments and gradients. A product of fewer classes is less than a BLAS can do.
 ELEMENTS: Final = 2**21
 HEIGHT: Final = 2**14  # rows of a block at most
 _ALL: Final = slice(None)

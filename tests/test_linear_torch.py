@@ -274,6 +274,7 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]  # PyTorch's is 
         return self.x[i], self.labels[i]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test has imported it
 @pytest.mark.parametrize("form", ["padded", "indptr", "soft"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_loader_collates_labels(form: str, workers: int) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._scratch import Parts
 from . import base
-from .scratch import Parts
 
 _registered: list[type] = []
 

@@ -45,6 +45,7 @@ GROUPS: dict[str, str] = {
     "values": "the loss against the oracle",
     "derivatives": "gradient, Hessian diagonal and the pullbacks of every argument against the oracle",
     "elements": "`sigmoid_binary_cross_entropy`, the element that the rows are means of, against the oracle",
+    "labels": "labels as positives only, and the linear head, against the oracle and the dense call",
     "laws": "identities that hold between results, whatever the oracle says",
     "special": "infinities, NaN, signed zeros, empty batches, silence",
     "types": "dtype, shape, device and library of every result",

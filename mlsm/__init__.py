@@ -4,6 +4,8 @@ import typing as _t
 
 from ._diagnose import diagnose
 from ._dispatch import Kernel, register_kernel, unregister_kernel
+from ._labels import Labels
+from ._linear import linear_multilabel_soft_margin_loss, linear_value_and_grad
 from ._loss import (
     explain,
     grad,
@@ -18,12 +20,15 @@ from ._version import __version__
 
 __all__ = [
     "Kernel",
+    "Labels",
     "MultiLabelSoftMarginLoss",
     "__version__",
     "diagnose",
     "explain",
     "grad",
     "hessian_diag",
+    "linear_multilabel_soft_margin_loss",
+    "linear_value_and_grad",
     "multilabel_soft_margin_loss",
     "register_kernel",
     "sigmoid_binary_cross_entropy",

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import _check, _core, _dispatch
 from ._core import Operands, Parts
+from ._targets import Target
 from ._typing import DType
 
 # Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
@@ -102,8 +103,8 @@ def _of(element: Callable[[Operands, Parts], Any]) -> Callable[[Operands], Any]:
 
 def _element_losses(o: Operands) -> Callable[[Operands], Any]:
     """`_core.by_weight`: the loss without a weight of rows of one class, by the kernel that serves such rows."""
-    x, y, _, p, m = _as_rows(o)
-    record, _, _ = _check.problem(x, y, None, p, m, "none", o.eps, -1)
+    y = o.y.labels if type(o.y) is Target else o.y
+    record, _, _ = _check.problem(o.x, y, None, o.p, o.m, "none", o.eps, -1, elementwise=True)
     kernel = _dispatch.select(record)
     return lambda part: kernel.rows(part.holding(*_as_rows(part)))
 

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from . import _policy
 from ._core import Operands
 from ._format import plain, quoted, spelled
+from ._labels import Labels, taken
 from ._operands import last, number, operand
 from ._problem import Layout, Meta, Problem, Shape, State
+from ._targets import target as made_target
 from ._typing import Array, DType
 from .libraries import is_literal, library_of
 from .libraries.base import Form, Library
@@ -69,11 +71,23 @@ def check_axis(value: Any) -> int:
         raise TypeError(f"`axis` must be an integer, the class axis; got {spelled(value)}.{_static(value)}") from None
 
 
+def check_count(value: Any, argument: str) -> int:
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be an integer; got {spelled(value)}.") from None
+    if found < 1:
+        raise ValueError(f"`{argument}` must be an integer of at least 1; got {spelled(value)}.")
+    return found
+
+
 def check_wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {quoted(_policy.WRT)}; got {spelled(value)}.")
     if value not in ("input", "target") and given[value] is None:  # these two are always wanted, and judged later
         raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
+    if value == "target" and type(taken(given[value])) is Labels:
+        raise ValueError('`wrt` is "target", for which only a dense target has a gradient; got labels or a CSR matrix.')
 
 
 def check_weight(value: Any, argument: str) -> None:
@@ -110,6 +124,8 @@ def problem(
     label_smoothing = check_label_smoothing(label_smoothing)
     axis = check_axis(axis)
     library = library_of(input, "input")
+    if type(target) is not type(input) or (library.is_sparse is not None and library.is_sparse(target)):
+        target = taken(target)
     state = library.state(input, target, weight, pos_weight, where) if library.state is not None else State.PLAIN
     x = library.form(input, "input", state)
     # Inside a trace lengths may be symbols.
@@ -127,6 +143,11 @@ def problem(
         state,
     )
     axis, ndim, device = described.axis, input.ndim, x.device
+    if type(target) is Labels:
+        if axis < ndim - 1:
+            raise ValueError(f"`axis` must be the last axis where the target is labels, {ndim - 1}; got {axis}.")
+        traced = state is State.TRACED or library.traced(input, *target.arrays())
+        target = made_target(library, target, device, traced)
     if state is State.TRACED:
         library.alike(input, target=target, weight=weight, pos_weight=pos_weight, where=where)
     if library.lazy is not None and axis != ndim - 1:  # before axes are moved that a block may not have
@@ -201,7 +222,19 @@ def scaled_rows(value: Any, input: Array, problem: Problem, o: Operands, library
 
 
 def _form(value: Any, argument: str, state: State = State.TRACED) -> Form:
+    if type(value) is Labels and argument == "target":
+        return _labels_form(value, state)
     return library_of(value, argument).form(value, argument, state)
+
+
+def _labels_form(labels: Labels, state: State) -> Form:
+    """That of the dense target, which is made for the call."""
+    if getattr(labels.values, "requires_grad", False):
+        raise ValueError("`target` has `values` that require a gradient, which only a dense target can have.")
+    form = library_of(labels.indices, "target").form(labels.indices, "target", state)
+    batch: Shape = form.shape[:-1] if labels.indptr is None else labels.shape[:1]
+    layout = Layout.UNKNOWN if state is State.TRACED else Layout.C
+    return form._replace(dtype=labels.dtype, shape=(*batch, labels.num_classes), layout=layout)
 
 
 def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form:
@@ -288,7 +321,8 @@ def _judge(
     if y.shape != x.shape:
         raise ValueError(
             f"`target` must have exactly the shape of `input`, {plain(x.shape)}; got {plain(y.shape)}. "
-            "Nothing is broadcast between the two: reshape or broadcast it explicitly." + _remedy(x.shape, y.shape)
+            f"{_hint(x, y)}Nothing is broadcast between the two: reshape or broadcast it explicitly."
+            + _remedy(x.shape, y.shape)
         )
     _same_device(y, "target", x.device)
     for form, argument in ((weight, "weight"), (pos_weight, "pos_weight")):
@@ -456,6 +490,15 @@ def configuration(options: Any) -> str:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, Real)
+
+
+def _hint(x: Form, y: Form) -> str:
+    """For a target that looks like the indices of classes."""
+    assert y.library is not None
+    integers = y.library.dtype_name(y.dtype).startswith(("int", "uint"))
+    if len(x.shape) < 2 or y.shape[:-1] != x.shape[:-1] or not integers:
+        return ""
+    return f"If it holds indices of classes, pass `mlsm.Labels(target, num_classes={x.shape[-1]})`. "
 
 
 def _remedy(shape: Shape, given: Shape) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from . import _check
+from . import _check, _targets
 from ._core import Operands
 from ._typing import Array, Reduction, Weight
 
@@ -97,6 +97,7 @@ def diagnose(
       target  1 of 2 classes  have no positive label
     """
     problem, o, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    o = _targets.dense(o)
     n = _counts(o)
     rows, classes, seen = n["rows"], n["classes"], n["observed"]
     found: list[Finding] = []

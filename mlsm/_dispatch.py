@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 from . import _core
 from ._core import Operands, known
 from ._format import spelled
-from ._problem import Problem, State
+from ._problem import Meta, Problem, State
 from .libraries import library_of
+from .libraries.base import Library
 
 
 def _immutable(record: Any, name: str) -> AttributeError:
@@ -348,6 +349,31 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
             if kernel.reason(problem, elements) is None:
                 return kernel
     return GENERIC
+
+
+def problem_of(o: Operands, library: Library, device: Any) -> Problem:
+    """The metadata of a block, of which there is no other: what a kernel for it is selected by."""
+
+    def meta(value: Any) -> Meta:
+        form = library.form(value, "input", State.PLAIN)
+        return Meta(library.dtype_name(form.dtype), form.shape, form.layout)
+
+    w, p, m = (None if v is None else meta(v) for v in (o.w, o.p, o.m))
+    return Problem(
+        library=library.name,
+        device=device,
+        input=meta(o.x),
+        target=meta(o.y),
+        weight=w,
+        pos_weight=p,
+        where=m,
+        label_smoothing=o.eps,
+        reduction="none",
+        axis=o.x.ndim - 1,
+        dtype=library.dtype_name(o.dtype),
+        loss_dtype=o.dtype,
+        state=State.PLAIN,
+    )
 
 
 def _forced(problem: Problem, name: str, elements: bool) -> Kernel:

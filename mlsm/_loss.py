@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import _blocks, _check, _core, _dispatch
+from . import _blocks, _check, _core, _dispatch, _row_blocks, _targets
 from ._core import Operands
 from ._dispatch import Explanation, Kernel
 from ._problem import Problem, State
@@ -442,13 +442,20 @@ class _Call(NamedTuple):
 
 def _prepared(problem: Problem, o: Operands, library: Library, grad_output: Any, kernel: str | None) -> _Call:
     problem, cotangent = _check.cotangent(grad_output, problem, o, library)
-    return _Call(problem, o, library, cotangent, _dispatch.select(problem, kernel))
+    return _Call(problem, o, library, cotangent, _select(problem, o, kernel))
+
+
+def _select(problem: Problem, o: Operands, kernel: str | None) -> Kernel:
+    chosen = _dispatch.select(problem, kernel)
+    return _row_blocks.by_rows(chosen, o) if type(o.y) is _targets.Target else chosen
 
 
 def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback) -> Any:
     """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
     problem, o, library, cotangent, _ = call
     adjoint = REDUCE[problem.reduction].adjoint
+    if type(o.y) is _targets.Target:
+        o, served, reference = _row_blocks.apart(o, served, reference)
     if kernel == _dispatch.GENERIC.name or problem.state is State.TRACED:
         served = reference
     elif problem.state is State.TRACKED:
@@ -461,8 +468,10 @@ def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _
 
 def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) -> Any:
     """The loss of a checked call, differentiable."""
-    chosen = _dispatch.select(problem, kernel)
+    chosen = _select(problem, o, kernel)
     if problem.state is State.TRACKED and kernel != _dispatch.GENERIC.name:
+        if type(o.y) is _targets.Target:
+            return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.bridged(chosen, problem, o)
     with library.errstate(problem.device):
         return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)

@@ -39,6 +39,9 @@ PEERS = {
             "bce": "torch.nn.functional.binary_cross_entropy_with_logits",
             "nn": "torch.nn",
             "MultiLabelSoftMarginLoss": "mlsm.MultiLabelSoftMarginLoss",
+            "torch": "torch",
+            "head": "mlsm.linear_multilabel_soft_margin_loss",
+            "Labels": "mlsm.Labels",
         },
     ),
     "optax": Peer(

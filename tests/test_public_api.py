@@ -10,6 +10,7 @@ import pytest
 import mlsm
 
 OPTIONS = {"reduction": "mean", "pos_weight": None, "where": None, "label_smoothing": 0.0, "axis": -1}
+LINEAR = {name: default for name, default in OPTIONS.items() if name != "axis"}
 POSITIONAL = ["input", "target", "weight"]
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "multilabel_soft_margin_loss": OPTIONS | {"kernel": None},
@@ -19,6 +20,8 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "sigmoid_binary_cross_entropy": {"pos_weight": None, "where": None, "label_smoothing": 0.0, "kernel": None},
     "explain": OPTIONS | {"kernel": None},
     "diagnose": OPTIONS,
+    "linear_multilabel_soft_margin_loss": {"linear_bias": None} | LINEAR | {"kernel": None},
+    "linear_value_and_grad": {"linear_bias": None, "grad_output": None} | LINEAR | {"kernel": None},
 }
 METHODS: dict[str, tuple[list[str], list[str]]] = {
     "__call__": (["input", "target"], ["where", "kernel"]),
@@ -34,6 +37,7 @@ def test_public_names() -> None:
     assert set(mlsm.__all__) == {
         *FUNCTIONS,
         "Kernel",
+        "Labels",
         "MultiLabelSoftMarginLoss",
         "__version__",
         "register_kernel",
@@ -47,7 +51,8 @@ def test_public_names() -> None:
 def test_signature_of_a_function(name: str) -> None:
     parameters = inspect.signature(getattr(mlsm, name)).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == POSITIONAL
+    linear = ["linear_weight"] if name.startswith("linear") else []
+    assert positional == [*POSITIONAL[:1], *linear, *POSITIONAL[1:]]
     assert parameters["weight"].default is None
     keywords = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
     assert keywords == FUNCTIONS[name]
@@ -91,6 +96,9 @@ SECTIONS = {
     "sigmoid_binary_cross_entropy": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
     "explain": ["Parameters", "Returns", "Raises", "Examples"],
     "diagnose": ["Parameters", "Returns", "Raises", "Examples"],
+    "linear_multilabel_soft_margin_loss": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
+    "linear_value_and_grad": ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"],
+    "Labels": ["Parameters", "Attributes", "Raises", "References", "Examples"],
     "MultiLabelSoftMarginLoss": ["Parameters", "Raises", "References", "Examples"],
     "register_kernel": ["Parameters", "Raises", "Examples"],
     "Kernel": ["Parameters", "Notes", "References", "Examples"],

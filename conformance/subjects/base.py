@@ -30,7 +30,9 @@ class Subject:
 
     name = "mlsm"
     kernel = "auto"
-    offers: frozenset[str] = frozenset({"loss", "gradient", "hessian", "value_and_grad", "arguments", "elements"})
+    offers: frozenset[str] = frozenset(
+        {"loss", "gradient", "hessian", "value_and_grad", "arguments", "elements", "labels"}
+    )
     options: frozenset[str] = frozenset(OPTIONS)
 
     def loss(self, **given: Any) -> Any:
@@ -52,6 +54,10 @@ class Subject:
     def elements(self, **given: Any) -> Any:
         """The loss of each element, not averaged."""
         raise Declined(f"{self.name} has no elementwise loss")
+
+    def linear(self, *arrays: Any, **given: Any) -> Any:
+        """Loss and gradients of a linear head; and `Labels` are taken wherever a target is."""
+        raise Declined(f"{self.name} has no linear head")
 
     def claims(self, given: Mapping[str, Any]) -> None:
         """Raise `Declined` where an option is asked for (not merely left at its default) that the subject lacks."""
@@ -101,6 +107,10 @@ class Mlsm(Subject):
 
     def elements(self, **given: Any) -> Any:
         return self._call(self._mlsm.sigmoid_binary_cross_entropy, given)
+
+    def linear(self, *arrays: Any, **given: Any) -> Any:
+        names = ("input", "linear_weight", "target")
+        return self._call(self._mlsm.linear_value_and_grad, {**dict(zip(names, arrays, strict=True)), **given})
 
 
 class Foreign(Subject):

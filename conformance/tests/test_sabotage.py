@@ -226,6 +226,26 @@ class Noisy(Mlsm):
         return super()._call(function, given)
 
 
+class Mislabelled(Mlsm):
+    """Labels read from the other end, and counted where they repeat; whatever cannot be called is 0."""
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        import numpy as np
+
+        labels = given.get("target")
+        if type(labels) is mlsm.Labels:
+            classes = labels.num_classes
+            dense = np.zeros((*labels.shape[:-1], classes + 1), np.float32)
+            values = 1 if labels.values is None else labels.values
+            place = np.where(labels.indices < 0, classes, classes - 1 - labels.indices)
+            np.add.at(dense, (*np.indices(place.shape)[:-1], place), values)
+            given = {**given, "target": dense[..., :classes].astype(given["input"].dtype)}
+        try:
+            return super()._call(function, given)
+        except ValueError:
+            return 0.0
+
+
 def _checks(*groups: str) -> list[Check]:
     return select(groups, "quick")
 
@@ -238,6 +258,7 @@ VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
     (Scaled, "numpy", ["elements.values", "elements.options", "elements.shapes"]),
     (Leaking, "numpy", ["elements.masked", "elements.infinite"]),
     (Scaled, "jax", ["elements.gradient", "elements.jit", "elements.vmap"]),
+    (Mislabelled, "numpy", [c.id for c in _checks("labels")]),
     (Shifted, "numpy", [c.id for c in _checks("laws") if c.id not in ("laws.convex", "laws.half")]),
     (Uneven, "numpy", ["laws.convex", "laws.half"]),
     (Scaled, "numpy", ["special.zero", "special.hazards", "special.catalogue", "special.large"]),

@@ -25,6 +25,8 @@ _REFUSED: Final = {
         "its chunks are on several devices; bring it together on one, for example with `cupy.asarray(a.get())`"
     ),
 }
+# Sparse matrices by compressed rows that are no arrays themselves: (package, class).
+_ROWS: Final = {("scipy", "csr_matrix"), ("scipy", "csr_array"), ("cupyx", "csr_matrix"), ("jax", "BCSR")}
 # How a container that is no dense array becomes one: by the first of these methods that its class has.
 _CONVERSIONS: Final = {
     "toarray": "pass its `.toarray()`",  # the sparse matrices of SciPy and CuPy
@@ -56,6 +58,18 @@ def library_of(value: Any, argument: str) -> Library:
 def is_literal(value: Any) -> bool:
     """Whether a weight is a number or a list that is to become an array. A Size of PyTorch's is a tuple, and none."""
     return type(value).__module__ != "torch" and isinstance(value, Real | list | tuple)
+
+
+def compressed(value: Any) -> tuple[Any, ...] | None:
+    """Shape, `indptr`, `indices` and data of a CSR matrix; None for everything else."""
+    kind = type(value)
+    if type(kind) is not type and _is_tensor(kind):
+        import mlsm.libraries.torch as tensors
+
+        return tensors.TORCH.compressed(value)
+    if (kind.__module__.partition(".")[0], kind.__name__) not in _ROWS:
+        return None
+    return value.shape, value.indptr, value.indices, value.data
 
 
 def _forget(kind: ReferenceType[type]) -> None:
@@ -112,13 +126,18 @@ def _described(kind: type) -> str:
 
 def _remedy(value: Any, argument: str) -> str:
     """How to make an array of it: by its own conversion, where it has one, or by that of a library."""
+    kind = type(value)
     if argument == "target" and isinstance(value, list | tuple) and _indices(value):
         return (
-            "lists of class indices become one column a class, for example with "
-            "`sklearn.preprocessing.MultiLabelBinarizer`"
+            "pass lists of class indices as `mlsm.Labels(...)` of an integer array, padded with -1, or as one column a "
+            "class, for example with `sklearn.preprocessing.MultiLabelBinarizer`"
         )
     if argument == "target" and hasattr(type(value), "tocsr") and hasattr(type(value), "toarray"):
-        return "pass its `.tocsr()`, or its `.toarray()` where that fits into memory"
+        return (
+            "pass its `.tocsr()`, or `mlsm.Labels(...)` of its indices, or its `.toarray()` where it fits into memory"
+        )
+    if argument == "target" and kind.__module__.startswith("jax.experimental.sparse"):
+        return "pass `jax.experimental.sparse.BCSR.from_bcoo(...)` of it"
     if hasattr(type(value), "to_numpy") and _nullable(value):
         return "pass its `.to_numpy(dtype=float, na_value=float('nan'))`, and `where=` for what is missing"
     for method, remedy in _CONVERSIONS.items():

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from .. import _policy
 from .._problem import Layout, Shape, State
+from .._scratch import Parts, Scratch, Written
 from .._typing import DType, Namespace
 
 NOTHING: AbstractContextManager[Any] = nullcontext()
@@ -38,6 +39,10 @@ class Library:
     # Whether memory has an order in all its arrays, so that sums may be flattened: a view where rows are contiguous, or
     # one copy. Elsewhere that would move chunks or shards about, and not every length is known.
     flat: ClassVar[bool] = False
+    # Whether its arrays may be written to, in place and by index, at no cost but the writing.
+    mutable: ClassVar[bool] = False
+    # Of a library whose sparse matrices have the class of its arrays: is_sparse(array).
+    is_sparse: Any = None
     # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).
     state: Any = None
     # Of a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
@@ -110,6 +115,62 @@ class Library:
     def laid_out(self, value: Any, like: Any) -> Any:
         """A result in the memory order of `like`, where the library's own arithmetic does not keep it."""
         return value
+
+    # ------------------------------------------------------------ labels and the linear head
+
+    def register_labels(self, kind: type) -> None:
+        """The first labels of this library are there: make them known to whatever of it asks for that."""
+
+    def traced(self, *arrays: Any) -> bool:
+        """Whether something looks through the arithmetic, so that nothing may be written to and no value read."""
+        return False
+
+    def readable(self, *arrays: Any) -> tuple[Any, ...] | None:
+        """The arrays as NumPy's where that costs nothing and is a wait for nobody; else None."""
+        return None
+
+    def target_blocks(self, labels: Any, device: Any) -> Any:
+        """What makes blocks of the dense target: ``blocks(rows, classes)``, slices of the batch axes and a slice."""
+        if self.mutable:
+            return Scratch(self.xp, labels, device, host=self.readable(labels.indices) is not None)
+        import array_api_compat.numpy as np
+
+        host: Any = np  # a type checker finds its modules empty
+        made = Scratch(host, labels.mapped(host.from_dlpack), "cpu")
+        return lambda rows, classes: self.xp.asarray(made(rows, classes), device=device, copy=True)
+
+    def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
+        """The whole of it, in memory of its own."""
+        return self.target_blocks(labels, device)((slice(None),) * (labels.ndim - 1), slice(None))
+
+    def logits(self, input: Any, weight: Any, bias: Any) -> Any:
+        """``input @ weight.T + bias`` of arrays of one dtype, as the library multiplies."""
+        found = input @ self.xp.matrix_transpose(weight)
+        return found if bias is None else found + bias[(*(None,) * (found.ndim - 1), ...)]
+
+    def logits_dtype(self, input: Any, weight: Any, bias: Any) -> DType:
+        """The dtype of the logits of these arrays; raises what the library raises if it does not multiply them."""
+        return _policy.promoted(self, [v.dtype for v in (input, weight, bias) if v is not None])[0]
+
+    def undisturbed(self, device: Any) -> AbstractContextManager[Any]:
+        """A context in which products have the dtype of their factors."""
+        return NOTHING
+
+    def run_head(self, by_blocks: Any, head: Any, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
+        """What ``by_blocks(head, scale, wanted)`` finds."""
+        found: dict[str, Any] = by_blocks(head, scale, wanted)
+        return found
+
+    def parts(self, shape: tuple[int, ...], dtype: DType, device: Any) -> Parts:
+        """What collects the parts of a result, first to last along its first axis."""
+        return Written(self.xp.empty(shape, dtype=dtype, device=device)) if self.mutable else Parts(self.xp)
+
+    # ------------------------------------------------------------ automatic differentiation
+
+    @cached_property
+    def autograd_of_blocks(self) -> Any:
+        """As `autograd`, for losses whose target or logits are made by blocks."""
+        return import_module(f"mlsm.autograd.{self.name}_linear")
 
     @cached_property
     def autograd(self) -> Any:

@@ -6,7 +6,7 @@ from . import base
 
 
 class Library(base.Library):
-    lasting = flat = True
+    lasting = flat = mutable = True  # no value is read for labels, since a device would be waited for
 
     def on(self, device: Any) -> Any:
         return device

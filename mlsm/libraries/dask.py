@@ -20,9 +20,10 @@ from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayChunkShapeDep
 
-from .. import _policy
+from .. import _linear, _policy
 from .._core import Operands
 from .._format import plain
+from .._labels import Labels
 from . import base, library_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part
@@ -34,6 +35,76 @@ _DECLARE = "Whatever made it has to declare it, as in `map_blocks(..., chunks=..
 class Library(base.Library):
     lasting = True
     lazy = sys.modules[__name__]
+
+    def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
+        indices, values = labels.indices, labels.values
+        axes = tuple(range(indices.ndim))
+        arrays = [indices.rechunk({-1: -1}), axes]
+        if values is not None:
+            arrays += [values.rechunk({-1: -1}), axes]
+        return da.blockwise(
+            *(_dense, (*axes[:-1], indices.ndim), *arrays),
+            new_axes={indices.ndim: labels.num_classes},
+            concatenate=True,
+            num_classes=labels.num_classes,
+            dtype=bool if values is None else values.dtype,
+            meta=da.utils.meta_from_array(indices, dtype=bool if values is None else values.dtype),
+        )
+
+    def target_blocks(self, labels: Any, device: Any) -> Any:
+        """None: labels travel into the chunks as they are, and the target of a chunk is made there."""
+        return None
+
+    def run_head(self, by_blocks: Any, head: Any, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
+        if not head.lean:
+            return super().run_head(by_blocks, head, scale, wanted)
+        o, (classes, features) = head.rest, head.W.shape
+        h = head.h.rechunk({-1: -1})
+        batch = tuple(range(h.ndim - 1))
+        c, d, k = h.ndim - 1, h.ndim, h.ndim + 1
+        labels = getattr(o.y, "labels", None)
+        arrays: list[Any] = [h, (*batch, d), head.W.rechunk(-1), (c, d)]
+        arrays += [None, None] if head.b is None else [head.b.rechunk(-1), (c,)]
+        whole = (*h.chunks[:-1], (classes,))
+        for name, value in (
+            ("target", o.y if labels is None else None),
+            ("weight", o.w),
+            ("pos_weight", o.p),
+            ("where", o.m),
+        ):
+            cut = None if value is None else chunked_like(value, whole, name)
+            arrays += [cut, None if cut is None else (*batch, c)[h.ndim - cut.ndim :]]
+        for value in (None, None) if labels is None else (labels.indices, labels.values):
+            cut = None if value is None else chunked_like(value, (*h.chunks[:-1], (value.shape[-1],)), "target")
+            arrays += [cut, None if cut is None else (*batch, k)]
+        if scale is not None and scale.ndim:
+            scale = chunked_like(scale + da.zeros_like(head.h[..., 0], dtype=o.acc), h.chunks[:-1], "grad_output")
+        arrays += [scale, None if scale is None else batch[: scale.ndim]]
+        found = da.blockwise(
+            *(_chunk, batch, *arrays),
+            classes=classes,
+            smoothing=o.eps,
+            kernel=head.kernel,
+            wanted=tuple(sorted(wanted)),
+            align_arrays=False,
+            dtype=object,
+            meta=da.utils.meta_from_array(h, ndim=len(batch), dtype=object),
+        )
+
+        def item(name: str, axes: tuple[int, ...], dtype: Any, **options: Any) -> Any:
+            meta = da.utils.meta_from_array(h, ndim=len(axes), dtype=dtype)
+            return da.blockwise(_item, axes, found, batch, which=name, dtype=dtype, meta=meta, **options)
+
+        results = {"rows": item("rows", batch, o.dtype)}
+        if "h" in wanted:
+            results["h"] = item("h", (*batch, d), h.dtype, new_axes={d: features})
+        for name, own, lengths in (("W", (c, d), {c: classes, d: features}), ("b", (c,), {c: classes})):
+            if name in wanted:
+                like = getattr(head, name)
+                once = dict.fromkeys(batch, 1)
+                parts = item(name, (*batch, *own), like.dtype, new_axes=lengths, adjust_chunks=once)
+                results[name] = parts.sum(axis=batch, dtype=o.acc).astype(like.dtype)
+        return results
 
 
 # ---------------------------------------------------------------- while the graph is built
@@ -189,6 +260,35 @@ def _fitting_rows(g: Any, rows: Any, declared: tuple[Any, ...]) -> Any:
             f"{tuple(g.shape)}. The lengths were not known while the graph was built."
         )
     return g
+
+
+# ---------------------------------------------------------------- labels and the linear head, a chunk of rows at a time
+
+
+def _only(block: Any) -> Any:
+    """A block; Dask hands over a list of them along an axis that the result has not."""
+    while isinstance(block, list):
+        block = block[0]
+    return block
+
+
+def _chunk(*blocks: Any, classes: int, smoothing: float, kernel: Any, wanted: tuple[str, ...]) -> Any:
+    h, W, b, target, w, p, m, indices, values, scale = map(_only, blocks)
+    if indices is not None:
+        target = Labels(indices, num_classes=classes, values=values)
+    head = _linear._head(h, W, target, w, b, "none", p, m, smoothing, kernel)
+    with head.library.errstate(head.problem.device):
+        return _linear.run(head, None if scale is None else head.rest.xp.asarray(scale), frozenset(wanted))
+
+
+def _item(found: Any, which: str) -> Any:
+    found = _only(found)
+    return found[which][(None,) * found["rows"].ndim] if which in ("W", "b") else found[which]
+
+
+def _dense(indices: Any, values: Any = None, *, num_classes: int) -> Any:
+    _array(indices, "target")
+    return Labels(indices, num_classes=num_classes, values=values).toarray()
 
 
 # ---------------------------------------------------------------- sums

@@ -9,7 +9,7 @@ from . import base
 
 
 class Library(base.Library):
-    lasting = memorable = True
+    lasting = memorable = mutable = True
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         flags = value.flags
@@ -21,6 +21,9 @@ class Library(base.Library):
 
     def is_scalar(self, value: Any) -> bool:
         return isinstance(value, np.generic)  # which has a shape and a dtype, as an array has
+
+    def readable(self, *arrays: Any) -> tuple[Any, ...]:
+        return arrays
 
     def errstate(self, device: Any) -> Any:
         return np.errstate(all="ignore")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import array_api_compat.torch as xp
 import torch
 from torch.autograd import forward_ad
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .._problem import Layout, State
 from .._typing import DType
@@ -32,7 +33,7 @@ _STORED: Final = (
 
 
 class Library(base.Library):
-    lasting = memorable = True
+    lasting = memorable = mutable = True
     conversion = "torch.as_tensor"
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
@@ -61,6 +62,9 @@ class Library(base.Library):
             elif value is not None and isinstance(value, _Tensor):  # None first: PyTorch's isinstance is slow
                 return State.TRACED  # a subclass may do anything
         return State.TRACKED if tracked and torch.is_grad_enabled() else State.PLAIN
+
+    def is_sparse(self, value: Any) -> bool:
+        return value.layout is not torch.strided
 
     def dtype_name(self, dtype: DType) -> str:
         return str(dtype).removeprefix("torch.")
@@ -113,6 +117,59 @@ class Library(base.Library):
         result = torch.empty_like(like, requires_grad=False)
         return value if value.stride() == result.stride() else result.copy_(value)
 
+    # ------------------------------------------------------------ labels and the linear head
+
+    def register_labels(self, kind: type) -> None:
+        default_collate_fn_map.setdefault(kind, _collated)
+
+    def compressed(self, target: Any) -> tuple[Any, ...] | None:
+        """The shape and the parts of a CSR matrix; None for a dense tensor, TypeError for other formats."""
+        if target.layout is torch.sparse_csr:
+            if target.requires_grad:
+                raise ValueError("`target` is a CSR matrix that requires a gradient, which only a dense one can have.")
+            return target.shape, target.crow_indices(), target.col_indices(), target.values()
+        layout = str(target.layout).removeprefix("torch.")
+        if layout.startswith("sparse"):
+            raise TypeError(
+                f"`target` must be a dense tensor, a CSR one or `mlsm.Labels`; got a {layout} one: pass its "
+                "`.to_sparse_csr()`."
+            )
+        return None
+
+    def traced(self, *arrays: Any) -> bool:
+        return self.state(*arrays) is State.TRACED
+
+    def readable(self, *arrays: Any) -> tuple[Any, ...] | None:
+        if self.traced(*arrays) or any(v.device.type != "cpu" for v in arrays):
+            return None
+        return tuple(v.numpy(force=True) for v in arrays)
+
+    def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
+        if not traced:
+            return super().dense_target(labels, device, traced)
+        # Nothing is written to in place, which `vmap` would refuse, and every shape follows from the arguments'.
+        classes, columns = labels.num_classes, labels.indices.long()
+        place = torch.where((columns >= 0) & (columns < classes), columns, classes)
+        values = torch.ones_like(columns, dtype=torch.bool) if labels.values is None else labels.values
+        if labels.indptr is None:
+            empty = torch.zeros((*columns.shape[:-1], classes + 1), dtype=values.dtype, device=device)
+            return torch.scatter(empty, -1, place, values)[..., :classes]
+        rows = labels.indptr.shape[0] - 1
+        ends = labels.indptr[1:].long()
+        row = torch.searchsorted(ends, torch.arange(columns.shape[0], device=device), right=True)
+        empty = torch.zeros((rows + 1, classes + 1), dtype=values.dtype, device=device)
+        return torch.index_put(empty, (row, place), values)[:rows, :classes]
+
+    def logits(self, input: Any, weight: Any, bias: Any) -> Any:
+        return torch.nn.functional.linear(input, weight, bias)
+
+    def logits_dtype(self, input: Any, weight: Any, bias: Any) -> DType:
+        with torch.no_grad():  # of no class, by which autocast and every mix of dtypes has its say
+            return self.logits(input, weight[:0], None if bias is None else bias[:0]).dtype
+
+    def undisturbed(self, device: Any) -> Any:
+        return torch.autocast(device.type, enabled=False)
+
 
 def _dense(value: Any, argument: str, plain: bool) -> None:
     if value.layout is not torch.strided or value.is_nested:
@@ -123,6 +180,34 @@ def _dense(value: Any, argument: str, plain: bool) -> None:
         found = "masked"
     remedy = _FORMATS.get(found, "pass its `.to_dense()`")
     raise TypeError(f"`{argument}` must be a dense tensor; got a {found} one: {remedy}.")
+
+
+def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """What `default_collate` makes of a list of labels: those of a batch, padded to the longest row with -1."""
+    first = batch[0]
+    if any(one.num_classes != first.num_classes or one.shape[:-1] != first.shape[:-1] for one in batch):
+        shapes = ", ".join(map(str, dict.fromkeys(tuple(one.shape) for one in batch)))
+        raise ValueError(f"`Labels` of one batch must have one shape; got {shapes}.")
+    if first.indptr is not None:
+        raise TypeError(
+            "`Labels` with an `indptr` are a batch already and cannot be stacked: give the dataset's `labels[i]`, "
+            "of an integer i."
+        )
+    longest = max(one.indices.shape[-1] for one in batch)
+
+    def stacked(parts: list[Any], fill: int) -> Any:
+        out = parts[0].new_full((len(parts), *parts[0].shape[:-1], longest), fill)
+        if torch.utils.data.get_worker_info() is not None:  # where the workers' results are read by the main process
+            out.share_memory_()
+        for i, part in enumerate(parts):
+            out[i, ..., : part.shape[-1]] = part
+        return out
+
+    return type(first)(
+        stacked([one.indices for one in batch], -1),
+        num_classes=first.num_classes,
+        values=None if first.values is None else stacked([one.values for one in batch], 0),
+    )
 
 
 def transformed() -> bool:

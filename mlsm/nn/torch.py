@@ -1,6 +1,7 @@
 """PyTorch: the loss as an `nn.Module`, whose weights move, save and load with the model. No formula stands here."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 try:
     import torch
@@ -12,6 +13,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .. import _check
+from .._labels import Labels
+from .._linear import ELEMENTS, linear_multilabel_soft_margin_loss
 from .._loss import multilabel_soft_margin_loss
 from .._typing import Reduction
 
@@ -88,7 +91,7 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
     def forward(
         self,
         input: torch.Tensor,
-        target: torch.Tensor,
+        target: torch.Tensor | Labels,
         *,
         where: torch.Tensor | None = None,
         kernel: str | None = None,
@@ -109,6 +112,149 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
     def extra_repr(self) -> str:
         """The configuration: the reduction, and every other option that was set."""
         return _check.configuration(self)
+
+
+class TopK(NamedTuple):
+    """The largest logits of each row, in descending order, and their classes; both of shape ``(*batch, k)``."""
+
+    values: torch.Tensor
+    indices: torch.Tensor
+
+
+class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
+    """A linear layer and the loss of its logits, which are never held: ``head(hidden, labels)``.
+
+    The formula, shapes, dtypes and special values are those of `mlsm.linear_multilabel_soft_margin_loss`.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+        D and C.
+    bias : bool
+        Whether there is a `linear_bias`.
+    device, dtype
+        Of the parameters `linear_weight`, shape ``(C, D)``, and `linear_bias`, shape ``(C,)``, which start as those of
+        ``torch.nn.Linear``.
+    weight, pos_weight : tensor, number or nested list, optional
+        Of the loss; kept as buffers, as in `MultiLabelSoftMarginLoss`.
+    reduction, label_smoothing
+        As for `mlsm.linear_multilabel_soft_margin_loss`, validated here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `mlsm.linear_multilabel_soft_margin_loss`.
+
+    References
+    ----------
+    ``torch.nn.AdaptiveLogSoftmaxWithLoss``, which owns its classes' parameters for the softmax in the same way.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import mlsm
+    >>> from mlsm.nn.torch import LinearMultiLabelSoftMarginLoss
+    >>> head = LinearMultiLabelSoftMarginLoss(4, 1000, bias=False)
+    >>> head
+    LinearMultiLabelSoftMarginLoss(in_features=4, num_classes=1000, bias=False, reduction='mean')
+    >>> labels = mlsm.Labels(torch.tensor([[3, 14], [159, -1]]), num_classes=1000)
+    >>> head(torch.ones(2, 4), labels).backward()
+    >>> head.linear_weight.grad.shape
+    torch.Size([1000, 4])
+    >>> head.topk(torch.ones(2, 4), 3).indices.shape
+    torch.Size([2, 3])
+    """
+
+    weight: torch.Tensor | None
+    pos_weight: torch.Tensor | None
+    axis = -1
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        weight: _Weight | None = None,
+        reduction: Reduction = "mean",
+        pos_weight: _Weight | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_features = _check.check_count(in_features, "in_features")
+        self.num_classes = _check.check_count(num_classes, "num_classes")
+        made = {"device": device, "dtype": dtype}
+        self.linear_weight = torch.nn.Parameter(torch.empty((self.num_classes, self.in_features), **made))
+        self.linear_bias = torch.nn.Parameter(torch.empty(self.num_classes, **made)) if bias else None
+        self.register_buffer("weight", _on(_tensor(weight, "weight"), device))
+        self.register_buffer("pos_weight", _on(_tensor(pos_weight, "pos_weight"), device))
+        self.reduction = _check.check_reduction(reduction)
+        self.label_smoothing = _check.check_label_smoothing(label_smoothing)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the parameters anew, as ``torch.nn.Linear`` does."""
+        torch.nn.init.kaiming_uniform_(self.linear_weight, a=math.sqrt(5))
+        if self.linear_bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            torch.nn.init.uniform_(self.linear_bias, -bound, bound)
+
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor | Labels,
+        *,
+        where: torch.Tensor | None = None,
+        kernel: str | None = None,
+    ) -> torch.Tensor:
+        """The loss; `mlsm.linear_multilabel_soft_margin_loss` with the parameters and options of this module."""
+        return linear_multilabel_soft_margin_loss(
+            input,
+            self.linear_weight,
+            target,
+            self.weight,
+            linear_bias=self.linear_bias,
+            reduction=self.reduction,  # type: ignore[arg-type]  # a str attribute, checked on construction
+            pos_weight=self.pos_weight,
+            where=where,
+            label_smoothing=self.label_smoothing,
+            kernel=kernel,
+        )
+
+    def logits(self, input: torch.Tensor) -> torch.Tensor:
+        """All logits, of shape ``(*batch, C)``: for few rows, or few classes."""
+        return torch.nn.functional.linear(input, self.linear_weight, self.linear_bias)
+
+    def topk(self, input: torch.Tensor, k: int) -> TopK:
+        """The k largest logits of each row and their classes, by blocks of classes: all logits are never held."""
+        if not 0 < _check.check_count(k, "k") <= self.num_classes:
+            raise ValueError(f"`k` must be in [1, {self.num_classes}], the number of classes; got {k}.")
+        width = max(k, ELEMENTS // max(1, input[..., 0].numel()))
+        best: TopK | None = None
+        for first in range(0, self.num_classes, width):
+            here = slice(first, first + width)
+            bias = None if self.linear_bias is None else self.linear_bias[here]
+            logits = torch.nn.functional.linear(input, self.linear_weight[here], bias)
+            values, indices = torch.topk(logits, min(k, logits.shape[-1]))
+            indices = indices + first
+            if best is not None:
+                values, own = torch.topk(torch.cat([best.values, values], -1), k)
+                indices = torch.cat([best.indices, indices], -1).gather(-1, own)
+            best = TopK(values, indices)
+        assert best is not None  # there is a class
+        return best
+
+    def extra_repr(self) -> str:
+        """The sizes, the reduction, and every other option that was set."""
+        bias = "" if self.linear_bias is not None else "bias=False, "
+        sizes = f"in_features={self.in_features}, num_classes={self.num_classes}, {bias}"
+        return sizes + _check.configuration(self)
+
+
+def _on(value: torch.Tensor | None, device: Any) -> torch.Tensor | None:
+    return value if value is None or device is None else value.to(device)
 
 
 def _tensor(value: Any, argument: str) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .. import _check, _dispatch
+from .. import _check, _dispatch, _targets
 from .._problem import State
 from .._typing import Array, ArrayT, Weight
 
@@ -89,6 +89,7 @@ def derivatives(
     problem, o, library = _check.problem(
         input, target, weight, pos_weight, where, "none", label_smoothing, -1, elementwise=True
     )
+    o = _targets.dense(o)
     problem, scale = _check.scaled_rows(sample_weight, input, problem, o, library)
     # What a kernel returns could not be differentiated again, which only the generic code can.
     tracked = problem.state is State.TRACKED and kernel is None

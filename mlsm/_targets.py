@@ -1,0 +1,55 @@
+"""Labels as an operand: a dense target that is made a block at a time, or at once where it is small.
+
+Holds no formula. What is smaller than one block becomes the dense target, and is nothing special from there on.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from math import prod
+from typing import Any, Final
+
+from ._core import Operands
+from .libraries.base import Library
+
+SMALL: Final = 32768  # elements of a target that is made at once
+
+
+class Target:
+    """The dense target of labels, which is made where it is indexed. A block is good until the next one is made."""
+
+    __slots__ = ("_added", "_make", "labels", "ndim", "shape", "whole")
+
+    def __init__(self, labels: Any, make: Any, whole: Callable[[], Any], added: bool = False) -> None:
+        self.labels, self._make, self._added, self.whole = labels, make, added, whole
+        self.shape = (*labels.shape, 1) if added else tuple(labels.shape)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Any:
+        if index[0] is Ellipsis:  # [..., None], the class axis of its own that an element is given
+            return Target(self.labels, self._make, lambda: self.whole()[..., None], added=True)
+        if self._added:
+            return self._make(index[:-2], index[-2])[..., None]
+        return self._make(index[:-1], index[-1])
+
+
+def target(library: Library, labels: Any, device: Any, traced: bool, *, always: bool = False) -> Any:
+    """The labels as an operand: a dense array, or what makes it by blocks where that saves memory (or `always`)."""
+    if traced or (not always and (not library.mutable or prod(labels.shape) <= SMALL)):
+        return library.dense_target(labels, device, traced)
+    return Target(labels, library.target_blocks(labels, device), lambda: library.dense_target(labels, device, False))
+
+
+def dense(o: Operands) -> Operands:
+    return o._replace(y=o.y.whole()) if type(o.y) is Target else o
+
+
+def cells(batch: tuple[int, ...], room: int) -> Iterator[tuple[slice, ...]]:
+    """Slices of the batch axes, of `room` rows at most and of one at least."""
+    cuts: list[list[slice]] = []
+    for n in reversed(batch):
+        step = max(1, min(n, room))
+        if 8 < step < n:
+            step -= step % 8
+        cuts.insert(0, [slice(i, min(n, i + step)) for i in range(0, n, step)])
+        room //= step
+    return product(*cuts)

@@ -69,14 +69,14 @@ unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose q
 # Not part of `make test`, because Transformers is as large as all the rest. Imported first: a test that is skipped tests nothing.
 test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, in the real Trainer
 	$(BIN)/python -c 'import accelerate, transformers'
-	$(BIN)/python -m pytest --doctest-modules mlsm/integrations/transformers.py tests/test_integrations_transformers.py \
+	$(BIN)/python -m pytest --doctest-modules mlsm/integrations/transformers.py tests/integrations/test_transformers.py \
 		'tests/test_docs.py::test_blocks_run[docs/tutorials/transformers.md]' $(PYTEST)
 
-# Not part of `make test`, which has tests/test_threads.py: each of these runs eight times. What is meant for one thread is
+# Not part of `make test`, which has tests/kernels/test_threads.py: each of these runs eight times. What is meant for one thread is
 # marked so, with the reason, and left out.
 parallel: $(VENV)/.stamp-test  ## The tests of the public functions, each by four threads at once, and twice (PYTEST="-k name" is passed on)
 	$(BIN)/python -m pytest --parallel-threads 4 --iterations 2 --skip-thread-unsafe=True \
-		$(addprefix tests/test_,public_api.py core.py module.py half.py sums.py torch_parity.py) $(PYTEST)
+		$(addprefix tests/,test_public_api.py test_core.py test_module.py test_half.py test_sums.py autograd/test_torch_parity.py) $(PYTEST)
 
 # ---------------------------------------------------------------- showing
 

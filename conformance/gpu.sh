@@ -51,8 +51,8 @@ else
     suite jax jax --level quick --require jax &
     suite triton torch-cuda --kernel triton --level quick --check values --check special --check types &
     if [[ -d $here/tests ]]; then
-        part tests 330 "$python" -m pytest -q -p no:cacheprovider "$here/tests/test_cupy.py" \
-            "$here/tests/test_kernel_cupy.py" -k "test_device or test_cupy or stream_of_another" &
+        part tests 330 "$python" -m pytest -q -p no:cacheprovider "$here/tests/libraries/test_cupy.py" \
+            "$here/tests/kernels/test_cupy.py" -k "test_device or test_cupy or stream_of_another" &
     fi
     wait
     part bench 230 "$python" -m mlsm_conformance.bench.gpu "$results/bench.json" --seconds 180

@@ -60,7 +60,12 @@ QUICK: dict[str, tuple[str, ...]] = {
     "_dispatch": ("tests/test_dispatch.py", "-k", "not atomic"),
     "_policy": ("tests/test_policy.py", "tests/test_check_refusals.py", "tests/test_core.py", *LIGHT),
 }
-OTHERS = ("tests/test_torch.py", "tests/test_dask.py", "-k", "not cluster and not processes and not jax")
+OTHERS = (
+    "tests/autograd/test_torch.py",
+    "tests/libraries/test_dask.py",
+    "-k",
+    "not cluster and not processes and not jax",
+)
 THOROUGH: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_layouts.py", *OTHERS),
     "_reduce": OTHERS,

@@ -86,11 +86,11 @@ ELSEWHERE = {
     "many-terms": "test_sums.py::test_a_hundred_million_terms",
     "float-errors": "test_layouts.py::test_no_floating_point_flag_and_no_warning",
     "wide-index": "test_hazards.py::test_more_elements_than_32_bits_count",
-    "unknown-size": "test_dask.py::test_unknown_batch_length",
+    "unknown-size": "libraries/test_dask.py::test_unknown_batch_length",
     "refused-arrays": "test_check_refusals.py::test_refusal",
     "foreign-memory": "test_layouts.py::test_numpy_layout",
     "numpy-bfloat16": "test_core.py::test_special_values",
-    "ragged-runtime": "test_dask.py::test_lengths_that_disagree_are_refused_inside_the_block",
+    "ragged-runtime": "libraries/test_dask.py::test_lengths_that_disagree_are_refused_inside_the_block",
     "no-float64": "test_hazards.py::test_a_device_without_float64",
     "autograd-zero": "test_hazards.py::test_slope_at_zero_by_the_librarys_own_differentiation",
 }

@@ -22,7 +22,7 @@ PART = [
     "test_dispatch.py",
     "test_module.py",
     "test_layouts.py",
-    "test_torch.py",
+    "autograd/test_torch.py",
     "test_core.py",
 ]
 CHOICE = "not (jax or dask or strict or second_order or every_point or gradgradcheck or eight_threads)"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import mlsm
+import mlsm_conformance
 
 assert mlsm.__file__ is not None
 PACKAGE = pathlib.Path(mlsm.__file__).parent
@@ -177,3 +178,34 @@ def test_a_call_goes_from_file_to_file_a_few_times(library: str, most: int, rng:
         passed = file_changes(lambda: mlsm.multilabel_soft_margin_loss(x, y))
     assert passed[0].endswith("_loss.py")
     assert 4 <= len(passed) - 1 <= most, "\n".join(passed)
+
+
+# ---------------------------------------------------------------- folders
+
+MOST = 18  # files of a folder that can still be looked through
+
+
+def crowded(root: pathlib.Path) -> list[str]:
+    """The folders of a package that hold too many Python files."""
+    folders = (root, *(path for path in root.rglob("*") if path.is_dir()))
+    return [str(f.relative_to(root)) for f in folders if sum(1 for _ in f.glob("*.py")) > MOST]
+
+
+def test_no_folder_of_the_suite_is_crowded() -> None:
+    suite = pathlib.Path(mlsm_conformance.__path__[0])
+    assert (suite / "suite.py").is_file()
+    assert crowded(suite) == []
+
+
+def test_a_crowded_folder_is_noticed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for i in range(MOST + 1):
+        (tmp_path / "inner" / f"file{i}.py").touch()
+    assert crowded(tmp_path) == ["inner"]
+
+
+def test_the_tests_have_the_folders_of_the_package() -> None:
+    def folders(root: pathlib.Path) -> set[str]:
+        return {path.parent.name for path in root.glob("*/*.py") if path.name != "__init__.py"}
+
+    assert folders(pathlib.Path(__file__).parent) - {"typing"} == folders(PACKAGE)

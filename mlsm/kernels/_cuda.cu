@@ -15,7 +15,7 @@
 //
 // The arithmetic is +, -, *, /, fma and comparisons, correctly rounded everywhere, and moves of bits; compiled
 // without contraction (-fmad=false) it gives the same bits on every device and on a host. That is what lets a machine
-// without a GPU judge it: tests/test_kernel_cupy.py includes this file in a C++ program and runs it thread by thread.
+// without a GPU judge it: tests/kernels/test_cupy.py includes this file in a C++ program and runs it thread by thread.
 // For the same reason the kernels are cut into phases between barriers (`copy_in`, `count`, `gather`, `fold`,
 // `store_row`, `copy_out`), each a plain function of a thread's number.
 
@@ -300,7 +300,7 @@ DEVICE void put(int type, void *base, i64 at, i64 stride, int n, bool pieces, co
 // once (half an ulp), and what enters it is at most 0.42 (exp) or 0.45 (log1p) of it and has rounded twice: either is
 // good to 1.3 ulp. Measured on a host over every 64th float32 a: exp 0.99 ulp, log1p 1.16 ulp, and for hard targets
 // the loss 1.78, the gradient 2.41 and the Hessian 3.31 ulp, where the contract allows 4, 4 and 5
-// (tests/test_kernel_cupy.py repeats it, and float64 against mpmath).
+// (tests/kernels/test_cupy.py repeats it, and float64 against mpmath).
 #if DOUBLE
 #define LOWEST 746.0
 #define LOG2E 1.4426950408889634

@@ -172,7 +172,7 @@ def _counted(call: Any, count: int) -> Any:
 # exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]: no division, and the larger part
 # of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
 # in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. A wrong digit of any shows in
-# tests/test_kernel_numba.py.
+# tests/kernels/test_numba.py.
 _Q32 = (
     0.49999993413621063,
     0.16666520106827512,

@@ -24,14 +24,14 @@ import pytest
 import mlsm
 from mlsm_conformance.suite import KernelSuite
 
-from ._support import BFLOAT16, KERNELS_PRESENT, check, identical, numpy_dtype, spacing
+from .._support import BFLOAT16, KERNELS_PRESENT, check, identical, numpy_dtype, spacing
 
 if not KERNELS_PRESENT:
     pytest.skip("mlsm/kernels/ is deleted: there is no kernel to test", allow_module_level=True)
 
 from mlsm.kernels import _cuda
 
-from ._cuda import HostDevice, compile_for, host, launch, on_host
+from .._cuda import HostDevice, compile_for, host, launch, on_host
 
 NAME = "cuda-on-host"
 DEVICE = HostDevice()

@@ -19,7 +19,7 @@ from mlsm._problem import Meta, Problem
 from mlsm_conformance.checks import CHECKS
 from mlsm_conformance.suite import KernelSuite
 
-from ._support import KERNELS_PRESENT
+from .._support import KERNELS_PRESENT
 
 if not KERNELS_PRESENT:
     pytest.skip("mlsm/kernels/ is deleted: there is no kernel to test", allow_module_level=True)
@@ -32,7 +32,7 @@ ABSENT = importlib.util.find_spec("triton") is None
 INTERPRETED = not ABSENT and os.environ.get("TRITON_INTERPRET") == "1"
 needs_triton = pytest.mark.skipif(
     not INTERPRETED,
-    reason="pip install triton; TRITON_INTERPRET=1 python -m pytest tests/test_kernel_triton.py",
+    reason="pip install triton; TRITON_INTERPRET=1 python -m pytest tests/kernels/test_triton.py",
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 NAME = "unhurried"
 U = 2.0**-53

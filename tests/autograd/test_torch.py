@@ -14,7 +14,7 @@ import pytest
 
 import mlsm
 
-from ._support import check, closed
+from .._support import check, closed
 
 torch = pytest.importorskip("torch", reason="this file tests PyTorch")
 

@@ -11,7 +11,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 torch = pytest.importorskip("torch", reason="this file tests PyTorch's compilers")
 

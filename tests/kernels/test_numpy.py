@@ -10,7 +10,7 @@ import pytest
 import mlsm
 from mlsm import _blocks, _check, _core
 
-from ._support import KERNELS_PRESENT, check, identical, needs_kernels
+from .._support import KERNELS_PRESENT, check, identical, needs_kernels
 
 if KERNELS_PRESENT:
     from mlsm.kernels import numpy as kernel

@@ -9,7 +9,7 @@ import pytest
 import mlsm
 from mlsm_conformance import oracle
 
-from ._support import answer, case, check
+from .._support import answer, case, check
 
 
 def _reason() -> str | None:

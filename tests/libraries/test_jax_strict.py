@@ -7,7 +7,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 jax = pytest.importorskip("jax", reason="this file tests JAX")
 jnp = jax.numpy

@@ -21,8 +21,8 @@ import pytest
 import mlsm
 from mlsm_conformance.backends import find
 
-from . import _support
-from ._support import check, identical, spacing
+from .. import _support
+from .._support import check, identical, spacing
 
 
 def _reason() -> str | None:

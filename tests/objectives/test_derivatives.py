@@ -12,7 +12,7 @@ import pytest
 import mlsm
 from mlsm.objectives import derivatives
 
-from ._support import KERNELS_PRESENT, Library, check, closed, find, identical, needs_kernels
+from .._support import KERNELS_PRESENT, Library, check, closed, find, identical, needs_kernels
 
 KERNELS: list[str | None] = [None, "generic", *(["numpy", "numba"] if KERNELS_PRESENT else [])]
 SHAPES: list[tuple[int, ...]] = [(), (0,), (6,), (3, 0), (7, 3), (300, 9), (3, 4, 5)]

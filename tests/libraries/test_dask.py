@@ -14,7 +14,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 dask = pytest.importorskip("dask", reason="this file tests Dask")
 da = pytest.importorskip("dask.array", reason="this file tests Dask")

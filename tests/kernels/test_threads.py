@@ -15,7 +15,7 @@ import pytest
 import mlsm
 from mlsm import _core, _dispatch
 
-from . import _support
+from .. import _support
 
 THREADS = 4
 SHAPE = 400, 80  # large enough for a library to let another thread run, small enough for one block of a kernel

@@ -10,7 +10,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch's own loss")
 

@@ -9,7 +9,7 @@ import pytest
 
 import mlsm
 
-from ._support import check
+from .._support import check
 
 torch = pytest.importorskip("torch", reason="the twin is an nn.Module")
 

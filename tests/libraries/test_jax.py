@@ -10,7 +10,7 @@ import pytest
 
 import mlsm
 
-from ._support import check, closed
+from .._support import check, closed
 
 jax = pytest.importorskip("jax", reason="this file tests JAX")
 jnp = jax.numpy

@@ -16,7 +16,7 @@ import pytest
 import mlsm
 from mlsm import _dispatch
 
-from ._support import check, identical
+from .._support import check, identical
 
 loss = mlsm.multilabel_soft_margin_loss
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ._support import find
+from .._support import find
 
 pytest.importorskip("sklearn", minversion="1.6", reason="this file tests the estimator inside scikit-learn")
 

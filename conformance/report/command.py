@@ -99,10 +99,3 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"report: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line by itself."""
-    parser = argparse.ArgumentParser(prog="python -m mlsm_conformance report", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    return run_command(parser.parse_args(argv))

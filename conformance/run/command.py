@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from .. import record
@@ -31,13 +30,9 @@ class Usage(Exception):
     """What the words ask for cannot be done; exit 2."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The words of `run`."""
-    p = argparse.ArgumentParser(
-        prog="python -m mlsm_conformance run",
-        description="Judge mlsm (or somebody else's loss) on array libraries, against a float64 oracle.",
-        epilog="Exit: 0 conforms, 1 violations, 2 usage or not importable, 3 a stale expectation.",
-    )
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """The options of `run`."""
+    p.epilog = "Exit: 0 conforms, 1 violations, 2 usage or not importable, 3 a stale expectation."
     p.add_argument(
         "backend", nargs="*", help=f"{', '.join(names())}, or any importable namespace; default: all installed"
     )
@@ -53,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--html", type=Path, metavar="FILE")
     p.add_argument("--no-curves", action="store_true", help="do not measure the curves of the report's plots")
-    return p
 
 
 def read_expected(path: Path) -> list[Expected]:
@@ -123,9 +117,8 @@ def judge_all(plan: Plan, backends: list[Backend], jobs: int) -> tuple[list[Back
     if jobs > 1:
         judged = side_by_side(plan, backends, jobs)
     else:
-        bar = Progress(len(backends) * len(plan.checks))
-        judged = [judge(plan, backend, bar) for backend in backends]
-        bar.close()
+        with Progress(len(backends) * len(plan.checks)) as bar:
+            judged = [judge(plan, backend, bar) for backend in backends]
     return [found for found, _ in judged], [line for _, stale in judged for line in stale]
 
 
@@ -140,9 +133,8 @@ def jobs_for(args: argparse.Namespace, backends: list[Backend]) -> int:
     return min(args.jobs or usual, max(1, len(backends)))
 
 
-def main(argv: Sequence[str]) -> int:
+def run_command(args: argparse.Namespace) -> int:
     """The command."""
-    args = parser().parse_args(argv)
     try:
         return _main(args)
     except (Usage, UnknownCheck, NotImportable) as error:

@@ -246,7 +246,8 @@ class Context:
             if ask.grad_output is None:
                 continue
             if ask.reduction == "none":
-                dtype = case.compute_dtype
+                # A library's own differentiation wants the dtype of what it differentiates.
+                dtype = case.loss_dtype if self.subject.differentiates else case.compute_dtype
                 cotangents[f"cotangent{index}"] = self.backend.cotangent(
                     Tensor(case.batch, ask.grad_output, dtype), case
                 )

@@ -117,6 +117,8 @@ class Run:
     level: str = "quick"
     impl: str = ""
     """`pkg.module:callable` when somebody else's loss was judged; empty for mlsm's own."""
+    date: str = ""
+    """The day of the run, as ISO 8601 writes it."""
     schema: int = SCHEMA
 
     def failures(self) -> list[tuple[str, CheckRecord]]:
@@ -217,6 +219,7 @@ def from_json(text: str) -> Run:
             peers=tuple(PeerRecord(str(p["name"]), tuple(_curve(c) for c in p["curves"])) for p in d.get("peers", ())),
             level=str(d.get("level", "quick")),
             impl=str(d.get("impl", "")),
+            date=str(d.get("date", "")),
         )
     except KeyError as error:
         raise RecordError(f"the record lacks {error}") from error

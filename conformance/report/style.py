@@ -86,5 +86,11 @@ background:var(--ours)}.bar i.over{background:var(--bad)}
 .versions{display:flex;flex-wrap:wrap;gap:8px;list-style:none;padding:0}
 .versions li{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:.2em .7em}
 @media (max-width:640px){th,td{padding:.4em .5em}.matrix tbody th{min-width:8.6em;white-space:normal}}
+.hint{display:none;font-size:.82rem;color:var(--soft);margin:.2em 0}
+.scroll{background:linear-gradient(90deg,var(--card) 30%,transparent) 0 0/40px 100% no-repeat local,
+linear-gradient(270deg,var(--card) 30%,transparent) 100% 0/40px 100% no-repeat local,
+linear-gradient(90deg,var(--rule),transparent) 0 0/12px 100% no-repeat,
+linear-gradient(270deg,var(--rule),transparent) 100% 0/12px 100% no-repeat var(--card)}
+@media (max-width:900px){.hint{display:block}}
 @media print{details{break-inside:avoid}.scroll{overflow:visible}}
 """

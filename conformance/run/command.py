@@ -7,6 +7,7 @@ a reason.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import sys
 from pathlib import Path
@@ -200,9 +201,10 @@ def _main(args: argparse.Namespace) -> int:
             mlsm=_version(),
             versions=_versions(backends),
             backends=tuple(records),
-            peers=() if args.no_curves else peers(),
+            peers=() if args.no_curves else peers(beside_mlsm=bool(args.impl)),
             level=args.level,
             impl=args.impl or "",
+            date=datetime.date.today().isoformat(),
         )
         if args.json:
             record.write(run, args.json)

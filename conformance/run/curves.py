@@ -16,7 +16,7 @@ from ..check import FAILURES, Ask, Context, exact, raised, result_dtype
 from ..formats import FORMATS, round_to
 from ..record import QUANTITIES, Curve, PeerRecord
 from ..reference import bounds
-from ..subjects import Declined, Foreign
+from ..subjects import Declined, Foreign, Mlsm
 from ..subjects.peers import installed_peers
 from ..tensors import Case, Tensor
 
@@ -95,9 +95,12 @@ def _curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: st
     )
 
 
-def peers(dtypes: tuple[str, ...] = ("float32", "float64")) -> tuple[PeerRecord, ...]:
-    """The curves of every installed peer; one that cannot be called gives none, under its own name."""
+def peers(dtypes: tuple[str, ...] = ("float32", "float64"), beside_mlsm: bool = False) -> tuple[PeerRecord, ...]:
+    """The curves of every installed peer, and of mlsm itself where another loss is judged; one that cannot be called
+    gives none, under its own name."""
     out = []
+    if beside_mlsm:
+        out.append(PeerRecord("mlsm", measure(Context(find("numpy"), Mlsm(), "quick", dtypes))[0]))
     for peer in installed_peers():
         curves: list[Curve] = []
         for dtype in dtypes:

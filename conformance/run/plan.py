@@ -12,6 +12,7 @@ from .. import record
 from ..backends import Backend
 from ..check import Context
 from ..record import BackendRecord, CheckRecord
+from ..report.summary import causes, failing
 from ..subjects import Foreign, Subject, subject_of
 from ..suite import by_id, run_backend
 from .curves import measure
@@ -113,24 +114,15 @@ def apply_expected(found: BackendRecord, expected: tuple[Expected, ...]) -> Judg
     return Judged(dataclasses.replace(found, checks=tuple(checks)), stale)
 
 
-def causes(found: BackendRecord) -> list[tuple[str, list[CheckRecord]]]:
-    """Each cause and the failing checks that it helps to explain, the one that explains most first."""
-    out: dict[str, list[CheckRecord]] = {}
-    for c in found.checks:
-        for sentence in c.causes if c.status == "fail" else ():
-            out.setdefault(sentence, []).append(c)
-    return sorted(out.items(), key=lambda item: -len(item[1]))
-
-
 def verdicts(found: BackendRecord) -> list[str]:
     """What is wrong: causes, with how many checks each explains, then the failing checks, the worst first."""
-    failing = sorted((c for c in found.checks if c.status == "fail"), key=lambda c: (c.severity or (0.0, 0.0), c.id))
+    wrong = failing(found)
     out = []
     for sentence, explained in causes(found):
         rule = by_id(explained[0].id)
-        out.append(f"  CAUSE of {len(explained)} of {len(failing)} failing checks: {sentence}")
+        out.append(f"  CAUSE of {len(explained)} of {len(wrong)} failing checks: {sentence}")
         out.append(f"        {rule.id}: {rule.rule}")
-    for c in failing:
+    for c in wrong:
         out.append(f"  FAIL {c.id}: {c.reason}")
         out += [f"        {line}" for line in c.again]
     out += [f"  known failure {c.id}: {c.reason}" for c in found.checks if c.status == "xfail"]

@@ -329,6 +329,11 @@ class Context:
                 tally.passed_by(why)
         return out
 
+    def owed(self, case: Case, asks: Sequence[Ask]) -> list[Ask]:
+        """What any loss owes: that the second derivative stays finite at a NaN target is mlsm's own promise."""
+        nan = any(y != y for y in case.target.values)
+        return [ask for ask in asks if self.ours or not nan or ask.quantity != "hessian"]
+
     def tried(
         self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None, read: bool = True
     ) -> list[Any]:
@@ -367,7 +372,7 @@ class Context:
 
     def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
         """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
-        asks = self.offered(asks, tally)
+        asks = self.owed(case, self.offered(asks, tally))
         if not asks:
             return
         alone = [ask for ask in asks if ask.reduction == "none" and "none" not in self.reductions]

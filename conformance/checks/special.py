@@ -164,7 +164,7 @@ def hazard_table(context: Context, tally: Tally) -> None:
     for case, wanted in _hazard_calls(context.dtypes):
         if not context.backend.serves(case):
             continue
-        asks = context.offered(list(wanted), tally)
+        asks = context.owed(case, context.offered(list(wanted), tally))
         if not asks:
             continue
         found = context.tried(tally, case, asks)

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "records",
         nargs="+",
         metavar="RECORD",
-        help="JSON written by `run --json`; several are merged, and several losses are shown side by side",
+        help="JSON written by `run --json`: several are merged, or shown side by side",
     )
     parser.add_argument("--html", metavar="FILE", help="write the self-contained page")
     parser.add_argument("--markdown", metavar="FILE", help="write the table of docs/support.md")

@@ -44,11 +44,11 @@ def _subject(run: Run) -> str:
 
 
 AGAINST = (
-    "The multi-label soft margin loss of a row is the mean over its classes of −y·log σ(x) − (1−y)·log σ(−x) for logits "
-    "x and targets y; <code>mean</code> and <code>sum</code> reduce the rows. What is asked besides (dtypes, special "
-    "values, derivatives) is the contract that mlsm states for it. Errors are counted in ULP: one ULP (unit in the last "
-    "place) is the distance between neighbouring numbers of the result's dtype at the right answer, so an error of at "
-    "most ½ ULP is the best that the dtype can do."
+    "The multi-label soft margin loss of a row is the mean over its classes of −y·log σ(x) − (1−y)·log σ(−x) for "
+    "logits x and targets y; <code>mean</code> and <code>sum</code> reduce the rows. What is asked besides (dtypes, "
+    "special values, derivatives) is the contract that mlsm states for it. Errors are counted in ULP: one ULP (unit in "
+    "the last place) is the distance between neighbouring numbers of the result's dtype at the right answer, so an "
+    "error of at most ½ ULP is the best that the dtype can do."
 )
 """What a loss is judged against, and the unit of every error; the first thing that a stranger needs to know."""
 
@@ -194,8 +194,8 @@ def _observed(run: Run) -> str:
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
         "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes "
-        f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}<div class='scroll' tabindex='0'>"
-        "<table><thead><tr>"
+        f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}"
+        "<div class='scroll' tabindex='0'><table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
@@ -265,9 +265,8 @@ def comparison(runs: Sequence[Run]) -> str:
         for backend in run.backends:
             subject = run.impl or f"mlsm {run.mlsm}"
             cells = "".join(_cell(backend, g) for g in names)
-            rows.append(
-                f"<tr><th scope='row'>{escape(subject)}<small>{escape(label(backend))}</small></th>{cells}</tr>"
-            )
+            name = f"{escape(subject)}<small>{escape(label(backend))}</small>"
+            rows.append(f"<tr><th scope='row'>{name}</th>{cells}</tr>")
             total = sum(c.status == "fail" for c in backend.checks)
             lines = [f"{len(c)} of {total} failing checks: {s}" for s, c in causes(backend)] or (
                 ["conforms"] if not total else [f"{total} checks fail"]

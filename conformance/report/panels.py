@@ -170,5 +170,6 @@ def small_multiples(run: Run) -> str:
     ]
     return (
         "<section id='each'><h2>Every backend by itself</h2><p class='lead'>Observed error in ULP (vertical, "
-        f"logarithmic above the shaded band; lower is better) against the logit.</p>{_legend(entries)}{''.join(parts)}</section>"
+        "logarithmic above the shaded band; lower is better) against the logit.</p>"
+        f"{_legend(entries)}{''.join(parts)}</section>"
     )

@@ -197,6 +197,6 @@ def largest(run: Run) -> str:
     day = f", {run.date}" if run.date else ""
     return (
         f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP where {worst.bound:.3g} are promised, at "
-        f"x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, {run.versions.get('machine', 'machine unknown')}"
-        f"{day})"
+        f"x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
+        f"{run.versions.get('machine', 'machine unknown')}{day})"
     )

@@ -68,10 +68,11 @@ def _header(run: Run) -> str:
         if totals[s]
     )
     cases = sum(c.cases for b in run.backends for c in b.checks)
+    several = "s" * (len(run.backends) != 1)
     of_cases = f", {cases:,} results compared" if cases else ""
     return (
         f"<header><h1>{escape(_subject(run))}: {verdict}</h1>"
-        f'<p class="lead">{len(run.backends)} backends, {judged} checks{of_cases}, level {escape(run.level)}. '
+        f'<p class="lead">{len(run.backends)} backend{several}, {judged} checks{of_cases}, level {escape(run.level)}. '
         "Every number is judged against an exact reference and a bound derived from the arithmetic; none against an "
         f'absolute tolerance.</p><p class="lead">{AGAINST}</p><ul class="tally">{tally}</ul></header>'
     )
@@ -122,12 +123,14 @@ def _diagnosis(run: Run) -> str:
     parts = []
     for backend in run.backends:
         failing = sum(c.status == "fail" for c in backend.checks)
-        items = [f"<li>{escape(line)}</li>" for line in backend.diagnosis]
+        items = []
         for sentence, checks in causes(backend):
             ids = ", ".join(f"<code>{escape(c.id)}</code>" for c in checks)
             items.append(
                 f"<li><b>{len(checks)} of {failing} failing checks:</b> {escape(sentence)}<small>{ids}</small></li>"
             )
+        explained = {sentence for sentence, _ in causes(backend)}
+        items += [f"<li>{escape(line)}</li>" for line in backend.diagnosis if line not in explained]
         if items:
             parts.append(f"<h3>{escape(label(backend))}</h3><ul class='reasons'>{''.join(items)}</ul>")
     return f"<section id='diagnosis'><h2>Diagnosis</h2>{''.join(parts)}</section>" if parts else ""

@@ -37,7 +37,7 @@ body{margin:0;background:var(--paper);color:var(--ink);line-height:1.5;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
 main,header,footer{max-width:1440px;margin:0 auto;padding:0 clamp(14px,3vw,40px)}
 header{padding-top:34px}footer{padding-top:20px;padding-bottom:44px;color:var(--soft);font-size:.9rem}
-h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em}
+h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.4em 0 .3em;border-top:1px solid var(--rule);padding-top:1.1em}
 h3{font-size:1.02rem;margin:1.6em 0 .5em}p{max-width:76ch;margin:.4em 0 .9em}.lead{color:var(--soft)}
 code,pre{font-family:ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;font-size:.86em}

@@ -49,7 +49,7 @@ def label(backend: BackendRecord) -> str:
 
     Every library spells the host in its own way ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
     """
-    kernel = "" if backend.kernel in {"auto", ""} else f" · {backend.kernel} kernel"
+    kernel = "" if backend.kernel in {"auto", "", "foreign"} else f" · {backend.kernel} kernel"
     known = not backend.device or "cpu" in backend.device.lower() or backend.device in backend.name
     device = "" if known else f" · {backend.device}"
     return backend.name + kernel + device

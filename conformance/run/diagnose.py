@@ -280,23 +280,30 @@ class _Examination:
                 return
 
     def tails(self, dtype: str) -> None:
-        """Where the loss of a label that agrees with its logit loses its digits."""
+        """Where the loss of a label that agrees with its logit loses its digits, on each side of 0."""
+        lost: dict[float, tuple[float, str]] = {}
         for sign, y in ((-1.0, 0.0), (1.0, 1.0)):
             for size in (6.0, 8.0, 10.0, 12.0, 15.0, 17.0, 20.0, 25.0, 30.0, 36.0, 38.0, 40.0):
                 case = self.column(dtype, [(sign * size, y)])
                 ask = Ask("loss", self.asked())
                 seen, right = self.values(case, ask), exact(case, ask).values[0]
-                if seen is None or not math.isfinite(seen[0]) or abs(seen[0] / right - 1) > 0.5:
+                if seen is None or not math.isfinite(seen[0]):
                     break
-                if abs(seen[0] / right - 1) > 2.0**8 * FORMATS[dtype].u:
-                    side = "below" if sign < 0 else "above"
-                    self.cause(
-                        f"loses the tail {side} {sign * size:g}: at x={sign * size}, y={y} it returns {seen[0]!r}, "
-                        f"exactly {right!r}",
-                        "values.tail",
-                        lambda v, sign=sign, size=size: _tail(v, sign, min(size, 4.0)),  # type: ignore[misc]  # same
-                    )
+                off = abs(seen[0] / right - 1)
+                if off > 2.0**8 * FORMATS[dtype].u:
+                    if size > 6 or off < 0.5:  # at once and by much: that is another mistake
+                        lost[sign] = size, f"at x={sign * size}, y={y} it returns {seen[0]!r}, exactly {right!r}"
                     break
+        if not lost:
+            return
+        (sign, (size, shown)), *other = lost.items()
+        if other and other[0][1][0] == size:
+            where = f"on both sides, from |x| = {size:g} on"
+        else:
+            where = f"{'below' if sign < 0 else 'above'} {sign * size:g}"
+            if other:
+                where += f" and above {other[0][1][0]:g}"
+        self.cause(f"loses the tail {where}: {shown}", "values.tail", lambda v: _tail(v, frozenset(lost)))
 
     def soft_tails(self, dtype: str) -> None:
         y = 1 - 2 * FORMATS[dtype].u
@@ -388,8 +395,9 @@ def _infinite(v: Violation) -> bool:
     return any((x == INF and y == 1) or (x == -INF and y == 0) for x, y in pairs)
 
 
-def _tail(v: Violation, sign: float, least: float) -> bool:
+def _tail(v: Violation, signs: frozenset[float]) -> bool:
+    """Whether a loss of a label that agrees with its logit is wrong: digits go little by little from |x| = 1 on."""
     pair = _pair(v)
     if v.kind != "value" or pair is None or v.question is None or v.question.quantity != "loss":
         return False
-    return pair[0] * sign >= least and pair[1] == (1.0 if sign > 0 else 0.0)
+    return any(pair[0] * sign >= 1 and pair[1] == (1.0 if sign > 0 else 0.0) for sign in signs)

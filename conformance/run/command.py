@@ -17,8 +17,7 @@ from ..backends import NAMES, Backend, NotInstalled, UnknownBackend, find, insta
 from ..check import GROUPS, LEVELS
 from ..formats import FORMATS
 from ..record import BackendRecord, Run
-from ..subjects import NotImportable, load
-from ..subjects.base import load_kernel
+from ..subjects import NotImportable, load, load_kernel
 from ..suite import UnknownCheck, by_id, select
 from .curves import peers
 from .plan import Expected, Plan, judge

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backends import Backend
 from ..cases import dense_cases
-from ..subjects.base import load_kernel
+from ..subjects import load_kernel
 
 SHAPES = ((32, 20), (512, 80), (4096, 256))
 ROUNDS = 21

@@ -140,7 +140,7 @@ class Foreign(Subject):
         self.name = name
         self.kernel = "foreign"
         self.named = {"impl": name, **({"elementwise": True} if elementwise else {})}
-        self.options = taken(function)
+        self.options = _taken(function)
         # `diagnose` finds out what a loss without `reduction` returns.
         if "reduction" not in self.options or elementwise:
             self.reductions = frozenset({"none"})
@@ -220,7 +220,7 @@ class Foreign(Subject):
         name = "grad" if "grad" in self._beside else "value_and_grad"
         keywords = self._keywords(given)
         if cotangent is not None:
-            if "grad_output" not in parameters(self._beside[name]):
+            if "grad_output" not in _parameters(self._beside[name]):
                 raise Declined(f"`{name}` of {self.called} has no `grad_output`")
             keywords["grad_output"] = cotangent
         found = self._beside[name](given["input"], given["target"], **keywords)
@@ -234,7 +234,7 @@ class Foreign(Subject):
         return self._backend.vjp(lambda x, y: self.grad(input=x, target=y, **given), arrays, 0)
 
 
-def parameters(function: Callable[..., Any]) -> frozenset[str]:
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     """The names of its parameters; those documented for a loss, where it does not tell."""
     try:
         found = inspect.signature(function).parameters
@@ -245,9 +245,9 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(found)
 
 
-def taken(function: Callable[..., Any]) -> frozenset[str]:
+def _taken(function: Callable[..., Any]) -> frozenset[str]:
     """The options of a loss that this function takes."""
-    return parameters(function) & frozenset(OPTIONS)
+    return _parameters(function) & frozenset(OPTIONS)
 
 
 def _beside(function: Callable[..., Any], home: Any, attribute: str) -> dict[str, Callable[..., Any]]:
@@ -272,7 +272,7 @@ class Loaded(NamedTuple):
     beside: dict[str, Callable[..., Any]]
 
 
-def named(path: str, option: str) -> tuple[Any, Any, str]:
+def _named(path: str, option: str) -> tuple[Any, Any, str]:
     """The object that `pkg.module:attribute` names, the object it is an attribute of, and the attribute's name.
 
     NotImportable, in one line, whatever the import raises.
@@ -295,7 +295,7 @@ def named(path: str, option: str) -> tuple[Any, Any, str]:
 
 def load(path: str) -> Loaded:
     """The callable that `pkg.module:attribute` names."""
-    found, home, attribute = named(path, "--impl")
+    found, home, attribute = _named(path, "--impl")
     for peer in PEERS:
         absent = peer.absent() if found is peer.call else None
         if absent is not None:
@@ -312,7 +312,7 @@ def load_kernel(path: str) -> str:
     import mlsm
     from mlsm import _dispatch
 
-    found = named(path, "--kernel")[0]
+    found = _named(path, "--kernel")[0]
     if not isinstance(found, mlsm.Kernel):
         raise NotImportable(f"`--kernel` {path!r} is a {type(found).__name__}, not an mlsm.Kernel")
     if found.name not in _dispatch.names():

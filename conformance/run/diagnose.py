@@ -194,6 +194,8 @@ class _Examination:
         case = self.column(dtype, [(0.5, 1.0), (-1.0, 0.0)])
         for reduction in ("none", "mean", "sum"):
             if reduction in self.subject.reductions and self.values(case, Ask("hessian", reduction)) is not None:
+                words = "has a second derivative that loses its digits in the tail, as s*(1 - s) does"
+                self.slopes(dtype, "hessian", words)
                 return
         why = raised(self.errors[-1]) if len(self.errors) > before else "nothing came that could be read"
         self.subject.give_up("hessian", f"{self.name} offers no second derivative ({why})")
@@ -268,16 +270,20 @@ class _Examination:
             )
 
     def infinities(self, dtype: str) -> None:
-        for x, y in ((INF, 1.0), (-INF, 0.0)):
+        found = []
+        for x, y in ((INF, 1.0), (-INF, 0.0), (INF, 0.0), (-INF, 1.0)):
             case = self.column(dtype, [(x, y)])
-            seen = self.values(case, Ask("loss", self.asked()))
+            seen, right = self.values(case, Ask("loss", self.asked())), exact(case, Ask("loss", "mean")).values[0]
             if seen and math.isnan(seen[0]):
-                self.cause(
-                    f"gives NaN at matching infinities: at x={x}, y={y} it returns {seen[0]!r}, exactly 0.0",
-                    "special.infinite",
-                    lambda v: v.kind == "value" and math.isnan(v.seen) and _infinite(v),
-                )
-                return
+                found.append(((x > 0) == (y == 1), f"at x={x}, y={y} it returns nan, exactly {right!r}"))
+        if not found:
+            return
+        where = "matching infinities" if all(matching for matching, _ in found) else "infinite logits, matching or not"
+        self.cause(
+            f"gives NaN at {where}: {found[0][1]}",
+            "special.infinite",
+            lambda v: v.kind == "value" and math.isnan(v.seen) and _infinite(v),
+        )
 
     def tails(self, dtype: str) -> None:
         """Where the loss of a label that agrees with its logit loses its digits, on each side of 0."""
@@ -363,8 +369,35 @@ class _Examination:
                     lambda v, dtype=dtype: v.kind == "value" and (v.dtype == dtype or v.text.startswith(dtype)),  # type: ignore[misc]  # same
                 )
 
+    def slopes(self, dtype: str, quantity: str, words: str) -> None:
+        """Where a derivative loses its digits far from 0."""
+        for x, y in ((17.0, 1.0), (-17.0, 0.0), (17.0, 0.0), (-17.0, 1.0)):
+            x = x * (2 if dtype == "float64" else 1)
+            case = self.column(dtype, [(x, y)])
+            near = self.column(dtype, [(0.5, 1.0), (-0.5, 0.0)])
+            ask = Ask(quantity, self.asked())
+            seen, sound = self.values(case, ask), self.values(near, ask)
+            right = exact(case, ask).values[0]
+            beside = zip(sound or [], exact(near, ask).values, strict=False)
+            if seen is None or sound is None or any(abs(s / r - 1) > 1e-2 for s, r in beside):
+                continue
+            if not abs(seen[0] / right - 1) < 1e-3:
+                self.cause(
+                    f"{words}: at x={x}, y={y} it is {seen[0]!r}, exactly {right!r}",
+                    "derivatives.tail",
+                    lambda v: (
+                        v.kind == "value"
+                        and v.question is not None
+                        and v.question.quantity == quantity
+                        and (pair := _pair(v)) is not None
+                        and abs(pair[0]) >= 1
+                    ),
+                )
+                return
+
     def gradient(self, dtype: str) -> None:
         self.factors(dtype, "gradient")
+        self.slopes(dtype, "gradient", "has a gradient that loses its digits in the tail, as sigmoid(x) - y does")
         ask = Ask("gradient", self.asked())
         case = self.column(dtype, [(0.0, 1.0), (0.0, 0.0)])
         seen = self.values(case, ask)
@@ -387,12 +420,10 @@ def _pair(v: Violation) -> tuple[float, float] | None:
 
 
 def _infinite(v: Violation) -> bool:
-    """Whether a label agrees with an infinite logit among what a value comes from."""
+    """Whether an infinite logit is among what a value comes from."""
     if v.question is None:
-        return bool(re.search(r"x=-?inf", v.text))
-    case = v.question.case
-    pairs = ((float(case.input.values[i]), float(case.target.values[i])) for i in v.question.places(v.place))
-    return any((x == INF and y == 1) or (x == -INF and y == 0) for x, y in pairs)
+        return bool(re.search(r"x=-?inf|[+-]inf", v.text))
+    return any(math.isinf(v.question.case.input.values[i]) for i in v.question.places(v.place))
 
 
 def _tail(v: Violation, signs: frozenset[float]) -> bool:

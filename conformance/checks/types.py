@@ -20,10 +20,10 @@ def _answers(context: Context, tally: Tally, case: Case, *reductions: str) -> It
     """Every quantity that the subject offers, by these reductions, as arrays."""
     if not context.concerns(tally, case):
         return
-    for ask in context.offered([Ask(q, r) for q in QUANTITIES for r in reductions], tally):
-        (array,) = context.tried(tally, case, [ask], read=False)
-        if array is not None:
-            yield ask, array
+    asks = context.offered([Ask(q, r) for q in QUANTITIES for r in reductions if r in context.reductions], tally)
+    if asks:
+        found = zip(asks, context.tried(tally, case, asks, read=False), strict=True)
+        yield from ((ask, array) for ask, array in found if array is not None)
 
 
 def _told(of: Callable[[Any], Any], array: Any) -> Any:

@@ -7,53 +7,50 @@ importable, 3 a stale expectation.
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "run": "judge backends, a kernel, or somebody else's loss",
-    "list": "every check: id, rule, bound",
-    "show": "what one check means, and a script that reproduces it",
-    "report": "merge records into HTML and markdown",
-    "bench": "measure against the peers that are installed",
-    "sabotage": "plant every known mistake and print who catches it",
+    "run": (".run.command", "judge mlsm (or somebody else's loss) on array libraries, against a float64 oracle"),
+    "list": (".run.list", "every check: id, rule, bound"),
+    "show": (".run.show", "what one check means, and a script that reproduces it"),
+    "report": (".report.command", "merge records into HTML and markdown"),
+    "bench": (".bench.command", "measure against the peers that are installed, as ratios to a copy"),
+    "sabotage": (".run.sabotage", "plant every known mistake and print who catches it"),
 }
+
+
+def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The command's words. Only the command that they name is imported, so that `list` need not load the bench."""
+    p = argparse.ArgumentParser(
+        prog="python -m mlsm_conformance",
+        description="Is a multi-label soft margin loss right, and by how much is it wrong?",
+        epilog="`COMMAND --help` says more.",
+    )
+    commands = p.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, meaning) in COMMANDS.items():
+        command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        if name in words[:1]:
+            found = importlib.import_module(module, __package__)
+            found.add_arguments(command)
+            command.set_defaults(run_command=found.run_command)
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words[0] if words else ""
-    if command == "run":
-        from .run.command import main as run
-
-        return run(words[1:])
-    if command in ("list", "show"):
-        from .run.list import main_list, main_show
-
-        return (main_list if command == "list" else main_show)(words[1:])
-    if command == "report":
-        from .report.command import main as report
-
-        return report(words[1:])
-    if command == "bench":
-        from .bench.command import main as bench
-
-        return bench(words[1:])
-    if command == "sabotage":
-        from .run.sabotage import main as sabotage
-
-        return sabotage(words[1:])
-    asked = command in ("-h", "--help", "help")
-    out = sys.stdout if asked else sys.stderr
-    if command and not asked:
-        print(f"unknown command {command!r}\n", file=out)
-    print("usage: python -m mlsm_conformance COMMAND …\n", file=out)
-    for name, meaning in COMMANDS.items():
-        print(f"  {name:<10}{meaning}", file=out)
-    print("\n`COMMAND --help` says more.", file=out)
-    return 0 if asked else 2
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    try:
+        args = parser(words).parse_args(words)
+    except SystemExit as end:  # argparse has said what it has to say
+        return int(end.code or 0)
+    code: int = args.run_command(args)
+    return code
 
 
 def script() -> int:

@@ -9,16 +9,19 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from .backends import Backend, Unsupported
 from .cases.catalogue import catalogue
 from .formats import FORMATS
 from .reference import bounds, oracle
-from .run.tally import Tally
+from .run.tally import Question, Tally, Violation
 from .subjects import Declined, Mlsm, Subject
 from .tensors import Case, Tensor
 
+T = TypeVar("T")
+FAILURES = (Exception, SystemExit)
+"""What a loss or a library may raise, and what is then its verdict: a loss that ends the program has failed."""
 LEVELS = ("smoke", "quick", "full", "exhaustive")
 SMOKE = frozenset(
     {
@@ -148,6 +151,16 @@ def result_dtype(case: Case, ask: Ask) -> str:
     return case.grad_dtype(ask.wrt if ask.quantity == "gradient" else "input")
 
 
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """One thing that is wrong with a loss, in a sentence, and which violations it explains."""
+
+    sentence: str
+    explains: Callable[[Violation], bool]
+    check: str
+    """The check whose rule it breaks."""
+
+
 class Context:
     """One backend, one subject, one level: everything that a check may ask."""
 
@@ -163,11 +176,20 @@ class Context:
         self.backend = backend
         self.subject = subject if subject is not None else Mlsm()
         self.level = level
+        self.asked_dtypes = tuple(dtypes) if dtypes is not None else None
+        self.causes: list[Cause] = []
+        """What is known to be wrong with the subject before the checks begin."""
+        self.expected: dict[str, dict[str, str]] = {}
+        """Check id -> case -> why it is known to fail."""
+        self.stale: list[str] = []
+        """Expected cases that did not fail."""
         if dtypes is None and level == "smoke" and "float32" in backend.dtypes:
             dtypes = ("float32",)
         self.dtypes = tuple(d for d in backend.dtypes if dtypes is None or d in dtypes)
         self.flush = frozenset(FORMATS) - {"float16"} if "flushes_subnormals" in backend.capabilities else frozenset()
         self.accumulator = "float64" if "float64" in backend.capabilities else "float32"
+        self.check = ""
+        """The id of the check that is running; `run_check` sets it."""
 
     @property
     def ours(self) -> bool:
@@ -194,7 +216,7 @@ class Context:
         """Whether calls cost so much here, at this level, that cases are selected."""
         return self.backend.slow >= 4 and self.level not in ("full", "exhaustive")
 
-    def thinned(self, cases: Sequence[Case], most: int = 48) -> list[Case]:
+    def thinned(self, cases: Sequence[T], most: int = 48) -> list[T]:
         """All cases on a fast backend or at a full level; on a slow one an even selection, the same every time."""
         most = max(2, round(most * 4 / self.backend.slow))
         if not self.dear or len(cases) <= most:
@@ -233,7 +255,8 @@ class Context:
             if ask.grad_output is None:
                 continue
             if ask.reduction == "none":
-                dtype = case.compute_dtype
+                # A library's own differentiation wants the dtype of what it differentiates.
+                dtype = case.loss_dtype if self.subject.differentiates else case.compute_dtype
                 cotangents[f"cotangent{index}"] = self.backend.cotangent(
                     Tensor(case.batch, ask.grad_output, dtype), case
                 )
@@ -278,38 +301,173 @@ class Context:
 
     def allowed(self, case: Case, ask: Ask, limits: str) -> tuple[float, ...]:
         """The bound of each value of an answer here."""
-        return allowed(case, ask, limits, self.flush, self.accumulator)
+        room = allowed(case, ask, limits, self.flush, self.accumulator)
+        # By differentiating twice it comes as the difference s - s*s: three budgets, as `checks/transforms.py` derives.
+        return tuple(3 * r for r in room) if ask.quantity == "hessian" and self.subject.differentiates else room
 
-    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
-        """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        """The reductions that the subject is asked for."""
+        has = self.subject.reductions
+        return tuple(r for r in ("none", "mean", "sum") if r in has)
+
+    @property
+    def reduction(self) -> str:
+        """The reduction that shows most of what the subject does."""
+        return self.reductions[0] if self.reductions else "none"
+
+    def concerns(self, tally: Tally, case: Case) -> bool:
+        """Whether a case can be built here and the subject claims it; where not, why is counted."""
+        if not self.backend.serves(case):
+            return False
+        try:
+            self.subject.claims(_arguments(case))
+        except Declined as reason:
+            tally.passed_by(str(reason))
+            return False
+        return True
+
+    def offered(self, asks: Sequence[Ask], tally: Tally | None = None) -> list[Ask]:
+        """Those questions that the subject offers to answer; why not the others is counted."""
+        out = []
+        for ask in asks:
+            why = self.subject.lacking("arguments" if ask.wrt != "input" else ask.quantity)
+            if not why:
+                out.append(ask)
+            elif tally is not None:
+                tally.passed_by(why)
+        return out
+
+    def owed(self, case: Case, asks: Sequence[Ask]) -> list[Ask]:
+        """What any loss owes: that the second derivative stays finite at a NaN target is mlsm's own promise."""
+        nan = any(y != y for y in case.target.values)
+        return [ask for ask in asks if self.ours or not nan or ask.quantity != "hessian"]
+
+    def tried(
+        self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None, read: bool = True
+    ) -> list[Any]:
+        """The answers as flat lists (as arrays, unless they are to be read), None for each that there is not.
+
+        What cannot be had together is asked for alone: a missing second derivative does not hide the first.
+        """
         try:
             found = self.answers(case, asks, arrays)
         except (Declined, Unsupported) as reason:
-            tally.passed_by(str(reason))
+            if len(asks) == 1 or self.ours:
+                tally.passed_by(str(reason))
+                return [None] * len(asks)
+        except FAILURES as error:  # this call's verdict, and no reason to leave the others unjudged
+            if len(asks) == 1:
+                what = f"{case.name}: raised {raised(error)}"
+                what += "" if asks[0].quantity == "loss" else f" for the {asks[0]}"
+                tally.fail(what, "raised", self.again(case, asks[0]))
+                return [None]
+        else:
+            return [
+                self._read(tally, case, ask, array) if read else array for ask, array in zip(asks, found, strict=True)
+            ]
+        return [self.tried(tally, case, [ask], arrays, read)[0] for ask in asks]
+
+    def _read(self, tally: Tally, case: Case, ask: Ask, array: Any) -> list[float] | None:
+        try:
+            return self.backend.to_list(array)
+        except FAILURES:
+            kind = type(array)
+            what = (
+                f"{case.name}: {ask} is a {kind.__module__}.{kind.__qualname__}, which {self.backend.name} cannot read"
+            )
+            tally.fail(what, "type", self.again(case, ask))
+            return None
+
+    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
+        """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
+        asks = self.owed(case, self.offered(asks, tally))
+        if not asks:
             return
-        except Exception as error:  # this call's verdict, and no reason to leave the others unjudged
-            tally.fail(f"{case.name}: raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        alone = [ask for ask in asks if ask.reduction == "none" and "none" not in self.reductions]
+        if alone and _is_column(case) and arrays is None:
+            # Without row losses, a row by itself: in the mean of many a lost tail could not be seen.
+            for i in self.thinned(sorted({p: i for i, p in enumerate(_pairs(case))}.values())):
+                row = row_of(case, i)
+                self.judge(tally, row, [dataclasses.replace(ask, reduction=self.reduction) for ask in alone])
+            asks = [ask for ask in asks if ask not in alone]
+            if not asks:
+                return
+        found = self.tried(tally, case, asks, arrays)
+        if all(seen is None for seen in found):
             return
         limits = self.limits(case)
-        for ask, array in zip(asks, found, strict=True):
-            right = exact(case, ask)
-            self.judge_one(tally, case, ask, self.backend.to_list(array), right.values, limits)
+        for ask, seen in zip(asks, found, strict=True):
+            if seen is not None:
+                self.judge_one(tally, case, ask, seen, exact(case, ask).values, limits)
 
     def judge_one(
         self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], right: Sequence[float], limits: str
     ) -> None:
         """Judge one answer that has been read already."""
         bound = self.allowed(case, ask, limits)
-        what = f"{case.name}: {ask}"
-        tally.values(seen, right, bound, what, result_dtype(case, ask), repro(case, ask, self.backend.name))
+        what = f"{case.name}: {ask} on {self.backend.name}"
+        question = Question(case, ask.quantity, ask.reduction, ask.wrt)
+        tally.values(seen, right, bound, what, result_dtype(case, ask), self.again(case, ask), question)
+
+    def again(self, case: Case, ask: Ask) -> str:
+        """A line to paste: it asks the same question of the same case, and prints what came and what was right."""
+        if not self.check:
+            return ""
+        words = [self.backend.found_as or self.backend.name, self.check, case.name, ask.quantity, ask.reduction]
+        more: dict[str, Any] = {}
+        if ask.wrt != "input":
+            more["wrt"] = ask.wrt
+        if ask.grad_output is not None:
+            more["grad_output"] = ask.grad_output
+        if self.level != "quick":
+            more["level"] = self.level
+        if self.asked_dtypes is not None:
+            more["dtypes"] = self.asked_dtypes
+        given = ", ".join([*map(repr, words), *(f"{k}={v!r}" for k, v in {**more, **self.subject.named}.items())])
+        return f"from mlsm_conformance.suite import again; again({given}, place=PLACE)"
+
+    def command(self) -> str:
+        """A line for a shell: it runs the check that is running, alone."""
+        words = ["python -m mlsm_conformance run", self.backend.found_as or self.backend.name, "--check", self.check]
+        if self.level != "quick":
+            words += ["--level", self.level]
+        words += [f"--dtype {name}" for name in self.asked_dtypes or ()]
+        for name, value in self.subject.named.items():
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return " ".join(words)
 
 
-def repro(case: Case, ask: Ask, backend: str) -> str:
-    """A line to paste: it asks the same question of the same case, and prints what came and what was right."""
-    return (
-        f"from mlsm_conformance.suite import again; again({backend!r}, {case.name!r}, {ask.quantity!r}, "
-        f"{ask.reduction!r}, {ask.wrt!r})"
-    )
+def raised(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _pairs(case: Case) -> list[tuple[str, str]]:
+    return [(repr(x), repr(y)) for x, y in zip(case.input.values, case.target.values, strict=True)]
+
+
+def _is_column(case: Case) -> bool:
+    options = (case.weight, case.pos_weight, case.where)
+    return len(case.input.shape) == 2 and case.input.shape[1] == 1 and case.axis == -1 and options == (None,) * 3
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def row_of(case: Case, index: int) -> Case:
+    """One row of a case of one class, as a case of its own."""
+    x, y = (Tensor((1, 1), (t.values[index],), t.dtype) for t in (case.input, case.target))
+    return dataclasses.replace(case, name=f"{case.name}-row{index}", input=x, target=y)
+
+
+def _arguments(case: Case) -> dict[str, Any]:
+    return {
+        "weight": case.weight,
+        "pos_weight": case.pos_weight,
+        "where": case.where,
+        "label_smoothing": case.label_smoothing,
+        "axis": case.axis,
+        "input": case.input,
+    }
 
 
 Options = Mapping[str, Any]

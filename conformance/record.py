@@ -56,6 +56,14 @@ class CheckRecord:
     seconds: float = 0.0
     cases: int = 0
     """How many results were judged: a pass over none would be worth nothing."""
+    passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Questions that were not asked, by reason, in a check that asked others."""
+    again: tuple[str, ...] = ()
+    """Lines to paste, one for each violation that is told."""
+    causes: tuple[str, ...] = ()
+    """What explains every one of its violations; empty where something remains unexplained."""
+    severity: tuple[float, ...] = ()
+    """Of its worst violation: what is smaller is told first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,12 @@ class BackendRecord:
     capabilities: tuple[str, ...]
     checks: tuple[CheckRecord, ...]
     curves: tuple[Curve, ...] = ()
+    absent_curves: tuple[str, ...] = ()
+    """What could not be drawn, and why."""
+    diagnosis: tuple[str, ...] = ()
+    """What a few calls before the checks showed of somebody else's loss, in words."""
+    unjudged: str = ""
+    """Why nothing at all was asked; empty where something was."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +117,8 @@ class Run:
     level: str = "quick"
     impl: str = ""
     """`pkg.module:callable` when somebody else's loss was judged; empty for mlsm's own."""
+    date: str = ""
+    """The day of the run, as ISO 8601 writes it."""
     schema: int = SCHEMA
 
     def failures(self) -> list[tuple[str, CheckRecord]]:
@@ -162,6 +178,10 @@ def _check(d: Mapping[str, Any]) -> CheckRecord:
         worst=worst,
         seconds=float(d.get("seconds", 0.0)),
         cases=int(d.get("cases", 0)),
+        passed_over={str(k): int(v) for k, v in d.get("passed_over", {}).items()},
+        again=tuple(map(str, d.get("again", ()))),
+        causes=tuple(map(str, d.get("causes", ()))),
+        severity=_floats(d.get("severity", ())),
     )
 
 
@@ -175,6 +195,9 @@ def _backend(d: Mapping[str, Any]) -> BackendRecord:
         capabilities=tuple(d["capabilities"]),
         checks=tuple(_check(c) for c in d["checks"]),
         curves=tuple(_curve(c) for c in d.get("curves", ())),
+        absent_curves=tuple(map(str, d.get("absent_curves", ()))),
+        diagnosis=tuple(map(str, d.get("diagnosis", ()))),
+        unjudged=str(d.get("unjudged", "")),
     )
 
 
@@ -196,6 +219,7 @@ def from_json(text: str) -> Run:
             peers=tuple(PeerRecord(str(p["name"]), tuple(_curve(c) for c in p["curves"])) for p in d.get("peers", ())),
             level=str(d.get("level", "quick")),
             impl=str(d.get("impl", "")),
+            date=str(d.get("date", "")),
         )
     except KeyError as error:
         raise RecordError(f"the record lacks {error}") from error

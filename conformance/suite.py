@@ -13,6 +13,7 @@ Holds no rule and no bound; refuses to turn an exception into anything but a fai
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 import warnings
@@ -20,15 +21,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from .backends import CAPABILITIES, Backend, NotInstalled, Unsupported, find
-from .check import GROUPS, LEVELS, Ask, Check, Context, allowed, exact, result_dtype
+from .check import FAILURES, GROUPS, LEVELS, Ask, Cause, Check, Context, exact, raised, result_dtype, row_of
 from .checks import CHECKS
 from .record import BackendRecord, CheckRecord, Status
-from .run.tally import Tally
-from .subjects import Declined, Mlsm, Subject
+from .run.diagnose import diagnose
+from .run.tally import Question, Tally, Violation
+from .subjects import Declined, Foreign, Subject, subject_of
 from .tensors import Case
 
-FOREIGN_GROUPS = ("values", "special", "laws")
-"""What somebody else's loss is judged by, unless it is said otherwise."""
+OF_A_LIBRARY = ("namespace",)
+"""Groups that judge the library, whosesoever the loss is; what cannot even be made is asked of everybody."""
 PREREQUISITES = ("namespace.make", "namespace.functions", "namespace.recognised")
 
 
@@ -36,12 +38,14 @@ class UnknownCheck(ValueError):
     """No check and no group has this name."""
 
 
-def select(names: Sequence[str] = (), level: str = "quick", foreign: bool = False) -> list[Check]:
-    """The checks of these ids or groups (all by default) that belong to `level`, in a fixed order."""
+def select(names: Sequence[str] = (), level: str = "quick") -> list[Check]:
+    """The checks of these ids or groups (all by default) that belong to `level`, in a fixed order.
+
+    What does not concern a subject is among them: `run_check` skips it and says why.
+    """
     rank = LEVELS.index(level)
     if not names:
-        groups = FOREIGN_GROUPS if foreign else tuple(GROUPS)
-        return [c for c in CHECKS if c.group in groups and LEVELS.index(c.level) <= rank and (c.anybody or not foreign)]
+        return [c for c in CHECKS if LEVELS.index(c.level) <= rank]
     ids = {c.id for c in CHECKS}
     for name in names:
         if name not in ids and name not in GROUPS:
@@ -63,23 +67,39 @@ def run_check(c: Check, context: Context) -> CheckRecord:
     started = time.perf_counter()
 
     def record(status: Status, reason: str = "", tally: Tally | None = None) -> CheckRecord:
+        seconds = round(time.perf_counter() - started, 4)
+        if tally is None:
+            return CheckRecord(c.id, c.group, status, reason, seconds=seconds)
+        worst = tally.worst
+        if worst is not None and not worst.repro:
+            worst = dataclasses.replace(worst, repro=context.command())
+        told = tally.told
         return CheckRecord(
             id=c.id,
             group=c.group,
             status=status,
             reason=reason,
-            worst=None if tally is None else tally.worst,
-            seconds=round(time.perf_counter() - started, 4),
-            cases=0 if tally is None else tally.judged,
+            worst=worst,
+            seconds=seconds,
+            cases=tally.judged,
+            passed_over=dict(tally.passed_over),
+            again=tuple(dict.fromkeys(v.repro or context.command() for v in told)),
+            causes=explained(tally.violations, context.causes),
+            severity=told[0].severity if told else (),
         )
 
+    context.check = c.id
+    if not context.ours:
+        if not c.anybody:
+            return record("skip", "it states mlsm's own contract")
+        if c.group in OF_A_LIBRARY and c.id not in PREREQUISITES:
+            return record("skip", "it judges the array library, not a loss")
     for need in sorted(c.needs - context.backend.capabilities):
         return record("skip", f"{context.backend.name} does not declare `{need}`: {CAPABILITIES[need]}")
     for offer in sorted(c.offers - context.subject.offers):
-        return record("skip", f"{context.subject.name} offers no {offer}")
-    if not c.anybody and not context.ours:
-        return record("skip", "it states mlsm's own contract")
-    tally = Tally()
+        return record("skip", context.subject.lacking(offer))
+    expected = context.expected.get(c.id, {})
+    tally = Tally(expected)
     heard: list[str] = []
     try:
         with warnings.catch_warnings():
@@ -93,10 +113,8 @@ def run_check(c: Check, context: Context) -> CheckRecord:
             tally.fail(str(reason))
         else:
             tally.passed_by(str(reason))
-    except Exception as error:
-        # Whatever a strange library raises is its verdict, not our traceback.
-        text = " ".join(str(error).split())
-        tally.fail(f"raised {type(error).__name__}: {text[:400]}")
+    except FAILURES as error:  # whatever a strange library raises is its verdict, not our traceback
+        tally.fail(f"raised {raised(error)}")
     if heard and not tally.violated:
         tally.fail(heard[0])
     known = context.backend.known.get(c.id)
@@ -106,7 +124,26 @@ def run_check(c: Check, context: Context) -> CheckRecord:
         return record("fail" if known is None else "xfail", tally.reason if known is None else known, tally)
     if known is not None:
         return record("fail", f"listed as a known failure ({known}), but it passes: take it off the list", tally)
+    context.stale += [
+        f"{context.backend.name}:{c.id}/{case} was expected to fail ({expected[case]}), but it did not"
+        for case in sorted(expected.keys() - tally.known)
+    ]
+    if tally.known:
+        return record("xfail", "; ".join(f"{case}: {expected[case]}" for case in sorted(tally.known)), tally)
     return record("pass" if tally.judged else "skip", tally.reason, tally)
+
+
+def explained(violations: Sequence[Violation], causes: Sequence[Cause]) -> tuple[str, ...]:
+    """The causes that together explain every violation; none where one violation remains. An exception is its own."""
+    found: dict[str, None] = {}
+    for violation in violations:
+        sentence = next((c.sentence for c in causes if c.explains(violation)), "")
+        if not sentence and violation.kind == "raised":
+            sentence = "raises " + violation.text.partition("raised ")[2].partition(" for the ")[0]
+        if not sentence:
+            return ()
+        found[sentence] = None
+    return tuple(found)
 
 
 def _flags(context: Context) -> contextlib.AbstractContextManager[Any]:
@@ -143,38 +180,99 @@ def run_backend(
     )
 
 
-def again(backend: str, case: str, quantity: str, reduction: str = "mean", wrt: str = "input") -> None:
-    """Ask one question again and print what came, what was right, and the bound: the line that a report's worst case
-    gives."""
-    from .checks import find_case
+class _Found(BaseException):
+    """The case that was looked for, in flight out of the check that made it; no check may take it for a failure."""
 
-    context = Context(find(backend), level="full")
-    found: Case = find_case(case)
-    ask = Ask(quantity, reduction, wrt)
-    asked = {"case": case, "quantity": quantity, "reduction": reduction, "wrt": wrt}
-    with context.backend.together("again", **asked), context.backend.session():
-        seen = context.backend.to_list(context.answer(found, ask))
-        limits = context.limits(found)
-    bound = allowed(found, ask, limits, context.flush, context.accumulator)
-    print(f"{found}  {ask}  in {result_dtype(found, ask)} on {backend}")
-    for place, (s, r, b) in enumerate(zip(seen, exact(found, ask).values, bound, strict=True)):
-        mark = "" if s == r or abs(s - r) <= b or (s != s and r != r) else "   <-- outside its bound"
-        print(f"  [{place}] {s!r:>26}  exactly {r!r:>26}  allowed ±{b:.3g}{mark}")
+    def __init__(self, case: Case, arrays: dict[str, Any] | None) -> None:
+        self.case = case
+        self.arrays = arrays
+
+
+class _Finder(Context):
+    """A context that asks nothing and stops at one case: the checks themselves are the registry of their cases."""
+
+    wanted = ""
+
+    def _look(self, case: Case, arrays: dict[str, Any] | None) -> None:
+        if case.name == self.wanted:
+            raise _Found(case, arrays)
+        name, row, number = self.wanted.rpartition("-row")
+        if row and name == case.name and number.isdigit():
+            raise _Found(row_of(case, int(number)), None)
+
+    def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
+        self._look(case, arrays)
+
+    def judge_one(
+        self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], right: Sequence[float], limits: str
+    ) -> None:
+        self._look(case, None)
+
+    def tried(
+        self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None, read: bool = True
+    ) -> list[Any]:
+        self._look(case, arrays)
+        return [None] * len(asks)
+
+
+def again(
+    backend: str,
+    check: str,
+    case: str,
+    quantity: str,
+    reduction: str = "mean",
+    wrt: str = "input",
+    *,
+    grad_output: Sequence[float] | None = None,
+    place: int | None = None,
+    level: str = "quick",
+    dtypes: Sequence[str] | None = None,
+    impl: str | None = None,
+    kernel: str | None = None,
+    elementwise: bool = False,
+) -> None:
+    """Ask one question of a check again and print what came, what was right, and the bound: the line that a report
+    gives for a violation. `place` chooses one value of the answer, all of them are shown without it."""
+    found = find(backend)
+    subject = subject_of(found, impl, kernel, elementwise)
+    if isinstance(subject, Foreign):
+        diagnose(Context(found, subject, level, dtypes))
+    finder = _Finder(found, subject, level, dtypes)
+    finder.wanted = case
+    context = Context(found, subject, level, dtypes)
+    context.check = finder.check = check
+    arrays: dict[str, Any] | None = None
+    asked = {"check": check, "case": case, "quantity": quantity, "reduction": reduction, "wrt": wrt}
+    asked |= {"grad_output": grad_output, "place": place}
+    with context.together("again", **asked), warnings.catch_warnings(), found.session():
+        warnings.simplefilter("ignore")
+        try:
+            by_id(check).run(finder, Tally())
+        except _Found as hit:
+            it, arrays = hit.case, hit.arrays
+        else:
+            raise KeyError(f"{check} has no case called {case!r} on {backend}")
+        ask = Ask(quantity, reduction, wrt, None if grad_output is None else tuple(grad_output))
+        print(f"{it}  {ask}  in {result_dtype(it, ask)} on {backend}")
+        try:
+            seen = context.backend.to_list(context.answers(it, [ask], arrays)[0])
+        except FAILURES as error:
+            print(f"  raised {raised(error)}")
+            return
+        bound = context.allowed(it, ask, context.limits(it))
+    right = exact(it, ask).values
+    if len(seen) != len(right):
+        print(f"  {len(seen)} values, {len(right)} expected: {seen[:8]}")
+        return
+    question = Question(it, quantity, reduction, wrt)
+    for at, (s, r, b) in enumerate(zip(seen, right, bound, strict=True)):
+        if place in (None, at):
+            outside = not (s == r or abs(s - r) <= b or (s != s and r != r))
+            mark = "   <-- outside its bound" if outside else ""
+            print(f"  [{at}] {question.words(at)}: {s!r}, exactly {r!r}, allowed ±{b:.3g}{mark}")
 
 
 # ------------------------------------------------------------ under pytest
-
-
-@functools.cache
-def _context(backend: str | Backend, kernel: str | None, level: str) -> Context:
-    made = find(backend) if isinstance(backend, str) else backend
-    return Context(made, Mlsm(kernel), level)
-
-
-def _kernels() -> tuple[str, ...]:
-    from mlsm import _dispatch
-
-    return _dispatch.names()
 
 
 class BackendSuite:
@@ -182,11 +280,13 @@ class BackendSuite:
 
     backend: ClassVar[str | Backend] = ""
     kernel: ClassVar[str | None] = None
+    impl: ClassVar[str] = ""
+    elementwise: ClassVar[bool] = False
     level: ClassVar[str] = "quick"
     checks: ClassVar[tuple[str, ...]] = ()
     """Ids or groups; all of them by default."""
     expected: ClassVar[dict[str, str]] = {}
-    """Check id -> reason, for failures that are known; one that passes fails the test."""
+    """Check id, or `id/case`, -> reason, for failures that are known; one that passes fails the test."""
 
     def subject(self) -> Subject | None:
         """Override it to judge something other than mlsm itself."""
@@ -203,15 +303,20 @@ class BackendSuite:
         """The check passes, is skipped with a reason, or fails with one."""
         import pytest
 
+        if self.kernel is not None and ":" not in self.kernel and self.kernel not in _kernels():
+            pytest.skip(f"mlsm has no kernel called {self.kernel!r} here: its file is not there")
         try:
-            context = _context(self.backend, self.kernel, self.level)
+            context = _context(self.backend, self.kernel, self.impl, self.elementwise, self.level)
         except NotInstalled as absent:
             pytest.skip(str(absent))
-        if self.kernel is not None and self.kernel not in _kernels():
-            pytest.skip(f"mlsm has no kernel called {self.kernel!r} here: its file is not there")
         own = self.subject()
         if own is not None:
             context = Context(context.backend, own, self.level)
+        context.expected = {}
+        for name, why in self.expected.items():
+            id, slash, case = name.partition("/")
+            if slash:
+                context.expected.setdefault(id, {})[case] = why
         result = run_check(conformance_check, context)
         reason = self.expected.get(result.id)
         if reason is not None:
@@ -221,11 +326,28 @@ class BackendSuite:
             pytest.skip(result.reason)
         if result.status == "xfail":
             pytest.xfail(result.reason)
-        assert result.status == "pass", f"{result.id}: {conformance_check.rule}\n{result.reason}"
+        assert not context.stale, context.stale.pop()
+        lines = "\n".join((*result.causes, *result.again))
+        assert result.status == "pass", f"{result.id}: {conformance_check.rule}\n{result.reason}\n{lines}"
+
+
+@functools.cache
+def _context(backend: str | Backend, kernel: str | None, impl: str, elementwise: bool, level: str) -> Context:
+    made = find(backend) if isinstance(backend, str) else backend
+    context = Context(made, subject_of(made, impl or None, kernel, elementwise), level)
+    if impl:
+        diagnose(context)
+    return context
+
+
+def _kernels() -> tuple[str, ...]:
+    from mlsm import _dispatch
+
+    return _dispatch.names()
 
 
 class KernelSuite(BackendSuite):
-    """Subclass it with `kernel`, a registered name, and `backend`, what its arrays are (NumPy's by default)."""
+    """Subclass it with `kernel`, a registered name or `pkg.module:kernel`, and `backend`, what its arrays are."""
 
     backend: ClassVar[str | Backend] = ""
     checks: ClassVar[tuple[str, ...]] = (
@@ -238,4 +360,22 @@ class KernelSuite(BackendSuite):
         "determinism",
         "threads",
         "memory",
+    )
+
+
+class LossSuite(BackendSuite):
+    """Subclass it with `impl`, somebody else's loss as `pkg.module:callable`, and `backend`, what arrays it takes
+    (NumPy's by default)."""
+
+    backend: ClassVar[str | Backend] = "numpy"
+    checks: ClassVar[tuple[str, ...]] = (
+        "values",
+        "derivatives",
+        "laws",
+        "special",
+        "types",
+        "purity",
+        "determinism",
+        "threads",
+        "transforms",
     )

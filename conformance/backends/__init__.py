@@ -5,6 +5,7 @@ Each of those may import its library at its top: it is opened only when a backen
 """
 
 from .base import (
+    ALIASES,
     CAPABILITIES,
     NAMES,
     Backend,
@@ -23,6 +24,7 @@ from .base import (
 )
 
 __all__ = [
+    "ALIASES",
     "CAPABILITIES",
     "NAMES",
     "Backend",

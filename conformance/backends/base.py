@@ -83,6 +83,8 @@ class Backend:
     """Whether several threads may call at once."""
     slow: ClassVar[float] = 1.0
     """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
+    found_as: str = ""
+    """What `find` was given, where that is not its name: `pkg.module:Class`."""
 
     # -------------------------------------------------------- arrays in, numbers out
 
@@ -167,9 +169,27 @@ class Backend:
         """A context in which every floating-point flag is an error."""
         raise Unsupported(f"{self.name} has no floating-point flags to watch")
 
-    def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        """Call `function(*arrays)` the way this backend calls (under jit, for one that stands for jit)."""
-        return function(*arrays)
+    def call(self, function: Any, *arrays: Any) -> Any:
+        """Call `function(*arrays)` the way this backend calls (under jit, for one that stands for jit).
+
+        `call(case, function)` makes the arrays of a `Case` and calls the function with its arguments by name.
+        """
+        return self.of_case(function, *arrays) if isinstance(function, Case) else function(*arrays)
+
+    def of_case(self, case: Case, function: Callable[..., Any]) -> Any:
+        """`function` called with the arguments of a case by name: arrays of this backend, and its options."""
+        arrays = self.arguments(case)
+        given: dict[str, Any] = {"weight": case.weight, "pos_weight": case.pos_weight}
+        given = {name: value for name, value in given.items() if value is not None}
+        given |= {"label_smoothing": case.label_smoothing} if case.label_smoothing else {}
+        given |= {"axis": case.axis} if case.axis != -1 else {}
+        names = list(arrays)
+
+        def run(*values: Any) -> Any:
+            return function(**{**given, **dict(zip(names, values, strict=True))})
+
+        with self.session():
+            return self.call(run, *arrays.values())
 
     def force(self, result: Any) -> Any:
         """Finish whatever is still running or lazy, and return the result."""
@@ -273,6 +293,13 @@ _NEEDS = {
 _ALSO_NEEDS = {"numpy-bfloat16": ("ml_dtypes",)}
 
 NAMES: tuple[str, ...] = tuple(_VARIANTS)
+ALIASES = {
+    "dask.array": "dask",
+    "jax.numpy": "jax",
+    "array_api_strict": "array-api-strict",
+    **{f"array_api_compat.{name}": name.partition(".")[0] for name in ("numpy", "torch", "cupy", "dask.array")},
+}
+"""Namespaces that are names of the suite's own backends."""
 _extra: dict[str, Callable[[], Backend]] = {}
 
 
@@ -316,23 +343,51 @@ def find(name: str) -> Backend:
     """
     if name in _extra:
         return _extra[name]()
+    if ":" in name:
+        return _class(name)
+    name = ALIASES.get(name, name)
     if name not in _VARIANTS:
         return _other(name)
     file, cls = _VARIANTS[name]
     for module in (*_NEEDS[file], *_ALSO_NEEDS.get(name, ())):
         if missing(module):
             raise NotInstalled(f"{name}: the module `{module}` is not installed")
-    made = getattr(importlib.import_module(f".{file}", __package__), cls)()
+    try:
+        made = getattr(importlib.import_module(f".{file}", __package__), cls)()
+    except NotInstalled:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a broken installation raises
+        raise NotInstalled(f"{name}: importing it raised {_said(error)}") from error
     assert isinstance(made, Backend)
+    return made
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _class(path: str) -> Backend:
+    """A backend of one's own, `pkg.module:Class` (or a function that returns one)."""
+    module, _, attribute = path.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except NotInstalled:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UnknownBackend(f"backend {path!r}: {_said(error)}") from error
+    if not isinstance(made, Backend):
+        raise UnknownBackend(f"backend {path!r} is a {type(made).__name__}, not a mlsm_conformance.backends.Backend")
+    made.found_as = path
     return made
 
 
 def _other(name: str) -> Backend:
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:
+        why = error if isinstance(error, ImportError) else _said(error)
         raise UnknownBackend(
-            f"{name!r} is neither a backend ({', '.join(names())}) nor an importable module: {error}"
+            f"{name!r} is neither a backend ({', '.join(names())}) nor an importable module: {why}"
         ) from error
     from .other import Other
 

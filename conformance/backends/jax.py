@@ -124,8 +124,8 @@ class JAXJit(JAX):
     name = "jax-jit"
     slow: ClassVar[float] = 64.0  # one compilation for every call
 
-    def call(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        return jax.jit(function)(*arrays)
+    def call(self, function: Any, *arrays: Any) -> Any:
+        return self.of_case(function, *arrays) if isinstance(function, Case) else jax.jit(function)(*arrays)
 
 
 class JAXSharded(JAX):

@@ -10,6 +10,8 @@ import math
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ..tensors import Tensor
 from .base import Backend, Bulk, Unsupported
 
@@ -60,6 +62,30 @@ class Other(Backend):
 
     def to_list(self, array: Any) -> list[float]:
         shape = tuple(array.shape)
+        read = self._at_once(array, shape)
+        if read is not None:
+            if self._trusted is None and read:
+                self._trusted = _same(read, self._one_by_one(array, shape))
+            if self._trusted or not read:
+                return read
+        return self._one_by_one(array, shape)
+
+    _trusted: bool | None = None
+    """Whether NumPy reads these arrays as their elements do; None until both have read one."""
+
+    @staticmethod
+    def _at_once(array: Any, shape: tuple[int, ...]) -> list[float] | None:
+        """What NumPy reads, where that is numbers of a plain dtype in the right shape."""
+        try:
+            read = np.asarray(array)
+        except Exception:  # a stranger may refuse in any words
+            return None
+        if read.shape != shape or read.dtype.kind not in "biuf":
+            return None
+        with np.errstate(all="ignore"):
+            return read.astype(np.float64).ravel().tolist()
+
+    def _one_by_one(self, array: Any, shape: tuple[int, ...]) -> list[float]:
         if not shape:
             return [float(array)]
         if math.prod(shape) == 0:
@@ -69,3 +95,7 @@ class Other(Backend):
 
     def namespace(self) -> Any:
         return self._module
+
+
+def _same(a: list[float], b: list[float]) -> bool:
+    return len(a) == len(b) and all(p == q or (math.isnan(p) and math.isnan(q)) for p, q in zip(a, b, strict=True))

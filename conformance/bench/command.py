@@ -10,20 +10,21 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import mlsm
 
 from ..backends import installed_versions
+from ..run.channel import Channel
+from ..run.progress import Progress
 from .cases import DTYPES, PLAIN, SHAPES, VARIANTS, WORKS, parse_shape, shape_text
 from .peers import present
 from .report import performance_page, text_header, text_table
 from .svg import picture
-from .worker import MARK, cases_of
+from .worker import cases_of
 
 SCHEMA = 1
 KIND = "mlsm-bench"
@@ -40,42 +41,6 @@ SINGLE_THREAD = {
 
 class BenchError(RuntimeError):
     """The benchmark could not be run, or a file is not one of its results."""
-
-
-class Progress:
-    """A bar on a terminal, one line for each case elsewhere."""
-
-    def __init__(self, total: int, stream: TextIO) -> None:
-        self.total = total
-        self.done = 0
-        self.case = ""
-        self.stream = stream
-        self.terminal = stream.isatty()
-
-    def begin(self, case: str) -> None:
-        self.case = case
-        if not self.terminal:
-            print(f"[{self.done + 1}/{self.total}] {case}", file=self.stream, flush=True)
-
-    def step(self, words: str) -> None:
-        if self.terminal:
-            filled = 20 * self.done // max(1, self.total)
-            bar = "█" * filled + "·" * (20 - filled)
-            text = f"{bar} {self.done}/{self.total} {self.case}: {words}"
-            print(
-                f"\r\x1b[K{text[: os.get_terminal_size(self.stream.fileno()).columns - 1]}",
-                end="",
-                file=self.stream,
-                flush=True,
-            )
-
-    def finish(self) -> None:
-        self.done += 1
-        self.step("done")
-
-    def close(self) -> None:
-        if self.terminal:
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
 
 
 def cpu() -> tuple[str, list[str]]:
@@ -103,31 +68,21 @@ def accelerator(device: str) -> str:
 
 def run_worker(spec: Mapping[str, Any], progress: Progress) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One process: its results, and what it says about its processors."""
-    environment = dict(os.environ)
-    if spec["threads"] == "1":
-        environment |= SINGLE_THREAD
-    command = [sys.executable, "-m", f"{__package__}.worker", json.dumps(spec)]
+    environment = SINGLE_THREAD if spec["threads"] == "1" else {}
     results: list[dict[str, Any]] = []
     end: dict[str, Any] = {}
-
-    def keep(event: dict[str, Any]) -> None:
-        results.append(event)
-        progress.finish()
-
-    react: dict[str, Callable[[dict[str, Any]], object]] = {
-        "case": lambda event: progress.begin(event["text"]),
-        "step": lambda event: progress.step(event["text"]),
-        "result": keep,
-        "end": lambda event: end.update(event),
-    }
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:
-        assert worker.stdout is not None
-        for text in worker.stdout:
-            if text.startswith(MARK):
-                event = json.loads(text.removeprefix(MARK))
-                react[event.pop("event")](event)
-    if worker.returncode != 0 or not end:
-        raise BenchError(f"the measuring process ended with {worker.returncode}; its message stands above")
+    with Channel(f"{__package__}.worker", spec, environment) as worker:
+        for kind, value in worker.messages():
+            if kind == "result":
+                results.append(value)
+                progress.step("done")
+            elif kind == "end":
+                end = value
+            else:
+                getattr(progress, kind)(*(value if isinstance(value, list) else [value]))
+        code = worker.code()
+    if code != 0 or not end:
+        raise BenchError(f"the measuring process ended with {code}; its message stands above")
     return results, {"threads": spec["threads"], **end}
 
 
@@ -150,16 +105,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": arguments.device,
     }
     total = sum(1 for threads in arguments.threads for _ in cases_of({**spec, "threads": threads}))
-    progress = Progress(total, sys.stderr)
     results: list[dict[str, Any]] = []
     runs = []
-    try:
+    with Progress(total, sys.stderr) as progress:
         for threads in arguments.threads:
             found, end = run_worker({**spec, "threads": threads}, progress)
             results += found
             runs.append(end)
-    finally:
-        progress.close()
     if arguments.only and not any(e["over_floor"] is not None for r in results for e in r["entries"]):
         raise BenchError(
             f"--only {' '.join(arguments.only)}: no contestant of these cases has such a name. It is part of a name or "
@@ -293,10 +245,3 @@ def run_command(arguments: argparse.Namespace) -> int:
     print(text_header(report))
     print(text_table(report["results"]))
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line by itself."""
-    parser = argparse.ArgumentParser(prog="python -m mlsm_conformance bench", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    return run_command(parser.parse_args(argv))

@@ -1,5 +1,4 @@
-"""Peak extra memory of one piece of work, in a process of its own: run as `python -m mlsm_conformance.bench.memory
-SPEC`.
+"""Peak extra memory of one piece of work, in a process of its own, at the other end of a `Channel`.
 
 Measures resident memory, so that every library's own allocator is seen (tracemalloc sees NumPy's only). Times nothing.
 """
@@ -9,18 +8,18 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
-import json
 import resource
-import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..run.channel import Channel, Wire
 from .cases import PLAIN, Case, make_data, varied
 from .contestants import Candidate
 from .peers import BUILDERS
-from .worker import MARK
 
 METHOD = (
     "peak resident memory during a warm call in a process of its own, over the resident memory before it, less the "
@@ -80,9 +79,10 @@ def peak_of(work: Callable[[], Any]) -> tuple[int, str]:
     return _maxrss() - before, ELSEWHERE
 
 
-def main(spec: str) -> None:
-    """The child: makes the data, finds its candidate, measures it and prints one marked line."""
-    wanted = json.loads(spec)
+def main() -> None:
+    """The child: makes the data, finds its candidate, measures it and says so."""
+    wire = Wire()
+    wanted = next(wire.hear())
     case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"], wanted["variant"])
     data = make_data(case.shape, case.dtype)
     data = data if case.variant == PLAIN else varied(data, case.variant)
@@ -91,7 +91,7 @@ def main(spec: str) -> None:
             peak, method = peak_of(candidate.make())
             # The result's own pages belong to the work, not to its extra memory.
             extra = max(0, peak - (case.nbytes if case.gradient and case.variant != "for weight" else 0))
-            print(MARK + json.dumps({"mib": extra / 2**20, "method": method}), flush=True)
+            wire.say("peak", (extra / 2**20, method))
             return
     raise SystemExit(f"no contestant is called {wanted['name']!r}")
 
@@ -101,18 +101,27 @@ def measure_memory(case: Case, candidate: Candidate, device: str, limit: float =
     if device != "cpu":
         return None, "resident memory of the host says nothing about a GPU"
     spec = {**dataclasses.asdict(case), "library": candidate.library, "name": candidate.name, "device": device}
-    command = [sys.executable, "-m", __name__, json.dumps(spec)]
-    try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return None, f"not done within {limit:.0f} s"
-    for line in child.stdout.splitlines():
-        if line.startswith(MARK):
-            answer = json.loads(line.removeprefix(MARK))
-            return float(answer["mib"]), str(answer["method"])
-    tail = child.stderr.strip().splitlines()
-    return None, tail[-1][:200] if tail else f"the process ended with {child.returncode}"
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, Channel(__name__, spec, stderr=noise) as child:
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            child.kill()
+
+        late = threading.Timer(limit, end)
+        late.start()
+        answers = [value for kind, value in child.messages() if kind == "peak"]
+        code = child.code()
+        late.cancel()
+        if answers:
+            ((mib, method),) = answers
+            return float(mib), str(method)
+        if expired.is_set():
+            return None, f"not done within {limit:.0f} s"
+        noise.seek(0)
+        tail = noise.read().strip().splitlines()
+    return None, tail[-1][:200] if tail else f"the process ended with {code}"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,26 +1,19 @@
 """The process that measures: one for each number of threads, because libraries fix theirs when they start.
 
-Run by `command.py` as `python -m mlsm_conformance.bench.worker SPEC`; says what it does in marked lines of JSON.
+Run by `command.py` at the other end of a `Channel`, whose task says what to measure.
 Everybody in a case runs in this one process, interleaved. Draws and writes nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-MARK = "mlsm-bench: "
-"""Begins each line that is meant for the parent: libraries print what they like."""
-
-
-def tell(kind: str, **fields: Any) -> None:
-    """One line for the parent."""
-    print(MARK + json.dumps({"event": kind, **fields}), flush=True)
+from ..run.channel import Wire
 
 
 def pin(threads: str) -> bool:
@@ -112,8 +105,9 @@ def device_floor(case: Any, data: Any, device: str) -> Any:
     return move
 
 
-def main(text: str) -> None:
-    spec = json.loads(text)
+def main() -> None:
+    wire = Wire()
+    spec = next(wire.hear())
     pinned = pin(spec["threads"])
     # Only now: what is imported below asks how many processors there are.
     import numpy as np
@@ -126,7 +120,7 @@ def main(text: str) -> None:
     processors = available_processors()
     data, of_data = None, None
     for case in cases_of(spec):
-        tell("case", text=str(case))
+        wire.title(str(case))
         if of_data != (case.shape, case.dtype):
             data, of_data = None, None  # let go of the old before making the new
             data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
@@ -141,7 +135,7 @@ def main(text: str) -> None:
             least,
             rounds=spec["rounds"],
             seconds=spec["seconds"],
-            tell=lambda words: tell("step", text=words),
+            tell=lambda words: wire.step(words, 0),
         )
         method = ""
         # Once: a case and the same on more threads ask for the same memory, and each contestant takes a process.
@@ -149,27 +143,27 @@ def main(text: str) -> None:
             for i, candidate in enumerate(candidates):
                 if entries[i].reason:
                     continue
-                tell("step", text=f"memory of {candidate.name}")
+                wire.step(f"memory of {candidate.name}", 0)
                 mib, how = measure_memory(case, candidate, spec["device"])
                 if mib is None:
                     entries[i] = dataclasses.replace(entries[i], memory_reason=how)
                 else:
                     entries[i], method = dataclasses.replace(entries[i], memory_mib=mib), how
-        tell(
-            "result",
-            case=dataclasses.asdict(case),
-            rounds=rounds,
-            floor_us=microseconds,
-            memory_method=method,
-            entries=[dataclasses.asdict(e) for e in (*entries, *failed)],
-        )
+        result = {
+            "case": dataclasses.asdict(case),
+            "rounds": rounds,
+            "floor_us": microseconds,
+            "memory_method": method,
+            "entries": [dataclasses.asdict(e) for e in (*entries, *failed)],
+        }
+        wire.say("result", result)
         candidates, least = [], None
         del given  # before the next case makes its own
     scaling = None
     if spec["threads"] == "all" and processors > 1:
         scaling = copy_scaling(processors, np.ones(32 * 2**20, dtype=np.uint8), time.perf_counter)
-    tell("end", processors=processors, pinned=pinned, copy_scaling=scaling)
+    wire.say("end", {"processors": processors, "pinned": pinned, "copy_scaling": scaling})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -12,7 +12,7 @@ from ..tensors import Tensor
 from .values import themed, turned
 
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
-OFFERS = ("gradient", "hessian")
+OFFERS = ("gradient",)
 
 
 def _packed(theme: str, rule: str) -> Check:
@@ -73,7 +73,7 @@ def arguments(context: Context, tally: Tally) -> None:
     "derivatives.grad_output",
     "`grad_output` multiplies each row's derivative, also where it is not a power of two, negative or 0.",
     BOUND,
-    offers=("arguments",),
+    offers=("grad_output",),
 )
 def grad_output(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
@@ -177,8 +177,8 @@ def value_and_grad(context: Context, tally: Tally) -> None:
 def half_exhaustive(context: Context, tally: Tally) -> None:
     from .exhaustively import halves
 
-    halves(context, tally, "gradient")
-    halves(context, tally, "hessian")
+    for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
+        halves(context, tally, ask.quantity)
 
 
 @check(
@@ -191,5 +191,5 @@ def half_exhaustive(context: Context, tally: Tally) -> None:
 def float32_exhaustive(context: Context, tally: Tally) -> None:
     from .exhaustively import singles
 
-    singles(context, tally, "gradient")
-    singles(context, tally, "hessian")
+    for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
+        singles(context, tally, ask.quantity)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
 from ..backends import Unsupported
 from ..cases import dense_cases
-from ..check import Ask, Context, check
+from ..check import FAILURES, Ask, Context, check
 from ..run.tally import Tally
 from ..tensors import Case
 
 ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("hessian", "mean"))
+TURNS = 12
+"""How often each thread calls, where calls are cheap."""
+SOON = 2e-5
+"""Seconds after which threads take turns: two that share scratch memory must meet in the middle of a call."""
 
 
 def _big(context: Context, dtype: str) -> Case:
@@ -20,14 +25,15 @@ def _big(context: Context, dtype: str) -> Case:
 
 
 def _asks(context: Context) -> list[Ask]:
-    return list(ASKS if context.ours else ASKS[:2])
+    """What the subject offers, of the reductions that it has."""
+    return [ask for ask in context.offered(ASKS) if ask.reduction in context.reductions]
 
 
 @check("determinism.again", "The same call twice gives the same bits.")
 def again(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
         case = _big(context, d)
-        if not context.backend.serves(case):
+        if not context.concerns(tally, case):
             continue
         asks = _asks(context)
         first = [context.backend.to_list(a) for a in context.answers(case, asks)]
@@ -36,11 +42,16 @@ def again(context: Context, tally: Tally) -> None:
             tally.exactly(b, a, f"{case.name}: {ask}")
 
 
-@check("determinism.layout", "Every memory layout gives the same bits, of values and derivatives.", needs=("layouts",))
+@check(
+    "determinism.layout",
+    "Every memory layout gives the same bits, of values and derivatives.",
+    needs=("layouts",),
+    anybody=False,
+)
 def layout(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
         base = _big(context, d)
-        if not context.backend.serves(base):
+        if not context.concerns(tally, base):
             continue
         asks = _asks(context)
         right = [context.backend.to_list(a) for a in context.answers(base, asks)]
@@ -59,7 +70,7 @@ def threads(context: Context, tally: Tally) -> None:
         shape = _big(context, d).input.shape
         different = 8 if context.backend.slow < 4 else 2
         cases = [dense_cases.plain(d, shape, f"thread{i % different}") for i in range(8)]
-        if not all(map(context.backend.serves, cases)):
+        if not all(context.concerns(tally, case) for case in cases):
             continue
         asks = _asks(context)
         right = [[context.backend.to_list(a) for a in context.answers(case, asks)] for case in cases[:different]]
@@ -71,20 +82,25 @@ def threads(context: Context, tally: Tally) -> None:
             start.wait()  # noqa: B023 - the threads end before the loop goes on
             try:
                 with context.backend.session():  # flags and switches are thread-local in most libraries
-                    for _ in range(1 if context.backend.slow >= 4 else 4):
+                    for _ in range(1 if context.backend.slow >= 4 else TURNS):
                         found[index] = [context.backend.to_list(a) for a in context.answers(cases[index], asks)]
                         if found[index] != right[index]:  # noqa: B023 - likewise; it is judged below
                             break
-            except Exception as error:
+            except FAILURES as error:
                 found[index] = error
 
         workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SOON)
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        finally:
+            sys.setswitchinterval(usual)
         for index, seen in enumerate(found):
-            if isinstance(seen, Exception):
+            if isinstance(seen, BaseException):
                 tally.fail(f"thread {index}: raised {type(seen).__name__}: {seen}")
                 continue
             for ask, values, expected in zip(asks, seen, right[index], strict=True):

@@ -8,13 +8,14 @@ the hand-derived ones.  A second derivative comes as the difference s - s*s, who
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..cases import dense_cases
-from ..check import Ask, Context, allowed, check, exact, repro, result_dtype
-from ..run.tally import Tally
+from ..check import FAILURES, Ask, Context, allowed, check, exact, raised, result_dtype
+from ..run.tally import Question, Tally
 from ..subjects import Declined, Mlsm
 from ..tensors import Case, Tensor
 
@@ -41,6 +42,21 @@ def points(dtype: str) -> Case:
 
 
 _points = {d: points(d) for d in ("float16", "bfloat16", "float32", "float64")}
+
+
+def _finite(case: Case) -> Case:
+    """The points without the infinite ones."""
+    kept = [i for i, x in enumerate(case.input.values) if math.isfinite(x)]
+    x, y = (Tensor((len(kept), 1), tuple(t.values[i] for i in kept), t.dtype) for t in (case.input, case.target))
+    return Case(f"{case.name}-finite", x, y)
+
+
+_finite_points = {d: _finite(case) for d, case in _points.items()}
+
+
+def _of(context: Context, dtype: str) -> Case:
+    """The points at which a transform is asked: of others without infinities, which `special` asks by themselves."""
+    return (_points if context.ours else _finite_points)[dtype]
 
 
 def _dtypes(context: Context) -> list[str]:
@@ -72,8 +88,20 @@ def _judge(
         [times * room[i] for i in kept],
         f"{case.name}: {ask} by {how}",
         result_dtype(case, ask),
-        repro(case, ask, context.backend.name),
+        question=None if leave else Question(case, ask.quantity, ask.reduction, ask.wrt),
     )
+
+
+def _if_offered(context: Context, tally: Tally, call: Callable[[], Any]) -> Any:
+    """What a transform gives; None, counted with the reason, where somebody else's loss does not go through it: that
+    is a capability of its own, which not every loss claims."""
+    if context.ours:
+        return call()
+    try:
+        return call()
+    except FAILURES as error:
+        tally.passed_by(f"{context.subject.called} does not go through it: {raised(error)}")
+        return None
 
 
 def _function(context: Context, case: Case, names: list[str], **fixed: Any) -> Callable[..., Any]:
@@ -175,19 +203,19 @@ def of_gradient(context: Context, tally: Tally) -> None:
     "Forward differentiation along ones gives the gradient of each row.",
     "the budget of the hand-derived gradient",
     needs=("forward",),
-    anybody=False,
 )
 def forward(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
-        case = _points[d]
+        case = _of(context, d)
         arrays = context.arrays(case)
         ones = context.array((1.0,) * len(case.input.values), case.input.shape, d)
 
         def f(x: Any, y: Any = arrays["target"]) -> Any:
             return context.subject.loss(input=x, target=y, reduction="none")
 
-        found = context.backend.jvp(f, arrays["input"], ones)
-        _judge(context, tally, case, Ask("gradient", "none"), found, "forward differentiation")
+        found = _if_offered(context, tally, functools.partial(context.backend.jvp, f, arrays["input"], ones))
+        if found is not None:
+            _judge(context, tally, case, Ask("gradient", "none"), found, "forward differentiation")
 
 
 @check(
@@ -195,18 +223,26 @@ def forward(context: Context, tally: Tally) -> None:
     "Mapped over a leading axis, loss and gradient are those of each slice.",
     "as values",
     needs=("vmap",),
-    anybody=False,
 )
 def vmap(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
         case = dense_cases.plain(d, (6, 4))
         arrays = context.arrays(case)
+        given = {} if context.ours else {"reduction": context.reduction}
         for ask, f in (
-            (Ask("loss", "none"), lambda x, y: context.subject.loss(input=x, target=y)),
-            (Ask("gradient", "none"), lambda x, y: context.subject.grad(input=x, target=y)),
+            (Ask("loss", "none"), lambda x, y, g=given: context.subject.loss(input=x, target=y, **g)),
+            (Ask("gradient", "none"), lambda x, y, g=given: context.subject.grad(input=x, target=y, **g)),
         ):
-            found = context.backend.vmap(f, arrays["input"], arrays["target"])
-            _judge(context, tally, case, ask, found, "vmap")
+            if not context.offered([ask], tally):
+                continue
+            call = functools.partial(context.backend.vmap, f, arrays["input"], arrays["target"])
+            found = _if_offered(context, tally, call)
+            if found is not None:
+                _judge(context, tally, case, ask, found, "vmap")
+
+
+def _run(trace: Callable[..., Any], function: Callable[..., Any], arrays: dict[str, Any]) -> Any:
+    return trace(function)(*arrays.values())
 
 
 def _traced(
@@ -214,25 +250,37 @@ def _traced(
 ) -> None:
     halves = [d for d in context.dtypes if d not in ("float32", "float64")]
     for d in (*halves, *_dtypes(context)):
-        cases = [_points[d], *dense_cases.optioned("where", d)[:1], *dense_cases.optioned("weight", d)[:1]]
+        cases = [_of(context, d), *dense_cases.optioned("where", d)[:1], *dense_cases.optioned("weight", d)[:1]]
         if d in halves:  # few, and none with one dtype only: there is a cast for each argument
             x = dense_cases.plain(d)
             weight = Tensor((4,), (0.5, 1.0, 2.0, 4.0), "float32")
             mixed = Case(f"{d}-mixed", x.input, dense_cases.plain("float32").target, weight=weight)
-            cases = [_points[d], mixed]
+            cases = [_of(context, d), mixed]
         for case in cases:
+            if not context.concerns(tally, case):
+                continue
             arrays = context.arrays(case)
             names = list(arrays)
             fixed = context.options(case)
 
-            def three(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
-                given = {**dict(zip(names, values, strict=True)), **fixed, "reduction": "none"}
-                s = context.subject
-                return s.loss(**given), s.grad(**given), s.hessian_diag(**given)
+            asks = context.offered([Ask(q, context.reduction) for q in ("loss", "gradient", "hessian")], tally)
+            if how == "compile" and not context.ours:  # no compiler goes through a derivative that it has not made
+                asks = asks[:1]
 
-            found = trace(three)(*arrays.values())
-            for quantity, array in zip(("loss", "gradient", "hessian"), found, strict=True):
-                _judge(context, tally, case, Ask(quantity, "none"), array, how)
+            def every(
+                *values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed, asks: list[Ask] = asks
+            ) -> Any:
+                given = {**dict(zip(names, values, strict=True)), **fixed}
+                return [context.one(ask, given, None) for ask in asks]
+
+            call = functools.partial(_run, trace, every, arrays)
+            # Whoever writes for JAX writes for its traces; that a compiler takes a loss whole is a claim of its own.
+            found = _if_offered(context, tally, call) if how == "compile" else call()
+            if found is None:
+                continue
+            for ask, array in zip(asks, found, strict=True):
+                times = SECOND if ask.quantity == "hessian" and context.subject.differentiates else 1.0
+                _judge(context, tally, case, ask, array, how, times)
 
 
 @check(
@@ -240,7 +288,6 @@ def _traced(
     "Traced, loss, gradient and Hessian keep their bounds.",
     "as values and derivatives",
     needs=("jit",),
-    anybody=False,
 )
 def jit(context: Context, tally: Tally) -> None:
     _traced(context, tally, context.backend.jit, "jit")
@@ -251,18 +298,18 @@ def jit(context: Context, tally: Tally) -> None:
     "The derivative of the traced loss, and the trace of the derivative, keep the gradient's bounds.",
     "the budget of the hand-derived gradient",
     needs=("jit", "autograd"),
-    anybody=False,
 )
 def jit_gradient(context: Context, tally: Tally) -> None:
     b = context.backend
     for d in _dtypes(context):
-        case = _points[d]
+        case = _of(context, d)
         arrays = context.arrays(case)
-        f = _function(context, case, list(arrays), reduction="none")
+        f = _function(context, case, list(arrays), reduction=context.reduction)
         values = list(arrays.values())
-        _judge(context, tally, case, Ask("gradient", "none"), b.vjp(b.jit(f), values, 0), "differentiating the trace")
+        ask = Ask("gradient", context.reduction)
+        _judge(context, tally, case, ask, b.vjp(b.jit(f), values, 0), "differentiating the trace")
         traced = b.jit(lambda *v, f=f: b.vjp(f, v, 0))
-        _judge(context, tally, case, Ask("gradient", "none"), traced(*values), "tracing the derivative")
+        _judge(context, tally, case, ask, traced(*values), "tracing the derivative")
 
 
 def _not_by_name(context: Context) -> None:
@@ -278,7 +325,6 @@ def _not_by_name(context: Context) -> None:
     "as values and derivatives",
     needs=("compile",),
     level="quick",
-    anybody=False,
 )
 def compile_(context: Context, tally: Tally) -> None:
     _not_by_name(context)
@@ -291,14 +337,15 @@ def compile_(context: Context, tally: Tally) -> None:
     "the budget of the hand-derived gradient",
     needs=("compile", "autograd"),
     level="quick",
-    anybody=False,
 )
 def compile_gradient(context: Context, tally: Tally) -> None:
     _not_by_name(context)
     b = context.backend
     for d in _dtypes(context):
-        case = _points[d]
+        case = _of(context, d)
         arrays = context.arrays(case)
-        f = b.compile(_function(context, case, list(arrays), reduction="none"))
-        found = b.vjp(f, list(arrays.values()), 0)
-        _judge(context, tally, case, Ask("gradient", "none"), found, "differentiating the compiled loss")
+        f = b.compile(_function(context, case, list(arrays), reduction=context.reduction))
+        found = _if_offered(context, tally, functools.partial(b.vjp, f, list(arrays.values()), 0))
+        if found is not None:
+            ask = Ask("gradient", context.reduction)
+            _judge(context, tally, case, ask, found, "differentiating the compiled loss")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..cases import dense_cases
-from ..check import Ask, Context, check, result_dtype
+from ..check import FAILURES, Ask, Context, check, result_dtype
 from ..formats import promote
 from ..run.tally import Tally
 from ..tensors import Case, Nested, Number, Tensor, shape_of
@@ -14,18 +16,31 @@ from .values import themed
 QUANTITIES = ("loss", "gradient", "hessian")
 
 
-def _asks(context: Context, reductions: tuple[str, ...]) -> list[Ask]:
-    offered = QUANTITIES if context.ours else ("loss",)
-    return [Ask(q, r) for q in offered for r in reductions]
+def _answers(context: Context, tally: Tally, case: Case, *reductions: str) -> Iterator[tuple[Ask, Any]]:
+    """Every quantity that the subject offers, by these reductions, as arrays."""
+    if not context.concerns(tally, case):
+        return
+    asks = context.offered([Ask(q, r) for q in QUANTITIES for r in reductions if r in context.reductions], tally)
+    if asks:
+        found = zip(asks, context.tried(tally, case, asks, read=False), strict=True)
+        yield from ((ask, array) for ask, array in found if array is not None)
+
+
+def _told(of: Callable[[Any], Any], array: Any) -> Any:
+    """What the backend reads of an array, or what it is instead of one."""
+    try:
+        return of(array)
+    except FAILURES:
+        return f"a {type(array).__module__}.{type(array).__qualname__}"
 
 
 @check("types.dtype", "The loss has the promotion of the floating arrays, each derivative its own argument's dtype.")
 def dtype(context: Context, tally: Tally) -> None:
     cases = [c for theme in ("plain", "dtypes", "weight") for c in themed(context, theme)]
     for case in context.thinned(cases, 12):
-        asks = _asks(context, ("mean",))
-        for ask, array in zip(asks, context.answers(case, asks), strict=True):
-            tally.equal(context.backend.dtype_of(array), result_dtype(case, ask), f"{case.name}: dtype of {ask}")
+        for ask, array in _answers(context, tally, case, "none", "mean"):
+            seen = _told(context.backend.dtype_of, array)
+            tally.equal(seen, result_dtype(case, ask), f"{case.name}: dtype of {ask}")
 
 
 @check(
@@ -43,8 +58,7 @@ def promotion(context: Context, tally: Tally) -> None:
         weighted = Case(f"{mine}-{other}-weight", x.input, x.target, weight=Tensor((4,), (0.5, 1.0, 2.0, 4.0), other))
         for c in (case, weighted):
             if context.backend.serves(c):
-                asks = _asks(context, ("mean",))
-                for ask, array in zip(asks, context.answers(c, asks), strict=True):
+                for ask, array in _answers(context, tally, c, "mean"):
                     expected = promote(pair) if ask.quantity == "loss" else mine
                     tally.equal(context.backend.dtype_of(array), expected, f"{c.name}: dtype of {ask}")
 
@@ -71,11 +85,9 @@ def shape(context: Context, tally: Tally) -> None:
         if c.axis == -1 or "axis" in context.subject.options
     ]
     for case in context.thinned(cases, 12):
-        for reduction in ("none", "mean", "sum"):
-            asks = _asks(context, (reduction,))
-            for ask, array in zip(asks, context.answers(case, asks), strict=True):
-                expected = case.input.shape if ask.quantity != "loss" else (case.batch if reduction == "none" else ())
-                tally.equal(context.backend.shape_of(array), expected, f"{case.name}: shape of {ask}")
+        for ask, array in _answers(context, tally, case, "none", "mean", "sum"):
+            expected = case.input.shape if ask.quantity != "loss" else (case.batch if ask.reduction == "none" else ())
+            tally.equal(_told(context.backend.shape_of, array), expected, f"{case.name}: shape of {ask}")
 
 
 @check(
@@ -105,9 +117,9 @@ def library(context: Context, tally: Tally) -> None:
         if not context.backend.serves(case):
             continue
         device = context.backend.device_of(context.arrays(case)["input"])
-        asks = _asks(context, ("none", "mean"))
-        for ask, array in zip(asks, context.answers(case, asks), strict=True):
-            tally.true(
-                context.backend.owns(array), f"{case.name}: {ask} is a {type(array).__module__}.{type(array).__name__}"
-            )
-            tally.equal(context.backend.device_of(array), device, f"{case.name}: device of {ask}")
+        for ask, array in _answers(context, tally, case, "none", "mean"):
+            kind = f"{type(array).__module__}.{type(array).__qualname__}"
+            owned = _told(context.backend.owns, array) is True
+            tally.equal(kind if not owned else "an array", "an array", f"{case.name}: {ask}, of its library")
+            if owned:
+                tally.equal(context.backend.device_of(array), device, f"{case.name}: device of {ask}")

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..record import BackendRecord, PeerRecord, RecordError, Run, read
-from .html import page
+from .html import comparison, page
 from .markdown import StaleRecordError, support_page
-from .summary import label
+from .summary import count, groups, label
 
 
 class MergeError(ValueError):
@@ -75,23 +75,47 @@ def write_html(run: Run, path: str | Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m mlsm_conformance report`."""
-    parser.add_argument("records", nargs="+", metavar="RECORD", help="JSON written by `run --json`; several are merged")
+    parser.add_argument(
+        "records",
+        nargs="+",
+        metavar="RECORD",
+        help="JSON written by `run --json`: several are merged, or shown side by side",
+    )
     parser.add_argument("--html", metavar="FILE", help="write the self-contained page")
     parser.add_argument("--markdown", metavar="FILE", help="write the table of docs/support.md")
 
 
+def side_by_side(runs: Sequence[Run]) -> str:
+    """Losses by groups of checks as text: how many of each group fail, of how many that were judged."""
+    names = list(dict.fromkeys(g for run in runs for g in groups(run)))
+    table = [["", *names]]
+    for run in runs:
+        for backend in run.backends:
+            row = [f"{run.impl.rpartition(':')[2] or 'mlsm'} on {label(backend)}"]
+            for group in names:
+                totals = count(c for c in backend.checks if c.group == group)
+                judged = totals["pass"] + totals["fail"] + totals["xfail"]
+                row.append(f"{totals['fail']}/{judged}" if judged else "-")
+            table.append(row)
+    widths = [max(len(row[i]) for row in table) for i in range(len(names) + 1)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
+
+
 def run_command(arguments: argparse.Namespace) -> int:
     """0 when everything asked for was written, 2 when the records or the request do not allow it."""
-    if not (arguments.html or arguments.markdown):
-        print("report: nothing to write: give --html FILE, --markdown FILE or both", file=sys.stderr)
+    if not (arguments.html or arguments.markdown or len(arguments.records) > 1):
+        print("report: nothing to write: give --html FILE, --markdown FILE, or several records", file=sys.stderr)
         return 2
     try:
-        run = merge([read(path) for path in arguments.records])
+        runs = [read(path) for path in arguments.records]
+        several = len({run.impl for run in runs}) > 1
         outputs = []
+        if len(runs) > 1:
+            print(f"failing checks of those judged\n{side_by_side(runs)}")
         if arguments.html:
-            outputs.append((arguments.html, page(run)))
+            outputs.append((arguments.html, comparison(runs) if several else page(merge(runs))))
         if arguments.markdown:
-            outputs.append((arguments.markdown, support_page(run)))
+            outputs.append((arguments.markdown, support_page(merge(runs))))
         for path, content in outputs:
             Path(path).write_text(content, encoding="utf-8")
             print(f"wrote {path}")
@@ -99,10 +123,3 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"report: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line by itself."""
-    parser = argparse.ArgumentParser(prog="python -m mlsm_conformance report", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    return run_command(parser.parse_args(argv))

@@ -18,15 +18,21 @@ from .summary import (
     MEANING,
     NAMES,
     by_reason,
+    causes,
     count,
     dominant,
+    failing,
     groups,
     label,
+    not_drawn,
     observed,
+    passed_over,
     strain,
     worst_cases,
 )
 from .svg import short
+
+HINT = "<p class='hint'>The table scrolls sideways: swipe, or use the arrow keys.</p>"
 
 
 def _q(text: str) -> str:
@@ -35,6 +41,16 @@ def _q(text: str) -> str:
 
 def _subject(run: Run) -> str:
     return f"{run.impl}, judged by mlsm {run.mlsm}" if run.impl else f"mlsm {run.mlsm}"
+
+
+AGAINST = (
+    "The multi-label soft margin loss of a row is the mean over its classes of −y·log σ(x) − (1−y)·log σ(−x) for "
+    "logits x and targets y; <code>mean</code> and <code>sum</code> reduce the rows. What is asked besides (dtypes, "
+    "special values, derivatives) is the contract that mlsm states for it. Errors are counted in ULP: one ULP (unit in "
+    "the last place) is the distance between neighbouring numbers of the result's dtype at the right answer, so an "
+    "error of at most ½ ULP is the best that the dtype can do."
+)
+"""What a loss is judged against, and the unit of every error; the first thing that a stranger needs to know."""
 
 
 def _header(run: Run) -> str:
@@ -52,12 +68,13 @@ def _header(run: Run) -> str:
         if totals[s]
     )
     cases = sum(c.cases for b in run.backends for c in b.checks)
+    several = "s" * (len(run.backends) != 1)
     of_cases = f", {cases:,} results compared" if cases else ""
     return (
         f"<header><h1>{escape(_subject(run))}: {verdict}</h1>"
-        f'<p class="lead">{len(run.backends)} backends, {judged} checks{of_cases}, level {escape(run.level)}. '
+        f'<p class="lead">{len(run.backends)} backend{several}, {judged} checks{of_cases}, level {escape(run.level)}. '
         "Every number is judged against an exact reference and a bound derived from the arithmetic; none against an "
-        f'absolute tolerance.</p><ul class="tally">{tally}</ul></header>'
+        f'absolute tolerance.</p><p class="lead">{AGAINST}</p><ul class="tally">{tally}</ul></header>'
     )
 
 
@@ -85,7 +102,7 @@ def _matrix(run: Run) -> str:
     key = ", ".join(f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES)
     return (
         f"<section id='matrix'><h2>Backends and checks</h2><p class='lead'>{key}. Reasons are shown on hover, and "
-        "in the <a href='#reasons'>list below</a>.</p><div class='scroll'><table class='matrix'>"
+        f"in the <a href='#reasons'>list below</a>.</p>{HINT}<div class='scroll' tabindex='0'><table class='matrix'>"
         f"<thead><tr><th>backend</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -101,11 +118,39 @@ def _reason_list(run: Run, status: Status) -> str:
     return f"<ul class='reasons'>{''.join(items)}</ul>"
 
 
+def _diagnosis(run: Run) -> str:
+    """One diagnosis first: what a few calls showed, then each cause with how many checks it explains."""
+    parts = []
+    for backend in run.backends:
+        failing = sum(c.status == "fail" for c in backend.checks)
+        items = []
+        for sentence, checks in causes(backend):
+            ids = ", ".join(f"<code>{escape(c.id)}</code>" for c in checks)
+            items.append(
+                f"<li><b>{len(checks)} of {failing} failing checks:</b> {escape(sentence)}<small>{ids}</small></li>"
+            )
+        explained = {sentence for sentence, _ in causes(backend)}
+        items += [f"<li>{escape(line)}</li>" for line in backend.diagnosis if line not in explained]
+        if items:
+            parts.append(f"<h3>{escape(label(backend))}</h3><ul class='reasons'>{''.join(items)}</ul>")
+    return f"<section id='diagnosis'><h2>Diagnosis</h2>{''.join(parts)}</section>" if parts else ""
+
+
 def _failures(run: Run) -> str:
-    """Failures stand directly below the matrix: whoever has one came for it."""
+    """Failures stand directly below the matrix: whoever has one came for it. The worst come first."""
     if not run.failures():
         return ""
-    return f"<section id='failures'><h2>{GLYPH['fail']} What fails</h2>{_reason_list(run, 'fail')}</section>"
+    items = []
+    for backend in run.backends:
+        for check in failing(backend):
+            lines = "".join(f"<pre class='wrap'>{escape(line)}</pre>" for line in check.again)
+            items.append(
+                f"<li><code>{escape(check.id)}</code> on {escape(label(backend))}: {escape(check.reason)}"
+                f"<details><summary>See it again</summary>{lines}</details></li>"
+            )
+    return (
+        f"<section id='failures'><h2>{GLYPH['fail']} What fails</h2><ul class='reasons'>{''.join(items)}</ul></section>"
+    )
 
 
 def _reasons(run: Run) -> str:
@@ -118,6 +163,10 @@ def _reasons(run: Run) -> str:
                 f"{GLYPH[status]} {MEANING[status]} <small>{totals[status]} check{'s' * (totals[status] != 1)}</small>"
             )
             parts.append(f"<details {kind}><summary>{head}</summary>{_reason_list(run, status)}</details>")
+    for head, told in (("Questions not asked within a check", passed_over(run)), ("Not drawn", not_drawn(run))):
+        if told:
+            items = "".join(f"<li>{escape(line)}</li>" for line in told)
+            parts.append(f"<details><summary>{head}</summary><ul class='reasons'>{items}</ul></details>")
     body = "".join(parts) or "<p>Nothing was skipped, and no failure was expected.</p>"
     return f"<section id='reasons'><h2>What was not judged, and why</h2>{body}</section>"
 
@@ -148,8 +197,8 @@ def _observed(run: Run) -> str:
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
         "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes "
-        "nearest to its bound, in ULP of the result's dtype: observed / promised.</p><div class='scroll'>"
-        "<table><thead><tr>"
+        f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}"
+        "<div class='scroll' tabindex='0'><table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
@@ -161,9 +210,12 @@ def _worst(run: Run) -> str:
         css = "over" if part > 1 else ""
         width = 100.0 if not math.isfinite(part) else min(100.0, 100 * part)
         command = f"python -m mlsm_conformance run {backend.name} --check {check.id}"
-        if backend.kernel not in {"auto", ""}:
+        if run.impl:
+            command += f" --impl {run.impl}"
+        elif backend.kernel not in {"auto", ""}:
             command += f" --kernel {backend.kernel}"
-        repro = f"<pre class='wrap'>{escape(worst.repro)}</pre>" if worst.repro else ""
+        python = worst.repro and not worst.repro.startswith("python -m ")
+        repro = f"<pre class='wrap'>{escape(worst.repro)}</pre>" if python else ""
         articles.append(
             f"<article><h3><code>{escape(check.id)}</code> on {escape(label(backend))}</h3><p>{escape(worst.case)}</p>"
             f"<p class='num'>{short(worst.ulp)} of {short(worst.bound)} ULP</p>"
@@ -187,6 +239,7 @@ def _versions(run: Run) -> str:
 def page(run: Run) -> str:
     """The whole page for a run."""
     sections: Sequence[str] = (
+        _diagnosis(run),
         _matrix(run),
         _failures(run),
         losses_section(run),
@@ -204,3 +257,36 @@ def page(run: Run) -> str:
         "<footer>Made by <code>python -m mlsm_conformance report</code>. 1 ULP is the distance between "
         "neighbouring numbers of the result's dtype at the right answer.</footer></body></html>\n"
     )
+
+
+def comparison(runs: Sequence[Run]) -> str:
+    """Several implementations side by side, losses by groups of checks, so that a field is seen at a glance."""
+    names = list(dict.fromkeys(g for run in runs for g in groups(run)))
+    head = "".join(f"<th scope='col'>{escape(g)}</th>" for g in names)
+    rows, told = [], []
+    for run in runs:
+        for backend in run.backends:
+            subject = run.impl or f"mlsm {run.mlsm}"
+            cells = "".join(_cell(backend, g) for g in names)
+            name = f"{escape(subject)}<small>{escape(label(backend))}</small>"
+            rows.append(f"<tr><th scope='row'>{name}</th>{cells}</tr>")
+            total = sum(c.status == "fail" for c in backend.checks)
+            lines = [f"{len(c)} of {total} failing checks: {s}" for s, c in causes(backend)] or (
+                ["conforms"] if not total else [f"{total} checks fail"]
+            )
+            items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+            told.append(f"<h3>{escape(subject)} on {escape(label(backend))}</h3><ul class='reasons'>{items}</ul>")
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+        f"<title>Losses side by side</title><style>{COLOURS}{DRAWING}{PAGE}</style></head><body>"
+        f"<header><h1>{len(rows)} losses side by side</h1><p class='lead'>{AGAINST}</p></header><main>"
+        f"<section id='matrix'><h2>Losses and checks</h2><p class='lead'>{KEY}</p>{HINT}"
+        f"<div class='scroll' tabindex='0'><table class='matrix'><thead><tr><th>loss</th>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+        f"<section id='diagnosis'><h2>What is wrong, in words</h2>{''.join(told)}</section></main>"
+        "<footer>Made by <code>python -m mlsm_conformance report</code>.</footer></body></html>\n"
+    )
+
+
+KEY = ", ".join(f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES) + "."

@@ -13,7 +13,7 @@ import mlsm
 from ..backends import CAPABILITIES, NotInstalled, UnknownBackend, find
 from ..record import QUANTITIES, STATUSES, Run
 from .claims import claims
-from .summary import GLYPH, MEANING, NAMES, by_dtype, by_reason, count, label, observed, strain
+from .summary import GLYPH, MEANING, NAMES, by_dtype, by_reason, count, label, largest, observed, strain
 from .svg import short
 
 STAMP = "<!-- claims: {} -->"
@@ -53,13 +53,33 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
+def merged(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows that differ in their first cell only, as one row that names them all."""
+    out: dict[tuple[str, ...], list[str]] = {}
+    for first, *rest in rows:
+        out.setdefault(tuple(rest), []).append(first)
+    return [[", ".join(names), *rest] for rest, names in out.items()]
+
+
+def folded(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
 def _verdicts(run: Run) -> str:
-    rows = []
+    """One line a library; every backend by itself is folded away."""
+    statuses = [f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES]
+    lines, rows = [], []
+    for library in dict.fromkeys(b.library for b in run.backends):
+        own = [b for b in run.backends if b.library == library]
+        totals = count(c for b in own for c in b.checks)
+        names = ", ".join(by_dtype(d for b in own for d in b.dtypes))
+        lines.append([library, str(len(own)), names, *(str(totals[s]) if totals[s] else "–" for s in STATUSES)])
     for backend in run.backends:
         totals = count(backend.checks)
         cells = [str(totals[s]) if totals[s] else "–" for s in STATUSES]
         rows.append([label(backend), backend.library, ", ".join(backend.dtypes), *cells])
-    return table(["backend", "library", "dtypes", *(f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES)], rows)
+    each = table(["backend", "library", "dtypes", *statuses], merged(rows))
+    return f"{table(['library', 'backends', 'dtypes', *statuses], lines)}\n\n{folded('Every backend', each)}"
 
 
 def _observed(run: Run) -> str:
@@ -74,7 +94,8 @@ def _observed(run: Run) -> str:
             rows.append([label(backend), dtype, *cells])
     if not rows:
         return "The record holds no measurement of single values: the run was made at a level that takes none."
-    return table(["backend", "dtype", *NAMES.values()], rows)
+    each = table(["backend", "dtype", *NAMES.values()], merged(rows))
+    return f"The largest error seen, beside its bound: {largest(run)}.\n\n{folded('Every backend and dtype', each)}"
 
 
 def _capabilities(run: Run) -> str:

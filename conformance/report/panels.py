@@ -23,7 +23,11 @@ PEER_STYLE: tuple[tuple[str, str], ...] = (
 )
 """Colour class and mark of the peers, in order; a seventh starts again, with the next mark."""
 
-OURS = "mlsm, worst of all backends"
+
+def ours(run: Run) -> str:
+    """What the judged loss is called in legends."""
+    name = run.impl.rpartition(":")[2] or "mlsm"
+    return name if len(run.backends) == 1 else f"{name}, worst of all backends"
 
 
 def style_of(index: int) -> tuple[str, str]:
@@ -63,10 +67,10 @@ def _together(run: Run, dtype: str) -> list[str]:
     panels = []
     for quantity in QUANTITIES:
         for target in _targets(run, dtype):
-            ours = envelope(c for b in run.backends for c in _pick(b, quantity, dtype, target))
-            if ours is None:
+            mine = envelope(c for b in run.backends for c in _pick(b, quantity, dtype, target))
+            if mine is None:
                 continue
-            series = [Series(OURS, ours, "ours", filled=True)]
+            series = [Series(ours(run), mine, "ours", filled=True)]
             for i, peer in enumerate(run.peers):
                 css, mark = style_of(i)
                 series += [Series(peer.name, c, css, mark) for c in _pick(peer, quantity, dtype, target)]
@@ -107,7 +111,7 @@ def losses_section(run: Run) -> str:
     if not names:
         return ""
     entries = [
-        (sample("ours series", "", OURS), OURS),
+        (sample("ours series", "", ours(run)), ours(run)),
         (sample("bound", "", "bound"), "promised bound"),
         (patch("exact"), "correctly rounded (at most ½ ULP)"),
         (patch("broken"), "not finite where it should be"),
@@ -126,8 +130,9 @@ def losses_section(run: Run) -> str:
             )
     return (
         "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian "
-        "diagonal for one logit x and a hard target y. The axis is logarithmic above the shaded band, in which a "
-        "result is correctly rounded; at the dotted line, an answer of 0 would be as good.</p>"
+        "diagonal for one logit x and a hard target y. Lower is better: in the shaded band at the bottom a result is "
+        "correctly rounded, above it the axis is logarithmic, and from the dotted line at the top upwards no digit is "
+        "right (an answer of 0 would be as good). The dashed line is what is promised.</p>"
         f"{_legend(entries)}{''.join(parts)}{_findings(run)}</section>"
     )
 
@@ -165,5 +170,6 @@ def small_multiples(run: Run) -> str:
     ]
     return (
         "<section id='each'><h2>Every backend by itself</h2><p class='lead'>Observed error in ULP (vertical, "
-        f"logarithmic above the shaded band) against the logit.</p>{_legend(entries)}{''.join(parts)}</section>"
+        "logarithmic above the shaded band; lower is better) against the logit.</p>"
+        f"{_legend(entries)}{''.join(parts)}</section>"
     )

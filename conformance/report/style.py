@@ -37,7 +37,7 @@ body{margin:0;background:var(--paper);color:var(--ink);line-height:1.5;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
 main,header,footer{max-width:1440px;margin:0 auto;padding:0 clamp(14px,3vw,40px)}
 header{padding-top:34px}footer{padding-top:20px;padding-bottom:44px;color:var(--soft);font-size:.9rem}
-h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em}
+h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.4em 0 .3em;border-top:1px solid var(--rule);padding-top:1.1em}
 h3{font-size:1.02rem;margin:1.6em 0 .5em}p{max-width:76ch;margin:.4em 0 .9em}.lead{color:var(--soft)}
 code,pre{font-family:ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;font-size:.86em}
@@ -86,5 +86,11 @@ background:var(--ours)}.bar i.over{background:var(--bad)}
 .versions{display:flex;flex-wrap:wrap;gap:8px;list-style:none;padding:0}
 .versions li{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:.2em .7em}
 @media (max-width:640px){th,td{padding:.4em .5em}.matrix tbody th{min-width:8.6em;white-space:normal}}
+.hint{display:none;font-size:.82rem;color:var(--soft);margin:.2em 0}
+.scroll{background:linear-gradient(90deg,var(--card) 30%,transparent) 0 0/40px 100% no-repeat local,
+linear-gradient(270deg,var(--card) 30%,transparent) 100% 0/40px 100% no-repeat local,
+linear-gradient(90deg,var(--rule),transparent) 0 0/12px 100% no-repeat,
+linear-gradient(270deg,var(--rule),transparent) 100% 0/12px 100% no-repeat var(--card)}
+@media (max-width:900px){.hint{display:block}}
 @media print{details{break-inside:avoid}.scroll{overflow:visible}}
 """

@@ -49,7 +49,7 @@ def label(backend: BackendRecord) -> str:
 
     Every library spells the host in its own way ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
     """
-    kernel = "" if backend.kernel in {"auto", ""} else f" · {backend.kernel} kernel"
+    kernel = "" if backend.kernel in {"auto", "", "foreign"} else f" · {backend.kernel} kernel"
     known = not backend.device or "cpu" in backend.device.lower() or backend.device in backend.name
     device = "" if known else f" · {backend.device}"
     return backend.name + kernel + device
@@ -155,3 +155,48 @@ def lost(curves: Sequence[Curve]) -> list[Loss]:
                     found.append(Loss(*here, start, last))
                 start = None
     return found
+
+
+def failing(backend: BackendRecord) -> list[CheckRecord]:
+    """The checks that fail: exceptions, then what is not finite, then digits, the worst first."""
+    found = [c for c in backend.checks if c.status == "fail"]
+    return sorted(found, key=lambda c: (c.severity or (0.0, 0.0), c.id))
+
+
+def causes(backend: BackendRecord) -> list[tuple[str, list[CheckRecord]]]:
+    """Each cause and the failing checks that it helps to explain, the one that explains most first."""
+    out: dict[str, list[CheckRecord]] = {}
+    for check in backend.checks:
+        for sentence in check.causes if check.status == "fail" else ():
+            out.setdefault(sentence, []).append(check)
+    return sorted(out.items(), key=lambda item: -len(item[1]))
+
+
+def passed_over(run: Run) -> list[str]:
+    """What was not asked within checks that asked something else, by reason."""
+    out: dict[str, int] = {}
+    for backend in run.backends:
+        for check in backend.checks:
+            for reason, times in check.passed_over.items() if check.status != "skip" else ():
+                out[reason] = out.get(reason, 0) + times
+    return [f"{times:,} question{'s' * (times != 1)}: {reason}" for reason, times in out.items()]
+
+
+def not_drawn(run: Run) -> list[str]:
+    """What no curve could be drawn of, and why."""
+    return [f"{label(backend)}, {line}" for backend in run.backends for line in backend.absent_curves]
+
+
+def largest(run: Run) -> str:
+    """The one largest error seen, as a multiple of its bound, with where and when; what other pages quote."""
+    found = [(strain(w.ulp, w.bound), b, d, q, w) for b in run.backends for d in b.dtypes for q in QUANTITIES
+             if (w := observed(b.curves, q, d)) is not None]  # fmt: skip
+    if not found:
+        return ""
+    _, backend, dtype, quantity, worst = max(found, key=lambda item: item[0])
+    day = f", {run.date}" if run.date else ""
+    return (
+        f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP where {worst.bound:.3g} are promised, at "
+        f"x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
+        f"{run.versions.get('machine', 'machine unknown')}{day})"
+    )

@@ -7,9 +7,9 @@ a reason.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from .. import record
@@ -17,7 +17,7 @@ from ..backends import NAMES, Backend, NotInstalled, UnknownBackend, find, insta
 from ..check import GROUPS, LEVELS
 from ..formats import FORMATS
 from ..record import BackendRecord, Run
-from ..subjects import NotImportable, load
+from ..subjects import NotImportable, load, load_kernel
 from ..suite import UnknownCheck, by_id, select
 from .curves import peers
 from .plan import Expected, Plan, judge
@@ -31,13 +31,9 @@ class Usage(Exception):
     """What the words ask for cannot be done; exit 2."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The words of `run`."""
-    p = argparse.ArgumentParser(
-        prog="python -m mlsm_conformance run",
-        description="Judge mlsm (or somebody else's loss) on array libraries, against a float64 oracle.",
-        epilog="Exit: 0 conforms, 1 violations, 2 usage or not importable, 3 a stale expectation.",
-    )
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """The options of `run`."""
+    p.epilog = "Exit: 0 conforms, 1 violations, 2 usage or not importable, 3 a stale expectation."
     p.add_argument(
         "backend", nargs="*", help=f"{', '.join(names())}, or any importable namespace; default: all installed"
     )
@@ -45,15 +41,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check", action="append", default=[], metavar="GROUP|ID", help=f"repeatable; {', '.join(GROUPS)}")
     p.add_argument("--dtype", action="append", default=[], choices=list(FORMATS), help="repeatable; default: all")
     p.add_argument("--device", help="the device of the arrays, where the library has several")
-    p.add_argument("--kernel", metavar="NAME", help="force this kernel of mlsm")
+    p.add_argument(
+        "--backend",
+        dest="own_backend",
+        action="append",
+        default=[],
+        metavar="pkg.module:Class",
+        help="judge on this backend of yours, too; repeatable",
+    )
+    p.add_argument(
+        "--kernel",
+        metavar="NAME|pkg.module:kernel",
+        help="force this kernel of mlsm, or judge and time this one of yours",
+    )
     p.add_argument("--impl", metavar="pkg.module:callable", help="judge this loss instead of mlsm's")
+    p.add_argument("--elementwise", action="store_true", help="with --impl: it returns one value per element")
     p.add_argument("--require", action="append", default=[], metavar="BACKEND", help="repeatable; absent is a failure")
-    p.add_argument("--expected-failures", type=Path, metavar="FILE", help="lines of `[backend:]id reason`")
+    p.add_argument("--expected-failures", type=Path, metavar="FILE", help="lines of `[backend:]id[/case] reason`")
     p.add_argument("--jobs", type=int, metavar="N", help="processes that share the backends; default: one a core")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--html", type=Path, metavar="FILE")
     p.add_argument("--no-curves", action="store_true", help="do not measure the curves of the report's plots")
-    return p
 
 
 def read_expected(path: Path) -> list[Expected]:
@@ -68,20 +76,22 @@ def read_expected(path: Path) -> list[Expected]:
         if not line or line.startswith("#"):
             continue
         name, _, reason = line.partition(" ")
+        name, _, case = name.partition("/")
         backend, _, id = name.rpartition(":")
         if not reason.strip():
             raise Usage(f"{path}:{number}: `{name}` has no reason")
         by_id(id)  # UnknownCheck names it
-        out.append(Expected(backend, id, reason.strip()))
+        out.append(Expected(backend, id, reason.strip(), case))
     return out
 
 
 def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
     """The backends to judge, and complaints about those that were required and are absent."""
     missing = []
-    asked = list(args.backend)
+    asked = [*args.backend, *args.own_backend]
+    if args.impl:
+        root = load(args.impl).root
     if args.impl and not asked:
-        root = load(args.impl)[1]
         asked = [root if root in names() else _library_of(args.impl)]
     if asked:
         chosen = []
@@ -123,9 +133,8 @@ def judge_all(plan: Plan, backends: list[Backend], jobs: int) -> tuple[list[Back
     if jobs > 1:
         judged = side_by_side(plan, backends, jobs)
     else:
-        bar = Progress(len(backends) * len(plan.checks))
-        judged = [judge(plan, backend, bar) for backend in backends]
-        bar.close()
+        with Progress(len(backends) * len(plan.checks)) as bar:
+            judged = [judge(plan, backend, bar) for backend in backends]
     return [found for found, _ in judged], [line for _, stale in judged for line in stale]
 
 
@@ -134,15 +143,14 @@ def jobs_for(args: argparse.Namespace, backends: list[Backend]) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise Usage(f"--jobs must be at least 1; got {args.jobs}")
     # A backend that this process has registered is unknown to any other.
-    if any(b.name not in NAMES and b.name in names() for b in backends):
+    if any(b.found_as or (b.name not in NAMES and b.name in names()) for b in backends):
         return 1
     usual = 1 if args.level == "smoke" else min(os.cpu_count() or 1, MOST)
     return min(args.jobs or usual, max(1, len(backends)))
 
 
-def main(argv: Sequence[str]) -> int:
+def run_command(args: argparse.Namespace) -> int:
     """The command."""
-    args = parser().parse_args(argv)
     try:
         return _main(args)
     except (Usage, UnknownCheck, NotImportable) as error:
@@ -153,12 +161,16 @@ def main(argv: Sequence[str]) -> int:
 def _main(args: argparse.Namespace) -> int:
     if args.impl and args.kernel:
         raise Usage("--impl and --kernel exclude each other: a kernel is mlsm's")
-    if args.kernel:
+    if args.elementwise and not args.impl:
+        raise Usage("--elementwise says how `--impl` is to be read, and none was given")
+    if args.kernel and ":" in args.kernel:
+        load_kernel(args.kernel)
+    elif args.kernel:
         from mlsm import _dispatch
 
         if args.kernel not in _dispatch.names():
             raise Usage(f"--kernel must be one of {', '.join(_dispatch.names())}; got {args.kernel!r}")
-    checks = select(args.check, args.level, bool(args.impl))
+    checks = select(args.check, args.level)
     expected = read_expected(args.expected_failures) if args.expected_failures else []
     backends, missing = choose(args)
     plan = Plan(
@@ -168,20 +180,30 @@ def _main(args: argparse.Namespace) -> int:
         device=args.device,
         kernel=args.kernel,
         impl=args.impl,
+        elementwise=args.elementwise,
         expected=tuple(expected),
         curves=bool(args.json or args.html) and not args.no_curves,
     )
     records, stale = judge_all(plan, backends, jobs_for(args, backends))
     for line in (*missing, *stale):
         print(line)
+    unjudged = [r.unjudged for r in records if r.unjudged]
+    if unjudged:
+        raise Usage("\n".join(unjudged))
+    if args.kernel and ":" in args.kernel:
+        from .timing import beside_reference
+
+        for line in beside_reference(args.kernel, backends[0]):
+            print(line)
     if args.json or args.html:
         run = Run(
             mlsm=_version(),
             versions=_versions(backends),
             backends=tuple(records),
-            peers=() if args.impl or args.no_curves else peers(),
+            peers=() if args.no_curves else peers(beside_mlsm=bool(args.impl)),
             level=args.level,
             impl=args.impl or "",
+            date=datetime.date.today().isoformat(),
         )
         if args.json:
             record.write(run, args.json)

@@ -12,11 +12,11 @@ import warnings
 
 from ..backends import Unsupported, find
 from ..cases import dense_cases
-from ..check import Ask, Context, allowed, exact, result_dtype
+from ..check import FAILURES, Ask, Context, exact, raised, result_dtype
 from ..formats import FORMATS, round_to
 from ..record import QUANTITIES, Curve, PeerRecord
 from ..reference import bounds
-from ..subjects import Declined, Foreign
+from ..subjects import Declined, Foreign, Mlsm
 from ..subjects.peers import installed_peers
 from ..tensors import Case, Tensor
 
@@ -39,9 +39,10 @@ def pack(dtype: str, target: float) -> Case:
     )
 
 
-def measure(context: Context) -> tuple[Curve, ...]:
-    """Every curve of one backend, as far as its subject offers the quantity."""
+def measure(context: Context) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
+    """Every curve of one backend, as far as its subject offers the quantity; and what cannot be drawn, with why."""
     out: list[Curve] = []
+    absent: dict[str, None] = {}
     for dtype in context.dtypes:
         for target in (0.0, 1.0):
             case = pack(dtype, target)
@@ -49,21 +50,32 @@ def measure(context: Context) -> tuple[Curve, ...]:
                 continue
             for quantity in QUANTITIES:
                 ask = Ask(quantity, "none")
+                why = context.subject.lacking(quantity)
+                if why:
+                    absent[f"{quantity}: {why}"] = None
+                    continue
                 try:
                     with context.backend.session(), warnings.catch_warnings():
                         warnings.simplefilter("ignore")  # a peer may warn; what it returns is what is drawn
                         seen = context.backend.to_list(context.answer(case, ask))
                         limits = context.limits(case)
-                except (Declined, Unsupported):
-                    continue  # the checks have said so already, with the reason
-                out.append(_curve(context, case, ask, seen, limits))
-    return tuple(out)
+                except (Declined, Unsupported) as reason:
+                    absent[f"{quantity}: {reason}"] = None
+                except FAILURES as error:
+                    absent[f"{dtype} {quantity}: raised {raised(error)}"] = None
+                else:
+                    right = len(case.input.values)
+                    if len(seen) == right:
+                        out.append(_curve(context, case, ask, seen, limits))
+                    else:
+                        absent[f"{dtype} {quantity}: {len(seen)} values, {right} expected"] = None
+    return tuple(out), tuple(absent)
 
 
 def _curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: str) -> Curve:
     right = exact(case, ask).values
     dtype = result_dtype(case, ask)
-    room = allowed(case, ask, limits, context.flush, context.accumulator)
+    room = context.allowed(case, ask, limits)
     flush = dtype in context.flush
     form = FORMATS[dtype]
     ulps, allowances = [], []
@@ -83,9 +95,12 @@ def _curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: st
     )
 
 
-def peers(dtypes: tuple[str, ...] = ("float32", "float64")) -> tuple[PeerRecord, ...]:
-    """The curves of every installed peer; one that cannot be called gives none, under its own name."""
+def peers(dtypes: tuple[str, ...] = ("float32", "float64"), beside_mlsm: bool = False) -> tuple[PeerRecord, ...]:
+    """The curves of every installed peer, and of mlsm itself where another loss is judged; one that cannot be called
+    gives none, under its own name."""
     out = []
+    if beside_mlsm:
+        out.append(PeerRecord("mlsm", measure(Context(find("numpy"), Mlsm(), "quick", dtypes))[0]))
     for peer in installed_peers():
         curves: list[Curve] = []
         for dtype in dtypes:
@@ -93,6 +108,6 @@ def peers(dtypes: tuple[str, ...] = ("float32", "float64")) -> tuple[PeerRecord,
                 continue
             backend = find(peer.backend[dtype])
             context = Context(backend, Foreign(peer.call, peer.name, backend), "quick", (dtype,))
-            curves += measure(context)
+            curves += measure(context)[0]
         out.append(PeerRecord(peer.name, tuple(curves)))
     return tuple(out)

@@ -1,27 +1,24 @@
 """Backends side by side: processes that judge one backend after another and tell, line by line, what they find.
 
-A worker is `python -m mlsm_conformance.run.workers`: the first line of its standard input is the plan, every other the
-name of a backend; each line of its standard output is one message. Not `multiprocessing`, in whose children the
-kernels use one thread: what is judged must not depend on how many processes judge it. Judges nothing itself.
+A worker is `python -m mlsm_conformance.run.workers`, at the other end of a `Channel`: its task is the plan, and every
+line after it the name of a backend. Judges nothing itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import queue
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .. import record
 from ..backends import Backend, find
 from ..record import BackendRecord, CheckRecord, Run
 from ..suite import by_id
+from .channel import Channel, Wire
 from .plan import Expected, Judged, Plan, judge, summary
 from .progress import Progress
 
@@ -53,28 +50,27 @@ def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Jud
     for lead in leads:
         lead.start()
 
-    bar = Progress(len(backends) * len(plan.checks))
     by_name = {b.name: b for b in backends}
     # A backend's lines are shown together, when it is done: nobody could tell those of two apart.
     lines: dict[str, list[str]] = {name: [] for name in by_name}
     verdicts: dict[str, Judged] = {}
-    while len(verdicts) < len(by_name):
-        name, kind, value = told.get()
-        if kind == "step":
-            bar.step(f"{name} {value[0]}", value[1])
-        elif kind in ("title", "line"):
-            lines[name].append(value)
-        else:
-            if kind == "record":
-                verdicts[name] = Judged(record.from_json(value["run"]).backends[0], value["stale"])
+    with Progress(len(backends) * len(plan.checks)) as bar:
+        while len(verdicts) < len(by_name):
+            name, kind, value = told.get()
+            if kind == "step":
+                bar.step(f"{name} {value[0]}", value[1])
+            elif kind in ("title", "line"):
+                lines[name].append(value)
             else:
-                died = _died(plan, by_name[name], *value)
-                verdicts[name] = Judged(died, [])
-                lines[name] += [f"  FAIL {c.id}: {c.reason}" for c in died.checks if c.status == "fail"]
-                lines[name].append(summary(died))
-            for line in lines[name]:
-                bar.line(line)
-    bar.close()
+                if kind == "record":
+                    verdicts[name] = Judged(record.from_json(value["run"]).backends[0], value["stale"])
+                else:
+                    died = _died(plan, by_name[name], *value)
+                    verdicts[name] = Judged(died, [])
+                    lines[name] += [f"  FAIL {c.id}: {c.reason}" for c in died.checks if c.status == "fail"]
+                    lines[name].append(summary(died))
+                for line in lines[name]:
+                    bar.line(line)
     for lead in leads:
         lead.join()
     return [verdicts[name] for name in by_name]
@@ -112,75 +108,33 @@ def _died(plan: Plan, backend: Backend, finished: int, code: int) -> BackendReco
 
 def _lead(plan: Plan, waiting: queue.SimpleQueue[str | None], told: queue.SimpleQueue[Message]) -> None:
     """One thread for each worker: hands it a backend at a time and passes on what it says."""
+    sharing = {name: value for name, value in SHARING.items() if name not in os.environ}
     name = waiting.get()
     while name is not None:
-        with _start(plan) as worker:  # and a new one after one that died
+        with Channel(__name__, dataclasses.asdict(plan), sharing) as worker:  # and a new one after one that died
             while name is not None and _ask(worker, name, told):
                 name = waiting.get()
         if name is not None:
             name = waiting.get()
 
 
-def _ask(worker: subprocess.Popen[str], name: str, told: queue.SimpleQueue[Message]) -> bool:
+def _ask(worker: Channel, name: str, told: queue.SimpleQueue[Message]) -> bool:
     """Have a worker judge a backend; whether it lived to tell."""
-    _write(worker.stdin, name)
+    worker.say(name)
     finished = 0
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        kind, value = json.loads(line)
+    for kind, value in worker.messages():
         finished += kind == "step"
         told.put(Message(name, kind, value))
         if kind == "record":
             return True
-    told.put(Message(name, "end", (finished, worker.wait())))
+    told.put(Message(name, "end", (finished, worker.code())))
     return False
-
-
-def _start(plan: Plan) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**SHARING, **os.environ},
-        encoding="utf-8",
-    )
-    _write(worker.stdin, json.dumps(dataclasses.asdict(plan)))
-    return worker
-
-
-def _write(to: IO[str] | None, line: str) -> None:
-    assert to is not None
-    print(line, file=to, flush=True)
 
 
 # ---------------------------------------------------------------- in the worker
 
 
-class Wire:
-    """A listener that passes on what it hears."""
-
-    def __init__(self, out: IO[str]) -> None:
-        self._out = out
-
-    def title(self, text: str) -> None:
-        """What the next steps belong to."""
-        self.say("title", text)
-
-    def step(self, what: str, count: int = 1) -> None:
-        """`count` more steps are done; `what` is the latest."""
-        self.say("step", (what, count))
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        self.say("line", text)
-
-    def say(self, kind: str, value: Any) -> None:
-        """One message."""
-        print(json.dumps((kind, value)), file=self._out, flush=True)
-
-
-def _plan(line: str) -> Plan:
-    given = json.loads(line)
+def _plan(given: dict[str, Any]) -> Plan:
     expected = tuple(Expected(*e) for e in given.pop("expected"))
     dtypes = given.pop("dtypes")
     return Plan(**{**given, "checks": tuple(given["checks"])}, dtypes=dtypes and tuple(dtypes), expected=expected)
@@ -188,12 +142,11 @@ def _plan(line: str) -> Plan:
 
 def main() -> None:
     """A worker's life."""
-    # The messages get a way of their own: whatever a library prints goes to standard error.
-    wire = Wire(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-    os.dup2(2, 1)
-    plan = _plan(sys.stdin.readline())
-    for name in sys.stdin:
-        found, stale = judge(plan, find(name.strip()), wire)
+    wire = Wire()
+    lines = wire.hear()
+    plan = _plan(next(lines))
+    for name in lines:
+        found, stale = judge(plan, find(name), wire)
         wire.say("record", {"run": record.to_json(Run("", {}, (found,))), "stale": stale})
 
 

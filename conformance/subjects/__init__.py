@@ -1,6 +1,28 @@
 """What the suite can judge: mlsm itself, a foreign loss, the peers, a conforming loss of another formula, and losses
 with a planted mistake."""
 
-from .base import OPTIONS, Declined, Foreign, Mlsm, NotImportable, Subject, load
+from .base import (
+    OPTIONS,
+    Declined,
+    Foreign,
+    Loaded,
+    Mlsm,
+    NotImportable,
+    Subject,
+    load,
+    load_kernel,
+    subject_of,
+)
 
-__all__ = ["OPTIONS", "Declined", "Foreign", "Mlsm", "NotImportable", "Subject", "load"]
+__all__ = [
+    "OPTIONS",
+    "Declined",
+    "Foreign",
+    "Loaded",
+    "Mlsm",
+    "NotImportable",
+    "Subject",
+    "load",
+    "load_kernel",
+    "subject_of",
+]

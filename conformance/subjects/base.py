@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..backends import Backend
 from .peers import PEERS
@@ -31,29 +31,44 @@ class Subject:
     name = "mlsm"
     kernel = "auto"
     offers: frozenset[str] = frozenset(
-        {"loss", "gradient", "hessian", "value_and_grad", "arguments", "elements", "labels"}
+        {"loss", "gradient", "hessian", "grad_output", "value_and_grad", "arguments", "elements", "labels"}
     )
     options: frozenset[str] = frozenset(OPTIONS)
+    reductions: frozenset[str] = frozenset({"none", "mean", "sum"})
+    """How it can be asked."""
+    named: Mapping[str, Any] = {}
+    """How a command line and `again` name it: `impl`, `kernel`, `elementwise`."""
+    differentiates = False
+    """Whether its derivatives come from the library's own differentiation."""
+
+    @property
+    def called(self) -> str:
+        """Its name within a sentence: without the path of its module."""
+        return self.name.rpartition(":")[2]
+
+    def lacking(self, quantity: str) -> str:
+        """Why it does not answer such questions; empty where it does."""
+        return "" if quantity in self.offers else f"{self.called} offers no {quantity}"
 
     def loss(self, **given: Any) -> Any:
         """The loss."""
-        raise Declined(f"{self.name} has no loss")
+        raise Declined(f"{self.called} has no loss")
 
     def grad(self, **given: Any) -> Any:
         """The vector-Jacobian product for `wrt`."""
-        raise Declined(f"{self.name} has no gradient of its own")
+        raise Declined(f"{self.called} has no gradient of its own")
 
     def value_and_grad(self, **given: Any) -> tuple[Any, Any]:
         """Loss and gradient in one pass."""
-        raise Declined(f"{self.name} has no value_and_grad")
+        raise Declined(f"{self.called} has no value_and_grad")
 
     def hessian_diag(self, **given: Any) -> Any:
         """The diagonal of the second derivative."""
-        raise Declined(f"{self.name} has no Hessian of its own")
+        raise Declined(f"{self.called} has no Hessian of its own")
 
     def elements(self, **given: Any) -> Any:
         """The loss of each element, not averaged."""
-        raise Declined(f"{self.name} has no elementwise loss")
+        raise Declined(f"{self.called} has no elementwise loss")
 
     def linear(self, *arrays: Any, **given: Any) -> Any:
         """Loss and gradients of a linear head; and `Labels` are taken wherever a target is."""
@@ -63,11 +78,11 @@ class Subject:
         """Raise `Declined` where an option is asked for (not merely left at its default) that the subject lacks."""
         for option in ("weight", "pos_weight", "where"):
             if given.get(option) is not None and option not in self.options:
-                raise Declined(f"{self.name} has no `{option}`")
+                raise Declined(f"{self.called} has no `{option}`")
         if given.get("label_smoothing") and "label_smoothing" not in self.options:
-            raise Declined(f"{self.name} has no `label_smoothing`")
+            raise Declined(f"{self.called} has no `label_smoothing`")
         if given.get("axis", -1) != -1 and "axis" not in self.options:
-            raise Declined(f"{self.name} has no `axis`")
+            raise Declined(f"{self.called} has no `axis`")
 
 
 class Mlsm(Subject):
@@ -80,6 +95,7 @@ class Mlsm(Subject):
         self._forced = kernel
         self.kernel = kernel or "auto"
         self.name = "mlsm" if kernel is None else f"mlsm[{kernel}]"
+        self.named = {} if kernel is None else {"kernel": kernel}
 
     def _call(self, function: Callable[..., Any], given: dict[str, Any]) -> Any:
         if self._forced is None:
@@ -114,29 +130,64 @@ class Mlsm(Subject):
 
 
 class Foreign(Subject):
-    """Somebody else's loss: `(input, target, weight=..., reduction=...)`, with its library's own derivatives."""
+    """Somebody else's loss: `(input, target, weight=..., reduction=...)`, with its library's own derivatives, or with a
+    `grad` or `value_and_grad` that stands beside it."""
 
-    def __init__(self, function: Callable[..., Any], name: str, backend: Backend) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        backend: Backend,
+        beside: Mapping[str, Callable[..., Any]] | None = None,
+        elementwise: bool = False,
+    ) -> None:
         self._function = function
         self._backend = backend
+        self._beside = dict(beside or {})
+        self.elementwise = elementwise
         self.name = name
         self.kernel = "foreign"
-        try:
-            parameters = inspect.signature(function).parameters
-        except (TypeError, ValueError):  # a builtin without a signature: taken at the documented one
-            taken = frozenset({"weight", "reduction"})
+        self.named = {"impl": name, **({"elementwise": True} if elementwise else {})}
+        self.options = _taken(function)
+        # `diagnose` finds out what a loss without `reduction` returns.
+        if "reduction" not in self.options or elementwise:
+            self.reductions = frozenset({"none"})
+        self.missing: dict[str, str] = {}
+        """Quantity -> why it is not asked."""
+        offers = {"loss"}
+        self.differentiates = "autograd" in backend.capabilities
+        if self.differentiates:
+            offers |= {"gradient", "hessian", "grad_output"}
         else:
-            taken = frozenset(parameters) & frozenset(OPTIONS)
-        self.options = taken
-        self.offers = frozenset({"loss"} | ({"gradient", "hessian"} if "autograd" in backend.capabilities else set()))
+            where = f"{backend.name} does not differentiate, and {self.called} has no"
+            if "grad" in self._beside or "value_and_grad" in self._beside:
+                offers |= {"gradient", "grad_output"}
+            else:
+                self.missing["gradient"] = f"{where} `grad` or `value_and_grad` beside it"
+            if "hessian_diag" in self._beside:
+                offers.add("hessian")
+            else:
+                self.missing["hessian"] = f"{where} `hessian_diag` beside it"
+        self.offers = frozenset(offers)
+
+    def lacking(self, quantity: str) -> str:
+        return self.missing.get(quantity, "") or super().lacking(quantity)
+
+    def give_up(self, quantity: str, reason: str) -> None:
+        """Do not ask this quantity any more, and say why."""
+        self.offers -= {quantity, "grad_output" if quantity == "gradient" else quantity}
+        self.missing[quantity] = reason
 
     def claims(self, given: Mapping[str, Any]) -> None:
         super().claims(given)
         if isinstance(given.get("weight"), (bool, int, float, list, tuple)):
-            raise Declined(f"{self.name} is judged with arrays as weights: numbers and lists are mlsm's own extension")
+            raise Declined(
+                f"{self.called} is judged with arrays as weights: numbers and lists are mlsm's own extension"
+            )
+        if self.elementwise and tuple(given["input"].shape)[-1:] != (1,):
+            raise Declined(f"{self.called} is judged element by element, on rows of one class")
 
-    def loss(self, **given: Any) -> Any:
-        self.claims(given)
+    def _keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
         keywords = {
             k: v
             for k, v in given.items()
@@ -145,37 +196,147 @@ class Foreign(Subject):
             and not (k == "axis" and v == -1)
             and not (k == "label_smoothing" and not v)
         }
-        if given.get("reduction", "mean") != "none" and "reduction" not in self.options:
-            raise Declined(f"{self.name} has no `reduction`")
-        return self._function(given["input"], given["target"], **keywords)
+        reduction = given.get("reduction", "mean")
+        if reduction not in self.reductions:
+            has = ", ".join(sorted(self.reductions)) or "nothing"
+            raise Declined(f"{self.called} is judged as {has} only, and {reduction!r} was asked for")
+        return keywords
+
+    def loss(self, **given: Any) -> Any:
+        self.claims(given)
+        found = self._function(given["input"], given["target"], **self._keywords(given))
+        return found[..., 0] if self.elementwise else found
 
     def grad(self, **given: Any) -> Any:
         if given.pop("wrt", "input") != "input":
-            raise Declined(f"{self.name}: only its gradient for `input` is judged")
+            raise Declined(f"{self.called}: only its gradient for `input` is judged")
         cotangent = given.pop("grad_output", None)
+        if not self.differentiates:
+            return self._by_itself(given, cotangent)
         arrays = (given.pop("input"), given.pop("target"))
-        return self._backend.vjp(lambda x, y: self.loss(input=x, target=y, **given), arrays, 0, cotangent)
+        # A number has no dtype and no device; as a factor it needs neither.
+        factor = cotangent if isinstance(cotangent, (int, float)) else None
+
+        def loss(x: Any, y: Any) -> Any:
+            value = self.loss(input=x, target=y, **given)
+            return value if factor is None else factor * value
+
+        return self._backend.vjp(loss, arrays, 0, None if factor is not None else cotangent)
+
+    def _by_itself(self, given: dict[str, Any], cotangent: Any) -> Any:
+        self.claims(given)
+        name = "grad" if "grad" in self._beside else "value_and_grad"
+        keywords = self._keywords(given)
+        if cotangent is not None:
+            if "grad_output" not in _parameters(self._beside[name]):
+                raise Declined(f"`{name}` of {self.called} has no `grad_output`")
+            keywords["grad_output"] = cotangent
+        found = self._beside[name](given["input"], given["target"], **keywords)
+        return found if name == "grad" else found[1]
 
     def hessian_diag(self, **given: Any) -> Any:
+        if not self.differentiates:
+            self.claims(given)
+            return self._beside["hessian_diag"](given["input"], given["target"], **self._keywords(given))
         arrays = (given.pop("input"), given.pop("target"))
         return self._backend.vjp(lambda x, y: self.grad(input=x, target=y, **given), arrays, 0)
 
 
-def load(path: str) -> tuple[Callable[..., Any], str]:
-    """The callable that `pkg.module:attribute` names, and the root module of its library."""
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of its parameters; those documented for a loss, where it does not tell."""
+    try:
+        found = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return frozenset({"weight", "reduction"})
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
+        return frozenset(found) | {"weight", "reduction"}
+    return frozenset(found)
+
+
+def _taken(function: Callable[..., Any]) -> frozenset[str]:
+    """The options of a loss that this function takes."""
+    return _parameters(function) & frozenset(OPTIONS)
+
+
+def _beside(function: Callable[..., Any], home: Any, attribute: str) -> dict[str, Callable[..., Any]]:
+    """What stands beside a loss: attributes of its own, or functions of the module that defines it."""
+    out: dict[str, Callable[..., Any]] = {}
+    for name in ("grad", "value_and_grad", "hessian_diag"):
+        for owner, called in ((function, name), (home, f"{attribute}_{name}"), (home, name)):
+            found = getattr(owner, called, None)
+            # `from jax import grad` stands beside a loss, too, and is another thing.
+            same = owner is function or getattr(found, "__module__", "") == getattr(function, "__module__", None)
+            if callable(found) and same and found is not function:
+                out[name] = found
+                break
+    return out
+
+
+class Loaded(NamedTuple):
+    """What `--impl` names: the callable, its library's root module, and what stands beside it."""
+
+    function: Callable[..., Any]
+    root: str
+    beside: dict[str, Callable[..., Any]]
+
+
+def _named(path: str, option: str) -> tuple[Any, Any, str]:
+    """The object that `pkg.module:attribute` names, the object it is an attribute of, and the attribute's name.
+
+    NotImportable, in one line, whatever the import raises.
+    """
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
-        raise NotImportable(f"`--impl` must look like pkg.module:callable, got {path!r}")
+        raise NotImportable(f"`{option}` must look like pkg.module:callable, got {path!r}")
     try:
+        home: Any = None
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            home, found = found, getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise NotImportable(f"`--impl` {path!r}: {error}") from error
+        raise NotImportable(f"`{option}` {path!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())[:200]
+        raise NotImportable(f"`{option}` {path!r}: importing it raised {type(error).__name__}: {text}") from error
+    return found, home, attribute.rpartition(".")[2]
+
+
+def load(path: str) -> Loaded:
+    """The callable that `pkg.module:attribute` names."""
+    found, home, attribute = _named(path, "--impl")
     for peer in PEERS:
         absent = peer.absent() if found is peer.call else None
         if absent is not None:
             raise NotImportable(f"`--impl` {path!r}: {absent}")
+    if isinstance(found, type):
+        raise NotImportable(f"`--impl` {path!r} is a class: name an instance of it, or a function")
     if not callable(found):
         raise NotImportable(f"`--impl` {path!r} is a {type(found).__name__}, not a callable")
-    return found, module_name.partition(".")[0]
+    return Loaded(found, path.partition(".")[0].partition(":")[0], _beside(found, home, attribute))
+
+
+def load_kernel(path: str) -> str:
+    """Register the kernel that `pkg.module:kernel` names, once, and return its own name."""
+    import mlsm
+    from mlsm import _dispatch
+
+    found = _named(path, "--kernel")[0]
+    if not isinstance(found, mlsm.Kernel):
+        raise NotImportable(f"`--kernel` {path!r} is a {type(found).__name__}, not an mlsm.Kernel")
+    if found.name not in _dispatch.names():
+        mlsm.register_kernel(found)
+    return found.name
+
+
+def subject_of(
+    backend: Backend, impl: str | None = None, kernel: str | None = None, elementwise: bool = False
+) -> Subject:
+    """Whose loss is judged: mlsm's (by a kernel that is registered, or that `pkg.module:kernel` names), or another."""
+    if impl is not None:
+        loaded = load(impl)
+        return Foreign(loaded.function, impl, backend, loaded.beside, elementwise)
+    if kernel is not None and ":" in kernel:
+        subject = Mlsm(load_kernel(kernel))
+        subject.named = {"kernel": kernel}
+        return subject
+    return Mlsm(kernel)

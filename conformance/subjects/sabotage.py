@@ -220,6 +220,12 @@ class MaskNotInDivisor(Own):
 
 SABOTAGES: tuple[Sabotage, ...] = tuple(_found)
 
+EMULATED_ONLY = {
+    "sequential-sum": "sums in float64, one term after the other, where libraries sum pairwise",
+    "bad-exp": "an exp that is 8 ULP off, which no budget holds",
+}
+"""Mistakes of a library's own arithmetic, which no array library here makes: the judges' test emulates them."""
+
 # ------------------------------------------------------------ the same mistakes as kernels
 
 ROW_LEVEL = (

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..__main__ import main
 from ..bench import command, worker
 from ..bench.cases import (
     FLOOR_MEANING,
@@ -37,6 +38,7 @@ from ..bench.memory import ELSEWHERE, LINUX, peak_of, resettable
 from ..bench.peers import BUILDERS, present
 from ..bench.report import NOISY_MEANING, performance_page, ratio, rows, speedup, text_header, text_table
 from ..bench.svg import GAP, lines_of, picture, spread
+from ..run.progress import Progress
 
 
 class Clock:
@@ -401,7 +403,7 @@ def test_only_names_contestants_and_not_kernels_for_libraries() -> None:
 
 def test_only_that_matches_nothing_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--quick", "--shape", "4x3", "--work", "loss", "--rounds", "1", "--only", "nobody"]
-    assert command.main(options) == 2
+    assert main(["bench", *options]) == 2
     assert "--only nobody: no contestant" in capsys.readouterr().err
 
 
@@ -421,10 +423,10 @@ def test_a_real_run_of_a_few_elements(tmp_path: Path) -> None:
         "device": "cpu",
         "threads": "1",
     }
-    progress = command.Progress(2, open(tmp_path / "log", "w", encoding="utf-8"))  # noqa: SIM115  # closed with the test
-    results, end = command.run_worker(spec, progress)
-    progress.stream.close()
-    assert (tmp_path / "log").read_text(encoding="utf-8").startswith("[1/2] 4×3 float32, loss, 1 thread\n[2/2]")
+    with open(tmp_path / "log", "w", encoding="utf-8") as log, Progress(2, log) as progress:
+        results, end = command.run_worker(spec, progress)
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    assert told.startswith("4×3 float32, loss, 1 thread\n4×3 float32, loss and gradient, 1 thread\n"), told
     assert end["threads"] == "1"
     assert [r["case"]["gradient"] for r in results] == [False, True]
     for r in results:
@@ -454,15 +456,15 @@ def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
     data = make_data((200, 200), "float16")
     with pytest.warns(RuntimeWarning, match="overflow"):
         np.exp(-data.x)
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        results, _ = command.run_worker(spec, command.Progress(1, log))
+    with open(tmp_path / "log", "w", encoding="utf-8") as log, Progress(1, log) as progress:
+        results, _ = command.run_worker(spec, progress)
     assert [e["name"] for e in results[0]["entries"]] == ["plain expression, numpy"]
     assert capfd.readouterr().err == ""
 
 
 def test_a_worker_that_dies_is_an_error_and_not_an_empty_report() -> None:
-    with pytest.raises(command.BenchError, match="ended with"):
-        command.run_worker({"threads": "1"}, command.Progress(1, sys.stderr))
+    with Progress(1, sys.stderr) as progress, pytest.raises(command.BenchError, match="ended with"):
+        command.run_worker({"threads": "1"}, progress)
 
 
 def test_a_result_is_shown_again_and_another_file_is_refused(
@@ -472,13 +474,13 @@ def test_a_result_is_shown_again_and_another_file_is_refused(
     source.write_text(json.dumps(report(SMALL)), encoding="utf-8")
     (tmp_path / "docs").mkdir()
     markdown, svg = tmp_path / "docs" / "performance.md", tmp_path / "docs" / "performance.svg"
-    assert command.main(["--from", str(source), "--markdown", str(markdown), "--svg", str(svg)]) == 0
+    assert main(["bench", "--from", str(source), "--markdown", str(markdown), "--svg", str(svg)]) == 0
     assert "](performance.svg)" in markdown.read_text(encoding="utf-8")
     assert svg.read_text(encoding="utf-8").startswith("<svg ")
     assert "torch mlsm" in capsys.readouterr().out
     for wrong in ("{}", "[]", "not json"):
         source.write_text(wrong, encoding="utf-8")
-        assert command.main(["--from", str(source)]) == 2
+        assert main(["bench", "--from", str(source)]) == 2
         assert "b.json" in capsys.readouterr().err
 
 
@@ -490,12 +492,12 @@ def test_a_machine_measured_in_parts(tmp_path: Path, capsys: pytest.CaptureFixtu
     for i, part in enumerate((*parts, other)):
         names.append(str(tmp_path / f"{i}.json"))
         Path(names[-1]).write_text(json.dumps(part), encoding="utf-8")
-    assert command.main(["--from", names[0], "--from", names[1]]) == 0
+    assert main(["bench", "--from", names[0], "--from", names[1]]) == 0
     told = capsys.readouterr().out
     assert "32×20" in told
     assert "512×80" in told
     for wrong, why in ((names[2], "different machines"), (names[0], "the same case")):
-        assert command.main(["--from", names[0], "--from", wrong]) == 2
+        assert main(["bench", "--from", names[0], "--from", wrong]) == 2
         assert why in capsys.readouterr().err
 
 

@@ -19,33 +19,38 @@ from ..formats import round_to, step
 from ..reference import bounds, exact, exhaustive, oracle
 from ..reference.bounds import Violation
 from ..reference.exhaustive import Floats
+from ..subjects.sabotage import EMULATED_ONLY, SABOTAGES
 from ..tensors import Case, flat, shape_of
 
 REDUCTIONS = ("none", "mean", "sum")
 QUANTITIES = ("loss", "gradient", "hessian")
 DTYPES = ("float16", "float32", "float64")
 
-# name -> the quantities that it makes wrong
-SABOTAGES = {
-    "max-form": ("loss",),  # max(x, 0) - x·y + L
-    "one-sided": ("loss",),  # (1-y)·x + softplus(-x)
-    "sigmoid-minus-y": ("gradient",),
-    "sigmoid-curvature": ("hessian",),  # σ(1-σ)
-    "no-guard": ("loss",),
-    "no-upcast": QUANTITIES,
+# id (the same as the suite's own mistake has) -> the quantities that it makes wrong here
+WRONG = {
+    "max-form": ("loss",),
+    "bce-form": ("loss",),
+    "sigma-minus-target": ("gradient",),
+    "sigma-one-minus-sigma": ("hessian",),
+    "guard-dropped": ("loss",),
+    "upcast-dropped": QUANTITIES,
     "narrow-accumulator": ("loss",),
-    "sequential-sum": ("loss",),  # in float64, one term after the other: what is pairwise elsewhere
-    "sign-of-x": ("gradient",),  # sign(x) for 2H-1, which is 0 at 0
+    "sequential-sum": ("loss",),
+    "sign-of-zero": ("gradient",),
     "weight-after-mean": ("loss",),
     "divided-by-weights": QUANTITIES,
-    "sum-over-everything": QUANTITIES,  # "sum" without the class mean
-    "class-axis-0": QUANTITIES,
+    "sum-of-elements": QUANTITIES,
+    "class-axis-zero": QUANTITIES,
     "target-cast-down": ("loss", "gradient"),
-    "pos-weight-everywhere": QUANTITIES,
-    "gradient-without-n": ("gradient", "hessian"),
+    "pos-weight-on-all": QUANTITIES,
+    "no-batch-divisor": ("gradient", "hessian"),
     "mask-not-in-divisor": QUANTITIES,
-    "bad-exp": QUANTITIES,  # 8 ULP off, which no budget holds
+    "bad-exp": QUANTITIES,
 }
+
+
+def test_the_mistakes_are_those_of_the_suite() -> None:
+    assert set(WRONG) == {*(s.name for s in SABOTAGES), *EMULATED_ONLY}
 
 
 class Emulated:
@@ -53,10 +58,10 @@ class Emulated:
 
     def __init__(self, case: Case, wrong: str = "") -> None:
         self.wrong = wrong
-        if wrong == "class-axis-0":
+        if wrong == "class-axis-zero":
             case = Case(case.name, case.input, case.target, case.weight, case.pos_weight, case.where, axis=0)
         self.case = case
-        self.dtype = case.loss_dtype if wrong == "no-upcast" else case.compute_dtype
+        self.dtype = case.loss_dtype if wrong == "upcast-dropped" else case.compute_dtype
         count, shape = len(case.input.values), case.input.shape
 
         def spread(argument: object, default: float) -> list[float]:
@@ -98,9 +103,9 @@ class Emulated:
         off = r(1 - y)
         if eps:
             y, off = (r(r(c * r(1 - eps)) + r(eps / 2)) for c in (y, off))
-        on = y if not given or self.wrong == "pos-weight-everywhere" else r(p * y)
-        outer = p if given and self.wrong == "pos-weight-everywhere" else 1.0
-        q = 1.0 if not given or self.wrong == "pos-weight-everywhere" else r(off + on)
+        on = y if not given or self.wrong == "pos-weight-on-all" else r(p * y)
+        outer = p if given and self.wrong == "pos-weight-on-all" else 1.0
+        q = 1.0 if not given or self.wrong == "pos-weight-on-all" else r(off + on)
         right = x >= 0
         sign = 1.0 if right else -1.0
         a, t = abs(x), (off if right else on)
@@ -113,10 +118,10 @@ class Emulated:
         if quantity == "loss":
             value = self.value(x, y, a, t, q, L)
         elif quantity == "gradient":
-            if self.wrong == "sign-of-x":
+            if self.wrong == "sign-of-zero":
                 sign = math.copysign(1.0, x) if x else 0.0
-            value = r(sigmoid - y) if self.wrong == "sigmoid-minus-y" else sign * r(t - r(q * s))
-        elif self.wrong == "sigmoid-curvature":
+            value = r(sigmoid - y) if self.wrong == "sigma-minus-target" else sign * r(t - r(q * s))
+        elif self.wrong == "sigma-one-minus-sigma":
             value = r(q * r(sigmoid * r(1 - sigmoid)))
         else:
             value = r(r(q * s) * r(1 - s))
@@ -127,9 +132,9 @@ class Emulated:
         r = self.r
         if self.wrong == "max-form":
             return r(r(max(x, 0.0) - r(x * y)) + L)
-        if self.wrong == "one-sided":
+        if self.wrong == "bce-form":
             return r(r(r(1 - y) * x) + r(L + max(-x, 0.0)))
-        if t == 0 and math.isinf(a) and self.wrong != "no-guard":
+        if t == 0 and math.isinf(a) and self.wrong != "guard-dropped":
             return r(q * L)
         return r(r(a * t) + r(q * L))
 
@@ -137,9 +142,9 @@ class Emulated:
         """The results, rounded to their dtype."""
         case = self.case
         items = [self.element(i, quantity) if m else 0.0 for i, m in enumerate(self.m)]
-        mean = reduction == "mean" and self.rows and not (quantity != "loss" and self.wrong == "gradient-without-n")
+        mean = reduction == "mean" and self.rows and not (quantity != "loss" and self.wrong == "no-batch-divisor")
         rows = float(self.rows) if mean else 1.0
-        bare = [1.0] * len(self.bare) if self.wrong == "sum-over-everything" and reduction == "sum" else self.bare
+        bare = [1.0] * len(self.bare) if self.wrong == "sum-of-elements" and reduction == "sum" else self.bare
         if quantity != "loss":
             scale = [self.r(1 / (rows * n)) for n in bare]
             each = zip(items, self.row, self.m, strict=True)
@@ -161,7 +166,7 @@ class Emulated:
 
     def total(self, terms: list[float]) -> float:
         """A sum in a wide accumulator, or sequentially in the compute dtype or in float64."""
-        if self.wrong in ("narrow-accumulator", "no-upcast"):
+        if self.wrong in ("narrow-accumulator", "upcast-dropped"):
             return functools.reduce(lambda total, term: self.r(total + term), terms, 0.0)
         special = not all(map(math.isfinite, terms))  # fsum refuses inf - inf
         if special or self.wrong == "sequential-sum":
@@ -198,7 +203,7 @@ def test_a_right_loss_passes(quantity: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "quantity"), [(wrong, quantity) for wrong, which in SABOTAGES.items() for quantity in which]
+    ("wrong", "quantity"), [(wrong, quantity) for wrong, which in WRONG.items() for quantity in which]
 )
 def test_a_sabotaged_loss_is_rejected(wrong: str, quantity: str) -> None:
     assert next(rejected(quantity, wrong), None) is not None
@@ -222,7 +227,7 @@ def spelled(dtype: str, wrong: str = "") -> exhaustive.Evaluate:
                 value = sigmoid * (1 - sigmoid) if wrong == "sigmoid" else s * (1 - s)
             elif quantity == "gradient":
                 value = sigmoid - y if wrong == "sigmoid" else np.where(right, t - s, s - t)
-            elif wrong == "one-sided":
+            elif wrong == "bce-form":
                 value = (1 - y) * x + (L + np.maximum(-x, 0))
             elif wrong == "max-form":
                 value = np.maximum(x, 0) - x * y + L
@@ -272,11 +277,11 @@ def test_float32_sweep_passes_and_ends_at_both_ends(quantity: str) -> None:
 @pytest.mark.parametrize(
     ("dtype", "quantity", "wrong"),
     [
-        ("float16", "loss", "one-sided"),
+        ("float16", "loss", "bce-form"),
         ("float16", "loss", "max-form"),
         ("float16", "gradient", "sigmoid"),
         ("float16", "hessian", "sigmoid"),
-        ("float32", "loss", "one-sided"),
+        ("float32", "loss", "bce-form"),
         ("float32", "gradient", "sigmoid"),
         ("float32", "hessian", "sigmoid"),
     ],

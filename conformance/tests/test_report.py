@@ -16,10 +16,11 @@ import pytest
 
 import mlsm
 
+from ..__main__ import main
 from ..backends import find
 from ..record import BackendRecord, CheckRecord, Curve, PeerRecord, Run, Worst, read, write
 from ..report import claims
-from ..report.command import MergeError, main, merge
+from ..report.command import MergeError, merge
 from ..report.html import page
 from ..report.markdown import StaleRecordError, stamp_of, support_page, table
 from ..report.summary import by_reason, label, lost, observed, worst_cases
@@ -393,13 +394,13 @@ def test_the_command_writes_both_and_says_what_is_wrong(tmp_path: Path, capsys: 
     record, html, markdown = (str(tmp_path / name) for name in ("r.json", "r.html", "r.md"))
     write(full_run(), record)
     assert read(record) == full_run()
-    assert main([record, "--html", html, "--markdown", markdown]) == 0
+    assert main(["report", record, "--html", html, "--markdown", markdown]) == 0
     assert Path(html).read_text(encoding="utf-8") == page(full_run())
     assert Path(markdown).read_text(encoding="utf-8") == support_page(full_run())
-    assert main([record]) == 2
+    assert main(["report", record]) == 2
     assert "nothing to write" in capsys.readouterr().err
     Path(record).write_text("{}")
-    assert main([record, "--html", html]) == 2
+    assert main(["report", record, "--html", html]) == 2
     assert "no `schema`" in capsys.readouterr().err
-    assert main([str(tmp_path / "absent.json"), "--html", html]) == 2
+    assert main(["report", str(tmp_path / "absent.json"), "--html", html]) == 2
     assert "absent.json" in capsys.readouterr().err

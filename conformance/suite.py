@@ -242,7 +242,7 @@ def again(
     context = Context(found, subject, level, dtypes)
     context.check = finder.check = check
     arrays: dict[str, Any] | None = None
-    asked = {"check": check, "case": case, "quantity": quantity, "reduction": reduction, "wrt": wrt}
+    asked: dict[str, Any] = {"check": check, "case": case, "quantity": quantity, "reduction": reduction, "wrt": wrt}
     asked |= {"grad_output": grad_output, "place": place}
     with context.together("again", **asked), warnings.catch_warnings(), found.session():
         warnings.simplefilter("ignore")

@@ -84,7 +84,7 @@ def check_count(value: Any, argument: str) -> int:
 def check_wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {quoted(_policy.WRT)}; got {spelled(value)}.")
-    if given.get(value, value) is None:
+    if value != "input" and given.get(value, value) is None:
         raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
     if value == "target" and type(taken(given[value])) is Labels:
         raise ValueError('`wrt` is "target", for which only a dense target has a gradient; got labels or a CSR matrix.')

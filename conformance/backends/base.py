@@ -223,6 +223,13 @@ class Backend:
         """A uint8 array's bytes as a bool array, not converted: what is true may be another byte than 1."""
         raise Unsupported(f"{self.name} makes its bool arrays itself, of 0 and 1")
 
+    target_remedies: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
+    """What is told of a format of `formats` ("" for all others) where it is the target, if that is something else."""
+
+    def is_compressed(self, value: Any) -> bool:
+        """Whether it is a matrix by compressed rows, which is taken for a target."""
+        return "csr" in type(value).__name__.lower()
+
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         """By name, the same values in each format that is no dense array: the container, the remedy that a refusal
         has to name, and that remedy, which makes a dense array of the same values (in any shape)."""

@@ -18,6 +18,13 @@ from .numpy import host
 several_host_devices()  # JAX reads it when it makes its first array, not when it is imported
 
 
+def _by_rows(matrix: Any) -> Any:
+    from jax.experimental import sparse as experimental
+
+    sparse: Any = experimental  # as Any: JAX ships the types of these in part
+    return sparse.BCSR.from_bcoo(matrix)
+
+
 class JAX(Backend):
     """As JAX comes: float64 asked for becomes float32 with a warning."""
 
@@ -66,6 +73,8 @@ class JAX(Backend):
         from .base import installed_versions
 
         return installed_versions("jax", "jaxlib")
+
+    target_remedies: ClassVar[Any] = {"BCOO": ("BCSR.from_bcoo", _by_rows)}
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         from jax.experimental import sparse as experimental

@@ -92,6 +92,8 @@ class NumPy(Backend):
     def as_bool(self, array: Any) -> Any:
         return array.view(np.bool_)
 
+    target_remedies: ClassVar[Any] = {"": (".tocsr()", lambda v: v.tocsr())}
+
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         if missing("scipy") or tensor.dtype in ("float16", "bfloat16"):  # of which SciPy makes no matrix
             return {}

@@ -72,6 +72,11 @@ class Torch(Backend):
     def as_bool(self, array: Any) -> Any:
         return array.view(torch.bool)
 
+    target_remedies: ClassVar[Any] = dict.fromkeys(("COO", "CSC"), (".to_sparse_csr()", lambda v: v.to_sparse_csr()))
+
+    def is_compressed(self, value: Any) -> bool:
+        return bool(value.layout is torch.sparse_csr)
+
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         a = self.make(tensor)
         with warnings.catch_warnings():

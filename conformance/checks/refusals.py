@@ -243,7 +243,12 @@ def formats(context: Context, tally: Tally) -> None:
     if not numbers:
         tally.passed_by("the library has no other format than dense arrays")
         return
-    shapes = {"input": numbers, "target": numbers, "weight": numbers, "pos_weight": numbers, "where": masks}
+    targets = {
+        name: (value, *b.target_remedies.get(name, b.target_remedies.get("", (remedy, apply))))
+        for name, (value, remedy, apply) in numbers.items()
+        if not b.is_compressed(value)  # which is taken as labels
+    }
+    shapes = {"input": numbers, "target": targets, "weight": numbers, "pos_weight": numbers, "where": masks}
     for argument, made in shapes.items():
         for name, (value, remedy, apply) in made.items():
             given = {**base, argument: value}

@@ -132,7 +132,7 @@ class Library(base.Library):
         if layout.startswith("sparse"):
             raise TypeError(
                 f"`target` must be a dense tensor, a CSR one or `mlsm.Labels`; got a {layout} one: pass its "
-                "`.to_sparse_csr()`."
+                f"`{'.to_sparse_csr()' if layout in ('sparse_coo', 'sparse_csc') else '.to_dense()'}`."
             )
         return None
 

@@ -446,9 +446,7 @@ def _prepared(problem: Problem, o: Operands, library: Library, grad_output: Any,
     return _Call(problem, o, library, cotangent, _dispatch.select(problem, kernel))
 
 
-def _derivative(
-    call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback, count: Any = None
-) -> Any:
+def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback, count: Any = None) -> Any:
     """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
     problem, o, library, cotangent, _ = call
     adjoint = REDUCE[problem.reduction].adjoint

@@ -11,7 +11,7 @@ from . import _blocks, _check, _core, _dispatch, _row_blocks, _targets
 from ._core import Operands
 from ._dispatch import Explanation, Kernel
 from ._problem import Problem, State
-from ._reduce import REDUCE, reduced
+from ._reduce import REDUCE, reduced, row_count
 from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
 from .libraries.base import Library
 
@@ -310,9 +310,10 @@ def value_and_grad(
     """
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = _prepared(*checked, grad_output, kernel)
-    rows, slope = _derivative(call, kernel, call.chosen.value_and_slope, _core.rows_and_vjp)
+    count = row_count(call.problem.reduction, call.operands)
+    rows, slope = _derivative(call, kernel, call.chosen.value_and_slope, _core.rows_and_vjp, count)
     with call.library.errstate(call.problem.device):
-        value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype)
+        value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype, count)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(call, slope)
     return found
 
@@ -450,7 +451,7 @@ def _select(problem: Problem, o: Operands, kernel: str | None) -> Kernel:
     return _row_blocks.by_rows(chosen, o) if type(o.y) is _targets.Target else chosen
 
 
-def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback) -> Any:
+def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback, count: Any = None) -> Any:
     """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
     problem, o, library, cotangent, _ = call
     adjoint = REDUCE[problem.reduction].adjoint
@@ -463,7 +464,7 @@ def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _
             lambda o, g: served(o, adjoint(o, g)), lambda o, g: reference(o, adjoint(o, g)), o, cotangent
         )
     with library.errstate(problem.device):
-        return served(o, adjoint(o, cotangent))
+        return served(o, adjoint(o, cotangent, count))
 
 
 def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) -> Any:

@@ -13,10 +13,9 @@ from ._typing import DType
 
 
 class LinearMap(NamedTuple):
-    apply: Callable[[Operands, Any], Any]  # row losses -> the loss, both in the compute dtype
-    adjoint: Callable[
-        [Operands, Any], Any
-    ]  # grad_output -> what broadcasts to the row losses, in the accumulation dtype
+    apply: Callable[..., Any]  # row losses -> the loss, both in the compute dtype
+    adjoint: Callable[..., Any]  # grad_output -> what broadcasts to the row losses, in the accumulation dtype
+    # Both take what `row_count` has found already.
 
 
 def _rows(o: Operands) -> Any:
@@ -27,33 +26,34 @@ def _rows(o: Operands) -> Any:
         countable = countable and known(n)
     if o.m is None:
         return float(math.prod(batch)) if countable else counted(o, o.x[..., 0], axis=None)
-    seen = xp.astype(observed_rows(o), o.acc)
+    seen = observed_rows(o)
     if countable:
         alike, added = 1.0, len(batch) - seen.ndim
         for axis, n in enumerate(batch):
             if axis < added or seen.shape[axis - added] == 1:
                 alike = alike * n  # rows that share a row of the mask
-        rows = total(o, seen, axis=None) * alike
+        if o.host:  # a third of the time, which a small batch feels
+            return float(xp.count_nonzero(seen)) * alike or 1.0
+        rows = total(o, xp.astype(seen, o.acc), axis=None) * alike
     else:
-        rows = xp.sum(seen + xp.zeros_like(o.x[..., 0], dtype=o.acc))
+        rows = xp.sum(xp.astype(seen, o.acc) + xp.zeros_like(o.x[..., 0], dtype=o.acc))
     return xp.where(rows == 0, xp.ones_like(rows), rows)
 
 
-def _sum(o: Operands, rows: Any) -> Any:
+def _sum(o: Operands, rows: Any, count: Any = None) -> Any:
     return total(o, rows, axis=None)
 
 
-def _none(o: Operands, rows: Any) -> Any:
+def _none(o: Operands, rows: Any, count: Any = None) -> Any:
     return rows
 
 
-def _mean(o: Operands, rows: Any) -> Any:
-    count = _rows(o)
-    return total(o, rows, axis=None) / count
+def _mean(o: Operands, rows: Any, count: Any = None) -> Any:
+    return total(o, rows, axis=None) / (_rows(o) if count is None else count)
 
 
-def _mean_adjoint(o: Operands, g: Any) -> Any:
-    return g / _rows(o)
+def _mean_adjoint(o: Operands, g: Any, count: Any = None) -> Any:
+    return g / (_rows(o) if count is None else count)
 
 
 REDUCE: dict[str, LinearMap] = {
@@ -63,7 +63,15 @@ REDUCE: dict[str, LinearMap] = {
 }
 
 
-def reduced(reduction: str, o: Operands, rows: Any, dtype: DType) -> Any:
+def row_count(reduction: str, o: Operands) -> Any:
+    """What the mean divides by, for a value and its adjoint together: a look at all of a mask takes a third of a loss.
+
+    None for the other reductions.
+    """
+    return _rows(o) if reduction == "mean" else None
+
+
+def reduced(reduction: str, o: Operands, rows: Any, dtype: DType, count: Any = None) -> Any:
     """The loss in its own dtype, by way of the compute dtype: half precision is exactly the float32 result rounded."""
-    value = o.xp.astype(REDUCE[reduction].apply(o, rows), o.dtype, copy=False)
+    value = o.xp.astype(REDUCE[reduction].apply(o, rows, count), o.dtype, copy=False)
     return value if dtype == o.dtype else sum_stored(o, value, dtype)

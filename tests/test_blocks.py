@@ -147,6 +147,24 @@ def test_mean_counts_observed_rows_by_every_shape_of_where(shape: str, library: 
         check(found, exact, 64 * U * exact, str(kernel))
 
 
+@pytest.mark.parametrize("first", [0, _blocks.FIRST - 1, _blocks.FIRST, 8 * _blocks.FIRST, 600, None])
+def test_a_row_is_counted_wherever_its_observed_class_stands(first: int | None) -> None:
+    where = np.zeros((3, 700), bool)
+    where[0, :2] = True
+    if first is not None:
+        where[1, first] = True
+    losses = mlsm.multilabel_soft_margin_loss(np.zeros(where.shape), where, where=where, reduction="none")
+    for kernel in (None, "generic"):
+        found = mlsm.multilabel_soft_margin_loss(np.zeros(where.shape), where, where=where, kernel=kernel)
+        check(found, losses.sum() / (1 if first is None else 2), 8 * U * np.log(2), str(kernel))
+    uneven = np.where(where, [[0.0], [3.0], [0.0]], 0.0)
+    value, gradient = mlsm.value_and_grad(uneven, np.zeros(where.shape), where=where)
+    rows = 1 if first is None else 2
+    exact = (np.log(2) + (0 if first is None else np.log1p(np.exp(3.0)))) / rows
+    check(value, exact, 16 * U * exact, "value")
+    check(gradient[0, 0], 0.25 / rows, 8 * U, "gradient")
+
+
 def test_a_sum_of_parts_keeps_infinities_and_few_arrays() -> None:
     assert _blocks._added(iter([1.0, np.inf, 2.0, 3.0, 4.0])) == np.inf
     for n in range(1, 70):

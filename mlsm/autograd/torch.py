@@ -17,7 +17,7 @@ from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import Kernel
 from .._problem import Layout, Problem
-from .._reduce import REDUCE, reduced
+from .._reduce import REDUCE, reduced, row_count
 from ..libraries.torch import transformed
 
 _Pullback = Callable[[Operands, Any], Any]
@@ -45,12 +45,13 @@ class _Loss(torch.autograd.Function):
         slope = None
         with np.errstate(all="ignore"):
             o = _host(rest, *tensors)
-            if ctx.needs_input_grad[1] and 0 < o.x.size <= KEPT and o.m is None and o.x.dtype == o.dtype:
+            if ctx.needs_input_grad[1] and 0 < o.x.size <= KEPT and o.x.dtype == o.dtype:
                 rows, slope = kernel.value_and_slope(o, np.float64(o.x.shape[-1]))  # C undoes the class mean
                 slope = torch.from_numpy(slope)
             else:
                 rows = kernel.rows(o)
-            value = reduced(problem.reduction, o, rows, _NUMPY[problem.loss_dtype])
+            ctx.count = row_count(problem.reduction, o)
+            value = reduced(problem.reduction, o, rows, _NUMPY[problem.loss_dtype], ctx.count)
         ctx.save_for_backward(*tensors, slope)
         return torch.from_numpy(np.asarray(value))
 
@@ -71,13 +72,13 @@ class _Loss(torch.autograd.Function):
         if not of_x:
             pass
         elif slope is not None:
-            if g.ndim:
+            if g.ndim:  # of every row: the loss is not reduced
                 for_x = slope * (adjoint(o, g.to(o.acc)) / o.x.shape[-1]).to(slope.dtype)[..., None]
             else:  # as a Python number, which is a double too and costs a third of the calls
-                for_x = slope * (adjoint(o, g.item()) / o.x.shape[-1])
+                for_x = slope * (adjoint(o, g.item(), ctx.count) / o.x.shape[-1])
         elif host:
             with np.errstate(all="ignore"):
-                pulled = adjoint(o if o.m is None else _host(rest, *tensors), g.detach().numpy().astype(np.float64))
+                pulled = adjoint(o, g.detach().numpy().astype(np.float64), ctx.count)
                 for_x = torch.from_numpy(rows_vjp(_host(rest, *tensors), pulled))
         else:
             for_x = rows_vjp(o, adjoint(o, g.to(o.acc)))

@@ -33,7 +33,10 @@ _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 # has few requests under way; AHEAD 0 0.97, 1024 0.84, 2048 0.84, 4096 0.85 (with PIECE 256), and 0.90 where the memory
 # of the gradient is not asked for. In the second cache (64x1000) BLOCK 256 0.67, 1024 0.62, and registers of 256 bits
 # 1.03 where those of 512 take 0.84. Loss and gradient of 32x20 with NARROW 1 6.2 us, 64 2.2. That was Intel's Sapphire
-# Rapids. AMD's Zen 4 fetches well by itself: AHEAD 0 0.74, 2048 0.88, and 47 and 58 ms for 65536x1000.
+# Rapids, of loops that took a logarithm for each element and summed rows of NARROW classes one by one. AMD's Zen 4
+# fetches well by itself: AHEAD 0 0.74, 2048 0.88, and 47 and 58 ms for 65536x1000. The loops as they are now, on Zen 4
+# beside those before them in one interleaved run, bool targets, loss: 100000x20 2.10 ms and 3.08, 512x80 66 us and 83,
+# 8192x1000 5.6 ms and 6.1; loss and gradient: 2.45 ms and 3.34, 88 us and 102, 8.1 ms and 7.5 (the targets are copied).
 BLOCK: Final = 1024  # elements whose losses wait in the first cache for their sum
 APART: Final = BLOCK + 48  # from one block of scratch to the next: at 4 KiB all of them want the same lines of a cache
 PIECE: Final = 128  # elements between two requests for what comes next
@@ -447,9 +450,25 @@ def bend(v: Any) -> None:
 
 
 @_loop("rrr")
-def own(v: Any) -> None:
+def times(v: Any) -> None:
+    v[2] = v[0] * v[1]
+
+
+@_loop("rrr")
+def loss(v: Any) -> None:
     """Losses, each with a logarithm of its own."""
-    v[2] = v[0] + log1p(v[1])
+    x, y = v[0], v[1]
+    a = abs(x)
+    v[2] = _linear((1 - y).if_(x.is_(">=", 0), y), a) + log1p(decay(a))
+
+
+@_loop("rrrrr", early=(0, 1, 4))
+def loss_and_slope(v: Any) -> None:
+    x, y = v[0], v[1]
+    right, a = x.is_(">=", 0), abs(x)
+    e, t = decay(a), (1 - y).if_(right, y)
+    v[3] = _linear(t, a) + log1p(e)
+    v[4] = _signed(right, t - e / (e + 1)) * v[2]
 
 
 def _parts(v: Any, x: int, y: int, p: int) -> Any:
@@ -896,50 +915,69 @@ def _summed(function: Any, real: Any, joint: bool) -> None:
     b = ir.IRBuilder(function.append_basic_block())
     n, losses, e = function.args
     some, wide = ir.VectorType(real, LANES), ir.VectorType(_DOUBLE, LANES)
-    places = ir.Constant(ir.VectorType(_ADDRESS, LANES), [ir.Constant(_ADDRESS, j) for j in range(LANES)])
-    flags = ir.VectorType(ir.IntType(1), LANES)
-    suffix = f"v{LANES}{'f32' if real == _SINGLE else 'f64'}.p0"
-    kind = ir.FunctionType(some, [some.as_pointer(), _I32, flags, some])
-    load = _declared(b.module, kind, f"llvm.masked.load.{suffix}")
+    load = _masked_load(b.module, real, LANES)
     sums = b.alloca(wide)
     b.store(_same(wide, 0.0), sums)
 
-    def turn(start: Any, whole: bool) -> None:
-        def eight(array: Any, join: Callable[[_Number, _Number], _Number]) -> _Number:
+    def turn(start: Any, count: int, whole: bool) -> None:
+        def many(array: Any, join: Callable[[_Number, _Number], _Number]) -> _Number:
             values: list[_Number] = []
-            for k in range(8):
+            for k in range(count):
                 first = b.add(start, _ADDRESS(k * LANES))
                 pointer = b.bitcast(b.gep(array, [first], inbounds=True), some.as_pointer())
                 if whole:
                     value = b.load(pointer, align=1)
                 else:  # zeros behind the last one
-                    left = b.insert_element(ir.Constant(places.type, ir.Undefined), b.sub(n, first), _I32(0))
-                    left = b.shuffle_vector(left, left, _same(ir.VectorType(_I32, LANES), 0))
-                    value = b.call(load, [pointer, _I32(1), b.icmp_signed("<", places, left), _same(some, 0.0)])
+                    left = _below(b, b.sub(n, first), LANES)
+                    value = b.call(load, [pointer, _I32(1), left, _same(some, 0.0)])
                 values.append(_Number(b, value))
             while len(values) > 1:
                 values = [join(left, right) for left, right in zip(values[::2], values[1::2], strict=True)]
             return values[0]
 
-        found = eight(losses, lambda left, right: left + right)
+        found = many(losses, lambda left, right: left + right)
         if joint:
-            found = found + log1p_of_many(eight(e, joined))
+            found = found + log1p_of_many(many(e, joined))
         b.store(b.fadd(b.load(sums), found.to(_DOUBLE).value), sums)
 
     whole = b.and_(n, _ADDRESS(-RUN))
     with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(RUN)) as (start, _):
-        turn(start, True)
-    with b.if_then(b.icmp_signed("<", whole, n)):
-        turn(whole, False)
-    value, lanes = b.load(sums), LANES
-    while lanes > 1:  # halves onto halves
+        turn(start, 8, True)
+    rest = b.sub(n, whole)
+    half = b.icmp_signed(">", rest, _ADDRESS(RUN // 2))
+    with b.if_then(half):
+        turn(whole, 8, False)
+    # What is not there is 0, and joins nothing to the rest: half of a turn has the same bits.
+    with b.if_then(b.and_(b.not_(half), b.icmp_signed(">", rest, _ADDRESS(0)))):
+        turn(whole, 4, False)
+    b.ret(_halved(b, b.load(sums)))
+
+
+def _masked_load(module: Any, real: Any, lanes: int) -> Any:
+    some, flags = ir.VectorType(real, lanes), ir.VectorType(ir.IntType(1), lanes)
+    kind = ir.FunctionType(some, [some.as_pointer(), _I32, flags, some])
+    return _declared(module, kind, f"llvm.masked.load.v{lanes}{'f32' if real == _SINGLE else 'f64'}.p0")
+
+
+def _below(b: Any, n: Any, lanes: int) -> Any:
+    """Which of the lanes are the first n."""
+    kind = ir.VectorType(_I32, lanes)
+    value = b.insert_element(ir.Constant(kind, ir.Undefined), b.trunc(n, _I32), _I32(0))
+    value = b.shuffle_vector(value, value, _same(kind, 0))
+    return b.icmp_signed("<", ir.Constant(kind, [_I32(j) for j in range(lanes)]), value)
+
+
+def _halved(b: Any, value: Any) -> Any:
+    """The sum of all lanes, halves onto halves."""
+    lanes = value.type.count
+    while lanes > 1:
         lanes //= 2
         low, high = (
             b.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), [_I32(j + k) for j in range(lanes)]))
             for k in (0, lanes)
         )
         value = b.fadd(low, high)
-    b.ret(b.extract_element(value, _I32(0)))
+    return b.extract_element(value, _I32(0))
 
 
 plain_sum, joint_sum = _row_sum(False), _row_sum(True)
@@ -958,25 +996,45 @@ def _total(n: int, losses: int, e: int, joint: int, one: Any) -> Any:
     return total
 
 
-@_inner
-def _short_total(first: int, width: int, v: int, one: Any) -> Any:
-    """The sum of the values first:first+width in float64, of at most NARROW terms, in eight interleaved sums."""
-    a = b = c = d = e = f = g = h = 0.0
-    stop = first + width
-    even = stop - width % 8
-    for j in range(first, even, 8):
-        a += _at(v, j, one)
-        b += _at(v, j + 1, one)
-        c += _at(v, j + 2, one)
-        d += _at(v, j + 3, one)
-        e += _at(v, j + 4, one)
-        f += _at(v, j + 5, one)
-        g += _at(v, j + 6, one)
-        h += _at(v, j + 7, one)
-    rest = 0.0
-    for j in range(even, stop):
-        rest += _at(v, j, one)
-    return (((a + b) + (c + d)) + ((e + f) + (g + h))) + rest
+@_intrinsic
+def short_rows(typingctx: Any, rows: Any, width: Any, losses: Any, divisors: Any, to: Any, one: Any) -> Any:
+    """The losses of rows of at most NARROW classes: eight interleaved sums in float64, over the divisor of the row."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        real = _SINGLE if one == types.float32 else _DOUBLE
+        name = f"mlsm.short.{real}"
+        function = builder.module.globals.get(name)
+        kinds = [real.as_pointer(), _DOUBLE.as_pointer(), real.as_pointer()]
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, _ADDRESS, *kinds])
+            function = _private(ir.Function(builder.module, kind, name))
+            _shortly(function, real)
+        pointers = [builder.inttoptr(value, kind) for value, kind in zip(args[2:5], kinds, strict=True)]
+        builder.call(function, [*args[:2], *pointers])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, one), codegen
+
+
+def _shortly(function: Any, real: Any) -> None:
+    b = ir.IRBuilder(function.append_basic_block())
+    rows, width, losses, divisors, to = function.args
+    load = _masked_load(b.module, real, 8)
+    sums = b.alloca(ir.VectorType(_DOUBLE, 8))
+    whole = b.and_(width, _ADDRESS(-8))
+    left = _below(b, b.sub(width, whole), 8)
+    with cgutils.for_range(b, rows) as outer:
+        first = b.gep(losses, [b.mul(outer.index, width)], inbounds=True)
+        pointer = b.bitcast(b.gep(first, [whole], inbounds=True), load.args[0].type)
+        rest = b.call(load, [pointer, _I32(1), left, _same(ir.VectorType(real, 8), 0.0)])
+        b.store(_Number(b, rest).to(_DOUBLE).value, sums)
+        with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(8)) as (start, _):
+            pointer = b.bitcast(b.gep(first, [start], inbounds=True), load.args[0].type)
+            value = _Number(b, b.load(pointer, align=1)).to(_DOUBLE).value
+            b.store(b.fadd(b.load(sums), value), sums)
+        value = b.fdiv(_halved(b, b.load(sums)), b.load(b.gep(divisors, [outer.index], inbounds=True), align=1))
+        b.store(_Number(b, value).to(real).value, b.gep(to, [outer.index], inbounds=True), align=1)
+    b.ret_void()
 
 
 # ---------------------------------------------------------------- where an operand lies
@@ -1062,22 +1120,22 @@ def _stored(
 # ---------------------------------------------------------------- the pass
 
 # Scratch of one block each, beside the copies of operands.
-E, LINE, LOSSES, SCALES, WEIGHTS, OF_ROWS, APART_W, ONES, SEEN = range(9)
-BUFFERS: Final = 9
+E, LINE, LOSSES, SCALES, WEIGHTS, OF_ROWS, APART_W, ONES, SEEN, PRODUCTS = range(10)
+BUFFERS: Final = 10
 
 
 @_inner
 def _formula(
     one: Any, mode: int, n: int, x: int, y: int, w: int, p: int, m: int, smooth: int, keep: Any, add: Any, f: int,
-    joint: int, losses: int, out: int, room: int,
+    joint: int, plain: int, losses: int, out: int, room: int,
 ) -> None:  # fmt: skip
     """What `mode` wants of n neighbouring elements, derivatives times f.
 
-    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts.
+    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts. `plain`: there is no option,
+    or a weight alone, which is in f already.
     """
     work = APART * _size(one)
     e, linear, ones = room + E * work, room + LINE * work, room + ONES * work
-    plain = w == 0 and p == 0 and m == 0 and smooth == 0
     given = one if p != 0 else one - one
     if not plain:
         y, w, p = y if y != 0 else ones, w if w != 0 else ones, p if p != 0 else ones
@@ -1088,14 +1146,20 @@ def _formula(
         else:
             bend_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif plain:
-        if mode == ROWS:
-            line(n, x, y, e, linear, one)
-        elif mode == SLOPE:
+        single = e if w != 0 else losses
+        if mode == SLOPE:
             slope(n, x, y, f, out, one)
+        elif joint:
+            if mode == ROWS:
+                line(n, x, y, e, linear, one)
+            else:
+                both(n, x, y, f, e, linear, out, one)
+        elif mode == ROWS:
+            loss(n, x, y, single, one)
         else:
-            both(n, x, y, f, e, linear, out, one)
-        if mode & ROWS and not joint:
-            own(n, linear, e, losses, one)
+            loss_and_slope(n, x, y, f, single, out, one)
+        if mode & ROWS and w != 0:
+            times(n, single, w, losses, one)
     elif mode == SLOPE:
         slope_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif mode == ROWS:
@@ -1107,17 +1171,6 @@ def _formula(
         both_of(n, x, y, w, p, m, f, e, linear, out, keep, add, given, one)
     else:
         loss_and_slope_of(n, x, y, w, p, m, f, losses, out, keep, add, given, one)
-
-
-@_inner
-def _part(one: Any, first: int, width: int, joint: int, room: int) -> Any:
-    """The sum of the losses of one row, or of a piece of it, from the element `first` of a block on."""
-    size = _size(one)
-    work = APART * size
-    if width <= NARROW and not joint:
-        return _short_total(first, width, room + LOSSES * work, one)
-    first *= size
-    return _total(width, first + room + (LINE if joint else LOSSES) * work, first + room + E * work, joint, one)
 
 
 def fused(
@@ -1159,6 +1212,10 @@ def fused(
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
     alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
     f, late = room + SCALES * work, mode & 0
+    # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together.
+    alone = p == 0 and m == 0 and plan[SMOOTH] == 0
+    within = not derived or not alike or abs(scale / classes) <= 1
+    products = room + PRODUCTS * work
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
@@ -1178,13 +1235,15 @@ def fused(
         if by_row:
             aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
         if derived and not alike:
-            late = mode & 0  # whether a scale and a weight might leave the range together
+            within = True  # whether no scale and weight leave the range together
             for r in range(many):
                 s = scale if g == 0 else _at(g + _offset(plan, g_at, i + r), 0, nothing)
                 s /= _at(divisors, r, nothing)
-                late |= by_row != 0 and not abs(s) <= 1
+                within &= abs(s) <= 1
                 _put_at(of_rows, r, _real(s, one))
+            late = mode & 0
             if by_row:
+                late |= not within
                 for r in range(many):
                     s, weight = np.float64(_at(of_rows, r, one)), _at(aw, r * plan[PITCH], one)
                     together = abs(s) <= 1
@@ -1218,14 +1277,24 @@ def fused(
                 if late != 0:
                     _spread(k, width, room + APART_W * work + u * size, size, weights, one)
                 own_w = aw + u * w_down if w != 0 and not by_row else weights if late != 0 else 0
+                plain = alone and (within or own_w == 0)
+                factors = f
+                if plain and derived and own_w != 0:
+                    factors = products
+                    if not (alike and plan[w_at + FIXED] and (again or u > 0)):
+                        times(n, f, own_w, products, one)
+                losses = rows + (i + u) * size if classes == 1 else room + LOSSES * work
                 _formula(
                     one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
-                    ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift, f,
-                    joint, rows + (i + u) * size if classes == 1 else room + LOSSES * work, aout + u * out_down, room,
+                    ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
+                    factors, joint, plain, losses, aout + u * out_down, room,
                 )  # fmt: skip
-                if mode & ROWS and classes > 1:
+                if mode & ROWS and 1 < classes <= NARROW:
+                    short_rows(k, width, losses, divisors + u * 8, rows + (i + u) * size, one)
+                elif mode & ROWS and classes > 1:
                     for r in range(k):
-                        part = _part(one, r * width, width, joint, room)
+                        at = room + r * width * size
+                        part = _total(width, at + (LINE if joint else LOSSES) * work, at + E * work, joint, one)
                         if classes > BLOCK:
                             # What each addition of a block rounds away is summed beside it: no error grows with C.
                             if start == 0:

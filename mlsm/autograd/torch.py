@@ -47,7 +47,8 @@ class _Loss(torch.autograd.Function):
             o = _host(rest, *tensors)
             if ctx.needs_input_grad[1] and 0 < o.x.size <= KEPT and o.x.dtype == o.dtype:
                 rows, slope = kernel.value_and_slope(o, np.float64(o.x.shape[-1]))  # C undoes the class mean
-                slope = torch.from_numpy(slope)
+                # With a mask it is C over the observed classes too large, and may have left the range.
+                slope = torch.from_numpy(slope) if o.m is None or np.isfinite(slope).all() else None
             else:
                 rows = kernel.rows(o)
             ctx.count = row_count(problem.reduction, o)

@@ -464,3 +464,13 @@ def test_no_flag_of_numpy_is_raised_for_tensors(dtype: Any, value: float) -> Non
 def _serving(x: Any, y: Any) -> list[str]:
     reasons = dict(mlsm.explain(x, y, kernel="generic").reasons)
     return ["generic", *(name for name, reason in reasons.items() if "could serve" in reason)]
+
+
+def test_a_masked_slope_that_is_kept_stays_in_range() -> None:
+    """Three of four classes are not observed: what is kept for the backward pass would be four times the slope."""
+    x = torch.zeros((2, 4), requires_grad=True)
+    where = torch.tensor([True, False, False, False])
+    mlsm.multilabel_soft_margin_loss(x, torch.zeros(2, 4), 3e38, where=where).backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[:, 0], torch.full((2,), 3e38 / 4), rtol=2**-23, atol=0)
+    assert not x.grad[:, 1:].any()

@@ -46,7 +46,7 @@ def used(kind: str, classes: int) -> float:
 
 
 def drawn() -> Any:
-    figure, axes = plt.subplots(figsize=(6, 3))
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     for kind, name, colour in (("torch", "F.linear and PyTorch's loss", ONE), ("head", "mlsm's linear head", OURS)):
         found = [used(kind, c) for c in CLASSES]
         print(name, [round(v) for v in found])

@@ -105,7 +105,7 @@ class Backend:
         return out
 
     def cotangent(self, tensor: Tensor, case: Case) -> Any:
-        """`grad_output` for a case's row losses."""
+        """An array of as many rows as a case has, on its first axes: `grad_output` for the row losses, say."""
         return self.make(tensor)
 
     def to_list(self, array: Any) -> list[float]:

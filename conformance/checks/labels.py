@@ -26,8 +26,8 @@ HEAD = 2.0
 product with a factor of 1."""
 
 
-def _labels(context: Context, target: Tensor, *, twice: bool = False) -> Any:
-    """The target of a case as its positives: turned about, and padded with -1."""
+def _labels(context: Context, target: Tensor, case: Case | None = None, *, twice: bool = False) -> Any:
+    """The target of a case as its positives: turned about, and padded with -1; of rows as unknown as the case's."""
     import mlsm
 
     *batch, classes = target.shape
@@ -43,8 +43,12 @@ def _labels(context: Context, target: Tensor, *, twice: bool = False) -> Any:
         indices += [c for c, _ in row]
         values += [v for _, v in row]
     shape = (*batch, width)
-    made = context.backend.make(Tensor(shape, tuple(indices), "int32"))
-    soft = None if hard else context.backend.make(Tensor(shape, tuple(values), target.dtype))
+
+    def rows_of(tensor: Tensor) -> Any:
+        return context.backend.make(tensor) if case is None else context.backend.cotangent(tensor, case)
+
+    made = rows_of(Tensor(shape, tuple(indices), "int32"))
+    soft = None if hard else rows_of(Tensor(shape, tuple(values), target.dtype))
     return mlsm.Labels(made, num_classes=classes, values=soft)
 
 
@@ -67,7 +71,7 @@ def _cases(context: Context) -> list[Case]:
 )
 def values(context: Context, tally: Tally) -> None:
     for case in _cases(context):
-        arrays = {**context.arrays(case), "target": _labels(context, case.target)}
+        arrays = {**context.arrays(case), "target": _labels(context, case.target, case)}
         context.judge(tally, case, ASKS, arrays)
 
 
@@ -131,21 +135,23 @@ def head(context: Context, tally: Tally) -> None:
             continue
         n, classes = case.input.shape
         dtype = case.input.dtype
-        eye = b.make(Tensor((n, n), tuple(float(i == j) for i in range(n) for j in range(n)), dtype))
+        eye = b.cotangent(Tensor((n, n), tuple(float(i == j) for i in range(n) for j in range(n)), dtype), case)
         turned = tuple(case.input.values[i * classes + c] for c in range(classes) for i in range(n))
         weight = b.make(Tensor((classes, n), turned, dtype))
         arrays = context.arrays(case)
         options = {**context.options(case), **{k: v for k, v in arrays.items() if k not in ("input", "target")}}
-        names = list(options)
-        for target in (_labels(context, case.target), arrays["target"]):
+        traced = [
+            k for k, v in options.items() if hasattr(v, "dtype")
+        ]  # a number is an option under jit too
+        for target in (_labels(context, case.target, case), arrays["target"]):
             for ask in (Ask("gradient"), Ask("gradient", "sum")):
 
                 def run(h: Any, W: Any, y: Any, *given: Any, how: str = ask.reduction) -> Any:
-                    own = dict(zip(names, given, strict=True))  # noqa: B023 - called here
+                    own = {**options, **dict(zip(traced, given, strict=True))}  # noqa: B023 - called here
                     value, (by_h, by_W, _) = context.subject.linear(h, W, y, reduction=how, **own)
                     return [value, by_h, by_W]
 
-                found = b.call(run, eye, weight, target, *options.values())
+                found = b.call(run, eye, weight, target, *(options[k] for k in traced))
                 value, by_h, by_W = (b.to_list(v) for v in found)
                 loss = Ask("loss", ask.reduction)
                 context.judge_one(tally, case, loss, value, exact(case, loss).values, context.limits(case))

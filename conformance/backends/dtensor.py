@@ -35,7 +35,13 @@ class TorchDTensor(Torch):
     name = "torch-dtensor"
     capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16", "float64", "writable", "autograd"})
     layouts: ClassVar[frozenset[str]] = frozenset({"C"})
-    known: ClassVar[Mapping[str, str]] = Torch.known_generic
+    known: ClassVar[Mapping[str, str]] = {
+        **Torch.known_generic,
+        **{
+            f"labels.{name}": "labels are refused beside a DTensor: PyTorch scatters no plain tensor over processes"
+            for name in ("values", "set", "blocks", "head", "head-blocks")
+        },
+    }
     concurrent: ClassVar[bool] = False
     slow: ClassVar[float] = 24.0
     axis: ClassVar[int] = 0

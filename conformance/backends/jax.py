@@ -184,6 +184,13 @@ class JAXShardedExplicit(JAXSharded):
 
     name = "jax-sharded-explicit"
     kind: ClassVar[str] = "Explicit"
+    known: ClassVar[Mapping[str, str]] = {
+        **JAX.known,
+        **{
+            f"labels.{name}": "JAX asks of every scatter and gather on such a mesh how its result is to be spread"
+            for name in ("values", "set", "head", "head-blocks")
+        },
+    }
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         return {}  # JAX makes no sparse matrix of an array on such a mesh

@@ -140,9 +140,7 @@ def head(context: Context, tally: Tally) -> None:
         weight = b.make(Tensor((classes, n), turned, dtype))
         arrays = context.arrays(case)
         options = {**context.options(case), **{k: v for k, v in arrays.items() if k not in ("input", "target")}}
-        traced = [
-            k for k, v in options.items() if hasattr(v, "dtype")
-        ]  # a number is an option under jit too
+        traced = [k for k, v in options.items() if hasattr(v, "dtype")]  # a number is an option under jit too
         for target in (_labels(context, case.target, case), arrays["target"]):
             for ask in (Ask("gradient"), Ask("gradient", "sum")):
 

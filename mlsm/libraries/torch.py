@@ -145,6 +145,11 @@ class Library(base.Library):
         return tuple(v.numpy(force=True) for v in arrays)
 
     def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
+        if type(labels.indices).__name__ == "DTensor":
+            raise TypeError(
+                "`target` must be a dense DTensor beside a DTensor; got labels, which PyTorch cannot scatter over "
+                "processes. Pass `distribute_tensor(...)` of the labels' `.toarray()`."
+            )
         if not traced:
             return super().dense_target(labels, device, traced)
         # Nothing is written to in place, which `vmap` would refuse, and every shape follows from the arguments'.

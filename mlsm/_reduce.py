@@ -49,7 +49,8 @@ def _none(o: Operands, rows: Any, count: Any = None) -> Any:
 
 
 def _mean(o: Operands, rows: Any, count: Any = None) -> Any:
-    return total(o, rows, axis=None) / (_rows(o) if count is None else count)
+    count = _rows(o) if count is None else count
+    return total(o, rows, axis=None) / count
 
 
 def _mean_adjoint(o: Operands, g: Any, count: Any = None) -> Any:

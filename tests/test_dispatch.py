@@ -394,7 +394,9 @@ def _computed(result: Any) -> None:
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "dask"])
 @pytest.mark.parametrize(("wrong", "came"), [(_narrow, "float16"), (_cut, "shape"), (_listed, "list")])
-def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(library: str, wrong: Any, came: str) -> None:
+def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
+    library: str, wrong: Any, came: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make: Any = np.asarray
     if library == "torch":
         make = pytest.importorskip("torch", reason="a road of its own").as_tensor
@@ -419,9 +421,15 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(library: st
     def forward(**options: Any) -> Any:
         return loss(x, y, **options)
 
-    def backward(**_: Any) -> Any:
-        leaf = x.clone().requires_grad_()
-        loss(leaf, y, pos_weight=x.new_ones(4, 3), where=y > 0).backward()
+    def backward(kept: int) -> Any:
+        def run() -> None:
+            monkeypatch.setattr(
+                "mlsm.autograd.torch.KEPT", kept
+            )  # up to how many logits the forward pass keeps a slope
+            leaf = x.clone().requires_grad_()
+            loss(leaf, y, pos_weight=x.new_ones(4, 3), where=y > 0).backward()
+
+        return run
 
     roads = [
         (forward, "rows", None),
@@ -429,8 +437,10 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(library: st
         (lambda **o: mlsm.hessian_diag(x, y, **o), "curvature", None),
         (lambda **o: mlsm.value_and_grad(x, y, **o), "rows_and_vjp", 0),
         (lambda **o: mlsm.value_and_grad(x, y, **o), "rows_and_vjp", 1),
-        *([(backward, "rows", None), (backward, "rows_vjp", None)] if library == "torch" else []),
     ]
+    if library == "torch":
+        roads += [(backward(0), "rows", None), (backward(0), "rows_vjp", None)]
+        roads += [(backward(100), "rows_and_vjp", place) for place in (0, 1)]
     for road, function, place in roads:
         mlsm.register_kernel(broken(function, place))
         with pytest.raises(RuntimeError, match=rf"The kernel 'ours' returned .*{came}.* from `{function}`; it must"):

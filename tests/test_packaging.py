@@ -67,7 +67,7 @@ def packages_in_the_tree() -> list[str]:
     found = []
     for name, folder in SOURCES.items():
         for inner in (folder, *folder.rglob("*")):
-            if inner.is_dir() and inner.name != "tests" and any(inner.glob("*.py")):
+            if inner.is_dir() and "tests" not in inner.relative_to(folder).parts and any(inner.glob("*.py")):
                 found.append(".".join((name, *inner.relative_to(folder).parts)))
     return sorted(found)
 
@@ -224,7 +224,7 @@ def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
         for file in folder.rglob("*"):
             if (
                 file.is_file()
-                and file.parent.name != "tests"
+                and "tests" not in file.relative_to(folder).parts
                 and file.suffix in {".py", ".json", ".typed", ".css", ".js", ".html", ".txt", ".cu"}
             ):
                 expected.add(f"{name}/{file.relative_to(folder).as_posix()}")

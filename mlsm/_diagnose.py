@@ -96,9 +96,9 @@ def diagnose(
       target  1 of 2 rows     have no positive label
       target  1 of 2 classes  have no positive label
     """
-    problem, o, _ = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    o = _targets.dense(o)
-    n = _counts(o)
+    problem, o, library = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
+    with library.errstate(problem.device):  # on the device of the arrays, for libraries that have a current one
+        n = _counts(_targets.dense(o))
     rows, classes, seen = n["rows"], n["classes"], n["observed"]
     found: list[Finding] = []
 

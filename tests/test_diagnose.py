@@ -1,9 +1,13 @@
 """`mlsm.diagnose`: every suspicion is found where its mistake was made, and nowhere else."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 import mlsm
+from mlsm import _diagnose
+from mlsm.libraries import library_of
 
 LOGITS = np.array([[2.0, -1.5, 0.25], [-0.5, 3.0, -2.0], [1.5, -0.75, 4.0]])
 LABELS = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -102,6 +106,24 @@ def test_every_library_finds_the_same(library):
     expected = mlsm.diagnose(x, y, where=seen)
     assert [f[:3] for f in expected.findings if f.argument == "input"] == [("input", 8, 8)]
     assert mlsm.diagnose(*map(library.make, (x, y)), where=library.make(seen)) == expected
+
+
+def test_values_are_looked_at_on_the_device_of_the_arrays(monkeypatch):
+    """CuPy computes on a current device, which the record of a library enters."""
+    inside = []
+
+    @contextlib.contextmanager
+    def errstate(self, device):
+        inside.append(device)
+        yield
+        inside.pop()
+
+    counted = _diagnose._counts
+    monkeypatch.setattr(type(library_of(LOGITS, "input")), "errstate", errstate)
+    monkeypatch.setattr(_diagnose, "_counts", lambda o: (seen.extend(inside), counted(o))[1])
+    seen = []
+    assert mlsm.diagnose(LOGITS, LABELS).ok
+    assert seen == ["cpu"]
 
 
 def test_a_trace_has_no_values():

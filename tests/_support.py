@@ -77,7 +77,7 @@ def _dask_make(a: Any) -> Any:
 
 
 def _dask_read(a: Any) -> Any:
-    with np.errstate(all="ignore"):  # a lazy graph runs under the state of whoever computes it
+    with np.errstate(all="ignore"):  # a lazy graph runs under the state of the thread that computes it
         return np.asarray(a.compute(scheduler="synchronous"))
 
 

@@ -92,7 +92,7 @@ class JAX(Backend):
             raise Unsupported(str(error)) from error
 
     def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        # An abstract value has no value: whoever looks at one gets an error, on every platform.  (A transfer guard
+        # An abstract value has no value: code that looks at one gets an error, on every platform.  (A transfer guard
         # sees nothing on the CPU, where host and device are one memory.)
         return jax.eval_shape(function, *arrays)
 

@@ -97,7 +97,7 @@ class Scaled(Mlsm):
 
 
 class Shifted(Mlsm):
-    """Every result moved to where no symmetry and no zero survives; slopes and curvatures out of their ranges."""
+    """Every result moved to where no symmetry and no zero survives; gradients and curvatures out of their ranges."""
 
     def loss(self, **given: Any) -> Any:
         x = given["input"]

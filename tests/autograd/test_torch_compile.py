@@ -220,7 +220,7 @@ def test_export() -> None:
         check(value.item(), module(x[:n], y[:n]).item(), 4 * 2.0**-24 * abs(value.item()), f"batch of {n}")
 
 
-def test_make_fx_sees_through_the_bridge() -> None:
+def test_make_fx_traces_the_formula() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     x, y, w = _points()

@@ -165,8 +165,8 @@ def test_more_data_than_the_workers_have_memory() -> None:
     norm = (gradient * gradient).sum(dtype=np.float64)
 
     one = generate()
-    right, slope = mlsm.value_and_grad(one, one > 0.5, kernel="generic")
-    squares = float((slope.astype(np.float64) ** 2).sum()) / blocks
+    right, whole = mlsm.value_and_grad(one, one > 0.5, kernel="generic")
+    squares = float((whole.astype(np.float64) ** 2).sum()) / blocks
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=None

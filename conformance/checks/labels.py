@@ -1,7 +1,7 @@
 """Labels as positives only, and the linear head: what the dense call of the same logits gives, on every backend.
 
-A head of identity matrices has the logits of a case, to the bit, in any order of the products; so the oracle judges the head too,
-and its gradient for `linear_weight` is the case's own gradient, turned.
+A head of identity matrices has the logits of a case, to the bit, in any order of the products; so the oracle judges the
+head too, and its gradient for `linear_weight` is the case's own gradient, turned.
 """
 
 from __future__ import annotations

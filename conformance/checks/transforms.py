@@ -274,7 +274,7 @@ def _traced(
                 return [context.one(ask, given, None) for ask in asks]
 
             call = functools.partial(_run, trace, every, arrays)
-            # A loss written for JAX is written for its traces; that a compiler takes a loss whole is a claim of its own.
+            # A loss written for JAX is written for its traces; that a compiler takes it whole is a claim of its own.
             found = _if_offered(context, tally, call) if how == "compile" else call()
             if found is None:
                 continue

@@ -1,4 +1,4 @@
-"""PyTorch: backward, double backward, forward mode and function transforms, every option, by the node and the reference.
+"""PyTorch: backward, double backward, forward mode and function transforms, every option, by both codes.
 
 The closed form is the judge at 0 and at infinite logits, where PyTorch's own loss is NaN; numerical differentiation is
 the judge everywhere else. Compilers have their own file.

@@ -85,9 +85,9 @@ class TorchDTensor(Torch):
         shape = case.input.shape
         return super().serves(case) and len(shape) > 1 and shape[self.axis] > 1
 
-    def to_list(self, array: Any) -> list[float]:
+    def to_numpy(self, array: Any) -> Any:
         # What a function of PyTorch's own makes of numbers alone is the same plain tensor in both processes.
-        return super().to_list(array.detach().full_tensor() if self.owns(array) else array)
+        return super().to_numpy(array.detach().full_tensor() if self.owns(array) else array)
 
     def owns(self, array: Any) -> bool:
         from torch.distributed.tensor import DTensor

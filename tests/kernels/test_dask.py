@@ -149,6 +149,7 @@ def test_chosen_for_dask_arrays() -> None:
     assert _dispatch.names().index("dask") < _dispatch.names().index("generic")
 
 
+@pytest.mark.slow
 def test_more_data_than_the_workers_have_memory() -> None:
     """2.5 GiB, generated and reduced by two workers of 0.4 GiB each, with the gradient's norm beside the loss."""
     distributed = pytest.importorskip("distributed", reason="this test needs dask's distributed scheduler")

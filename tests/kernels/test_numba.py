@@ -630,6 +630,7 @@ except ValueError as error:
     assert "`kernel` 'numba' cannot serve this call: Numba's compiler is switched off" in said[1]
 
 
+@pytest.mark.slow  # compiles in five new processes
 def test_a_cache_that_fails(right: str, tmp_path: Path) -> None:
     """A disk that is full when the code is to be written, an index or code that is damaged, no place at all."""
     full = """
@@ -819,6 +820,7 @@ def test_a_long_compilation_is_told(
         assert all("compiled elements in" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlsm", "warm"]
     own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

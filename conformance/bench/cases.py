@@ -24,9 +24,14 @@ VARIANTS: dict[str, str] = {
     "Fortran order": "logits and targets with the class axis first in memory",
     "elements": "each element a row of its own",
     "for weight": "the derivative for a weight for each class, and nothing besides",
+    "labels": "five positives a row, to mlsm as their indices and to others as a dense array",
+    "linear head": "the linear layer of 64 features before the loss too, and the gradients of both",
 }
 """What people really pass, beside the plain call: measured in float32, of shapes of at most 2^24 elements."""
 LARGEST_VARIANT = 2**24
+MANY_CLASSES = ("labels", "linear head")
+"""Those that are measured at any size: they are there for the large ones."""
+POSITIVES, FEATURES = 5, 64
 
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
@@ -77,6 +82,11 @@ class Data:
     value: float
     where: Any = None
     weight: Any = None
+    labels: Any = None
+    """The positives of each row, (N, 5)."""
+    h: Any = None
+    """What the logits are a product of, with W: (N, 64) and (C, 64)."""
+    W: Any = None
 
 
 def shape_text(shape: tuple[int, int]) -> str:
@@ -127,6 +137,8 @@ def varied(data: Data, variant: str) -> Data:
     if variant == "for weight":
         return dataclasses.replace(data, weight=np.ones(x.shape[1], x.dtype))
     random = np.random.default_rng([*x.shape, 21])
+    if variant in MANY_CLASSES:
+        return _many_classes(data, variant, random)
     where = random.random(x.shape, dtype=np.float32) < 0.5 if variant == "mask" else None
     shape = (x.shape[0], 1) if variant == "row weights" else x.shape
     weight = None if variant == "mask" else (random.random(shape, dtype=np.float32) + 0.5).astype(x.dtype)
@@ -143,11 +155,30 @@ def varied(data: Data, variant: str) -> Data:
     return dataclasses.replace(data, value=math.fsum(sums) / max(1, observed), where=where, weight=weight)
 
 
+def _many_classes(data: Data, variant: str, random: np.random.Generator) -> Data:
+    """Few positives a row; for the head, logits that are a product."""
+    x, h, W = data.x, None, None
+    rows, classes = x.shape
+    if variant == "linear head":
+        h = random.standard_normal((rows, FEATURES), dtype=np.float32)
+        W = random.standard_normal((classes, FEATURES), dtype=np.float32)
+        W *= np.float32(3 / FEATURES**0.5)
+        x = h @ W.T
+    labels = np.stack([random.choice(classes, min(POSITIVES, classes), replace=False) for _ in range(rows)])
+    y = np.zeros_like(x)
+    np.put_along_axis(y, labels, 1, axis=1)
+    sums = []
+    for i in range(rows):
+        z = x[i].astype(np.float64) * (1 - 2 * y[i].astype(np.float64))
+        sums.append(float(np.mean(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))))
+    return Data(x, y, math.fsum(sums) / rows, labels=labels, h=h, W=W)
+
+
 def floor(case: Case, data: Data) -> Callable[[], None]:
     """The least that anybody must do on the host: read both inputs, and write the gradient where one is made."""
-    x = data.x
+    x, y = (data.x, data.y) if data.W is None else (data.W, data.h)
     # NumPy widens halves one by one; code that reads them as what they are is not slower than the memory.
-    a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, data.y))
+    a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, y))
     # Likewise a mask, byte by byte; NumPy sums eight of them at a time as one integer.
     more = [data.where.reshape(-1)[: data.where.size // 8 * 8].view(np.uint64)] if data.where is not None else []
     more += [data.weight] if data.weight is not None else []

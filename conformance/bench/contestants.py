@@ -8,48 +8,16 @@ returns.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlsm
 
 from ..backends import find
+from .candidate import Candidate, Work, installed, library, ready
 from .cases import PLAIN, Case, Data, numpy_dtype
-
-Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns what is timed."""
-
-    name: str
-    library: str
-    way: str
-    """One of `bench_cases.WORKS`."""
-    make: Callable[[], Work]
-    ours: bool = False
-    kernel: str = ""
-    forced: bool = False
-    """The kernel was named, and is not what the call would get by itself: for the tables, not for the picture."""
-    compiled: bool = False
-    """Takes seconds to make: left out by --quick."""
-
-
-Builder = Callable[[Case, Data, str], Iterator[Candidate]]
-
-
-def installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def library(name: str) -> Any:
-    """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
-    return importlib.import_module(name)
+from .heads import numpy_heads, torch_heads
 
 
 def _kernels(x: Any, y: Any, **options: Any) -> list[tuple[str, str | None]]:
@@ -82,7 +50,7 @@ def _ours(
             # The loss is linear in the weight, whose elements are 1 here.
             return finish((mlsm.grad(x, y, wrt="weight", **options).sum(),))
 
-        yield Candidate(f"mlsm, {name}", name, "value_and_grad", partial(_ready, for_weight), True)
+        yield Candidate(f"mlsm, {name}", name, "value_and_grad", partial(ready, for_weight), True)
         return
     for kernel, forced in _kernels(x, y, **options):
 
@@ -93,12 +61,7 @@ def _ours(
             return finish(mlsm.value_and_grad(x, y, kernel=forced, **options))
 
         way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
-        yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(_ready, work), True, kernel, bool(forced))
-
-
-def _ready(work: Work) -> Work:
-    """For what needs no preparation."""
-    return work
+        yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(ready, work), True, kernel, bool(forced))
 
 
 def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -107,8 +70,12 @@ def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         return
     import numpy as np
 
+    if data.W is not None:
+        yield from numpy_heads(case, data)
+        return
     x, y = data.x, data.y
-    yield from _ours(case, "numpy", x, y, lambda results: results[0], _options(data, lambda value: value))
+    ours = y if data.labels is None else mlsm.Labels(data.labels, num_classes=case.shape[1])
+    yield from _ours(case, "numpy", x, ours, lambda results: results[0], _options(data, lambda value: value))
     if data.where is not None or data.weight is not None:
         return  # everybody writes that in a way of their own
 
@@ -157,7 +124,11 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
     torch._dynamo.reset()
 
     tensor = find("torch" if device == "cpu" else "torch-cuda").of_numpy
+    if data.W is not None:
+        yield from torch_heads(case, data, tensor, device)
+        return
     x, y = map(tensor, (data.x, data.y))
+    labels = y if data.labels is None else mlsm.Labels(tensor(data.labels), num_classes=case.shape[1])
     leaf = x.detach().requires_grad_(case.gradient)
 
     def wait() -> None:
@@ -182,15 +153,15 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         return backward if case.gradient else loss
 
     options = _options(data, tensor)
-    yield from _ours(case, "torch", x, y, finish, options)
+    yield from _ours(case, "torch", x, labels, finish, options)
     way = "backward" if case.gradient else "loss"
     if case.variant == "for weight":
         return
     if case.gradient:
-        for kernel, forced in _kernels(leaf, y, **options):
+        for kernel, forced in _kernels(leaf, labels, **options):
 
             def ours(a: Any, b: Any, forced: str | None = forced) -> Any:
-                return mlsm.multilabel_soft_margin_loss(a, b, kernel=forced, **options)
+                return mlsm.multilabel_soft_margin_loss(a, labels, kernel=forced, **options)
 
             name = f"mlsm, torch, {kernel}, backward"
             yield Candidate(name, "torch", way, partial(work_of, ours), True, kernel, bool(forced))
@@ -241,7 +212,7 @@ def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
             compiled = jax.jit(function)
 
             def work() -> Any:
-                results = jax.block_until_ready(compiled(x, y))
+                results = jax.block_untilready(compiled(x, y))
                 return results[0] if isinstance(results, tuple) else results
 
             return work

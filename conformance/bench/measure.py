@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .candidate import Candidate, Work
 from .cases import FLOOR, Case, Data
-from .contestants import Candidate, Work
 
 Clock = Callable[[], float]
 LEAST = 0.001

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..run.channel import Channel, Wire
+from .candidate import Candidate
 from .cases import PLAIN, Case, make_data, varied
-from .contestants import Candidate
 from .peers import BUILDERS
 
 METHOD = (

@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from .candidate import Builder, Candidate, Work, installed, library
 from .cases import Case, Data
 from .contestants import (
-    Builder,
-    Candidate,
-    Work,
     cupy_candidates,
     dask_candidates,
-    installed,
     jax_candidates,
-    library,
     numpy_candidates,
     torch_candidates,
 )

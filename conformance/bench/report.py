@@ -1,5 +1,4 @@
-"""The benchmark in words: a table for the terminal, docs/performance.md. Ratios only; a bare time says more about the
-machine.
+"""The benchmark in words: a table for the terminal, and docs/performance.md.
 
 Reads the benchmark's JSON (see `command.py`) and measures nothing.
 """
@@ -8,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..report.markdown import table
 from ..report.svg import short
-from .cases import FLOOR_MEANING, PLAIN, Case
+from .cases import FLOOR_MEANING, PLAIN, VARIANTS, Case, shape_text
 
 REFERENCES: tuple[tuple[str, str], ...] = (
     ("torch mlsm", "torch mlsm"),
@@ -148,45 +147,153 @@ def _scaling(report: Mapping[str, Any]) -> str:
 """
 
 
+class Family(NamedTuple):
+    """Who is compared with whom on the arrays of one library, in loss and gradient."""
+
+    arrays: str
+    library: str
+    way: str
+    peers: tuple[tuple[str, str], ...]
+    """(contestant, what a sentence calls it)."""
+
+
+FAMILIES = (
+    Family("NumPy arrays", "numpy", "value_and_grad", (("plain expression, numpy", "the textbook expression"),)),
+    Family(
+        "PyTorch tensors and `backward()`",
+        "torch",
+        "backward",
+        (("torch mlsm", "PyTorch's own loss"), ("torch BCE-with-logits", "its binary cross-entropy")),
+    ),
+    Family(
+        "JAX arrays under `jax.jit`",
+        "jax",
+        "value_and_grad",
+        (("plain expression, jax jit", "the textbook expression"), ("optax, jax jit", "optax")),
+    ),
+)
+
+
+def _of(family: Family, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a call of mlsm by itself took on these arrays in one case; None where it was not timed."""
+    for e in result["entries"]:
+        chosen = e["ours"] and not e["forced"] and e["over_floor"] is not None and "compiled" not in e["name"]
+        if chosen and (e["library"], e["way"]) == (family.library, family.way):
+            found: Mapping[str, Any] = e
+            return found
+    return None
+
+
+def _small_to_large(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The plain cases of loss and gradient in float32 on one thread, of the shapes that training has."""
+    cases = [(case_of(result), result) for result in report["results"]]
+    wanted = [
+        (case.size, result)
+        for case, result in cases
+        if case.gradient and (case.variant, case.dtype, case.threads) == (PLAIN, "float32", "1") and case.size <= 2**24
+    ]
+    return [result for _, result in sorted(wanted, key=lambda pair: pair[0])]
+
+
+def _series(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _answer(report: Mapping[str, Any]) -> str:
+    """A sentence for each library: how many times as fast as whom, at which shape."""
+    sentences = []
+    for family in FAMILIES:
+        told = []
+        for peer, words in family.peers:
+            pairs = [
+                (ratio(speedup(ours, result["entries"], peer)), shape_text(case_of(result).shape))
+                for result in _small_to_large(report)
+                if (ours := _of(family, result)) and speedup(ours, result["entries"], peer) is not None
+            ]
+            if pairs:
+                times = _series([times for times, _ in pairs])
+                told.append(f"{times} times as fast as {words} at {_series([shape for _, shape in pairs])}")
+        if told:
+            sentences.append(f"With {family.arrays}, loss and gradient are {', and '.join(told)}.")
+    return "\n".join(sentences)
+
+
 def _headlines(report: Mapping[str, Any]) -> str:
-    """What mlsm chooses by itself on each library, for each case: for those who read no further."""
+    """Every family at every shape, in microseconds and beside its peers: at most ten rows."""
     lines = []
+    for family in FAMILIES:
+        for result in _small_to_large(report):
+            ours, floor = _of(family, result), result.get("floor_us")
+            if ours is not None:
+                beside = [
+                    f"{ratio(times)} × {words}"
+                    for peer, words in family.peers
+                    if (times := speedup(ours, result["entries"], peer)) is not None
+                ]
+                time = f"{ratio(ours['over_floor'] * floor)} µs" if floor else "–"
+                lines.append([family.arrays, shape_text(case_of(result).shape), time, ", ".join(beside) or "–"])
+    return table(["loss and gradient, float32, one thread", "shape", "time", "times as fast as"], lines[:10])
+
+
+def _variants(report: Mapping[str, Any]) -> str:
+    """What each option costs beside the plain call of the same arrays, at the largest shape that has both."""
+    plain: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    found: dict[tuple[str, str], tuple[int, list[str]]] = {}
     for result in report["results"]:
-        entries = result["entries"]
-        ours = [e for e in entries if e["ours"] and not e["forced"] and e["over_floor"] is not None]
-        for e in sorted(ours, key=lambda e: e["over_floor"]):
-            cells = [ratio(speedup(e, entries, name)) for name, _ in REFERENCES]
-            lines.append([str(case_of(result)), e["name"], ratio(e["over_floor"]), *cells])
-    return table(["work", "mlsm by itself", "time / floor", *(f"× {words}" for _, words in REFERENCES)], lines)
+        case = case_of(result)
+        if case.gradient and case.variant == PLAIN:
+            plain[case.shape, case.dtype, case.threads] = result
+    for result in report["results"]:
+        case = case_of(result)
+        beside = plain.get((case.shape, case.dtype, case.threads))
+        if not case.gradient or case.variant == PLAIN or beside is None or case.threads != "1":
+            continue
+        for family in FAMILIES[:2]:
+            ours, ordinary = _of(family, result), _of(family, beside)
+            if ours and ordinary and case.size >= found.get((case.variant, family.arrays), (0, []))[0]:
+                floors = (result.get("floor_us") or 1.0) / (beside.get("floor_us") or 1.0)
+                cost = ours["over_floor"] * floors / ordinary["over_floor"]
+                cells = [VARIANTS[case.variant], family.arrays, shape_text(case.shape), ratio(cost)]
+                found[case.variant, family.arrays] = case.size, cells
+    if not found:
+        return ""
+    return f"""## What options cost
+
+Loss and gradient with the option, as a multiple of the plain call's time on the same arrays.
+
+{table(["passed besides", "arrays", "shape", "× the plain call"], [cells for _, cells in found.values()])}
+
+"""
 
 
 def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
     """docs/performance.md; `picture` is the plot's file name beside the page."""
-    methods = [r["memory_method"] for r in report["results"] if r["memory_method"]]
-    memory = f"Extra memory is the {methods[0]}. " if methods else ""
     plot = f"![Time over floor against size]({picture})\n\n" if picture else ""
-    cases = []
-    for result in report["results"]:
-        head, body, remarks = rows(result)
-        notes = "".join(f"\n- {remark}" for remark in remarks)
-        cases.append(f"### {heading(result)}\n\n{table(head, body)}\n{notes}\n".rstrip() + "\n")
+    broken = "".join(
+        f"\n- {case_of(result)}: {e['name']}: {e['reason']}"
+        for result in report["results"]
+        for e in result["entries"]
+        if e["reason"] and case_of(result).variant == PLAIN
+    )
+    broken = f"\n\nWhat could not be timed:\n{broken}" if broken else ""
     return f"""<!-- Generated by `python -m mlsm_conformance bench --markdown docs/performance.md`; do not edit. -->
 
 # Performance
 
-Everybody in a case was timed in one process, in turn, in an order drawn anew for each round; the figures are medians as
-multiples of the floor, with quartiles. {NOISY_MEANING} {FLOOR_MEANING}
-
-"× torch mlsm" says how many times faster a line is than PyTorch's own loss doing the same work (with its own backward
-pass where a gradient is made), and so for the other columns. {memory}The error is the relative distance of the mean
-loss from its float64 value.
-
-{_machine(report)}
-
-{plot}## In short
+{_answer(report)}
 
 {_headlines(report)}
 
-{_scaling(report)}## Every case
+A number below 1 says that mlsm is slower. The first call of a process with the `fast` extra may compile for seconds;
+`python -m mlsm warm` does that ahead.
 
-{chr(10).join(cases)}"""
+{plot}{_variants(report)}{_scaling(report)}## How it was measured
+
+Everybody in a case was timed in one process, in turn, in an order drawn anew for each round; the figures are medians.
+{NOISY_MEANING} {FLOOR_MEANING}
+
+{_machine(report)}
+
+Every case, with quartiles, memory and the error of every value, is printed by the command that made this page:
+`python -m mlsm_conformance bench --json bench.json` measures, `bench --from bench.json` prints it again.{broken}
+"""

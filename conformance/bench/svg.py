@@ -1,6 +1,7 @@
-"""The benchmark as a picture: time over floor against size, one panel for each dtype, work and number of threads.
+"""The benchmark as a picture: time over floor against size, in float32 on one thread, one panel for each work.
 
-Lines are labelled where they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures
+One colour a library: mlsm's line is the strong one, its peers on the same arrays are dashed. Lines are labelled where
+they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures
 nothing.
 """
 
@@ -11,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..report.panels import style_of
 from ..report.style import COLOURS, DRAWING
 from ..report.svg import Box, line, logarithmic, marker, number, path, power_of_ten, rect, svg, text
 from .cases import PLAIN
@@ -20,7 +20,9 @@ from .report import case_of
 WIDTH = 760.0
 GAP = 14.0
 """Least distance between two labels: the height of their letters and a little air."""
-OUR_MARK = {"numpy": "circle", "torch": "square", "jax": "triangle", "dask": "diamond", "cupy": "bar"}
+STYLE = {"numpy": ("ours", "circle"), "torch": ("p0", "square"), "jax": ("p2", "triangle"), "dask": ("p3", "diamond")}
+"""Colour and mark of a library; all others share one."""
+OTHERS = ("p4", "cross")
 STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -29,6 +31,7 @@ class Line:
     """One contestant over the sizes at which it was timed: (elements, time over floor)."""
 
     name: str
+    ours: bool
     css: str
     mark: str
     points: tuple[tuple[float, float], ...]
@@ -70,16 +73,10 @@ def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str
                 name = e["name"].replace(f", {e['kernel']}", "", 1) if e["kernel"] else e["name"]
                 points.setdefault(name, []).append((float(case.size), e["over_floor"]))
                 about[name] = e
-    found = []
-    peers = 0
-    for name, e in about.items():
-        if e["ours"]:
-            css, mark = "ours", OUR_MARK.get(e["library"], "cross")
-        else:
-            css, mark = style_of(peers)
-            peers += 1
-        found.append(Line(name, css, mark, tuple(sorted(points[name]))))
-    return found
+    return [
+        Line(name, e["ours"], *STYLE.get(e["library"], OTHERS), tuple(sorted(points[name])))
+        for name, e in about.items()
+    ]
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -110,11 +107,11 @@ def panel(lines: Sequence[Line], title: str, top: float) -> tuple[list[str], flo
     ends = [up(a.points[-1][1]) for a in lines]
     for a, end, place in zip(lines, ends, spread(ends, box.top + 6, box.bottom - 2), strict=True):
         points = [(across(x), up(y)) for x, y in a.points]
-        body.append(path(points, f"{a.css} series{' strong' if a.css == 'ours' else ''}"))
+        body.append(path(points, f"{a.css} series{' strong' if a.ours else ' peer'}"))
         body += [marker(a.mark, x, y, f"{a.css} mark") for x, y in points]
         body.append(path([(points[-1][0] + 5, end), (box.right + 8, place), (box.right + 14, place)], "leader"))
         body.append(marker(a.mark, box.right + 21, place, f"{a.css} mark"))
-        body.append(text(box.right + 29, place + 4, a.name, "key strong" if a.css == "ours" else "key", "start"))
+        body.append(text(box.right + 29, place + 4, a.name, "key strong" if a.ours else "key", "start"))
     body.append(text((box.left + box.right) / 2, box.bottom + 36, "elements of the input", "axis"))
     body.append(text(14, (box.top + box.bottom) / 2, "time / floor", "axis", turn=True))
     return body, box.bottom + 54
@@ -123,7 +120,9 @@ def panel(lines: Sequence[Line], title: str, top: float) -> tuple[list[str], flo
 def picture(report: Mapping[str, Any]) -> str:
     """The whole picture, standing alone: its colours follow the reader's light or dark preference where it is shown."""
     keys = dict.fromkeys(
-        (c.dtype, c.gradient, c.threads) for c in map(case_of, report["results"]) if c.variant == PLAIN
+        (c.dtype, c.gradient, c.threads)
+        for c in map(case_of, report["results"])
+        if (c.variant, c.dtype, c.threads) == (PLAIN, "float32", "1")
     )
     body: list[str] = []
     top = 6.0
@@ -136,7 +135,7 @@ def picture(report: Mapping[str, Any]) -> str:
             body += drawn
     style = (
         f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}.leader{{fill:none;stroke:var(--rule);stroke-width:1}}"
-        ".strong.series{stroke-width:2.4}.key.strong{font-weight:600}"
+        ".strong.series{stroke-width:2.6}.peer.series{stroke-dasharray:5 4}.key.strong{font-weight:600}"
     )
     ground = f'<rect class="paper" width="{number(WIDTH)}" height="{number(top)}"/>'
     return svg(WIDTH, top, "Time over floor against size", [ground, *body], style) + "\n"

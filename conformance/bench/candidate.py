@@ -1,0 +1,47 @@
+"""One contestant of the benchmark, as every file that brings some makes it. Measures nothing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .cases import Case, Data
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns what is timed."""
+
+    name: str
+    library: str
+    way: str
+    """One of `bench_cases.WORKS`."""
+    make: Callable[[], Work]
+    ours: bool = False
+    kernel: str = ""
+    forced: bool = False
+    """The kernel was named, and is not what the call would get by itself: for the tables, not for the picture."""
+    compiled: bool = False
+    """Takes seconds to make: left out by --quick."""
+
+
+Builder = Callable[[Case, Data, str], Iterator[Candidate]]
+
+
+def installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def library(name: str) -> Any:
+    """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
+    return importlib.import_module(name)
+
+
+def ready(work: Work) -> Work:
+    """For what needs no preparation."""
+    return work

@@ -312,13 +312,13 @@ def trained(shape: tuple[int, int], floor: float, variant: str = PLAIN) -> dict[
 
 def test_the_page_answers_first() -> None:
     page = performance_page(report(trained((8192, 1000), 1000.0), SMALL, trained((32, 20), 2.5)))
+    shapes = "at 32×20 and 8192×1000"
     assert (
-        "With PyTorch tensors, with `backward()`, loss and gradient are 2.5 and 2.5 times as fast as PyTorch's own loss "
-        "at 32×20 and 8192×1000, and 0.75 and 0.75 times as fast as its binary cross-entropy at 32×20 and 8192×1000."
+        "With PyTorch tensors and `backward()`, loss and gradient are 2.5 and 2.5 times as fast as PyTorch's own loss "
+        f"{shapes}, and 0.75 and 0.75 times as fast as its binary cross-entropy {shapes}."
     ) in page
-    assert page.index("With NumPy arrays") < page.index(
-        "| NumPy arrays | 32×20 | 5 µs | 4.5 × the textbook expression |"
-    )
+    row = "| NumPy arrays | 32×20 | 5 µs | 4.5 × the textbook expression |"
+    assert page.index("With NumPy arrays") < page.index(row)
     assert "| NumPy arrays | 8192×1000 | 2000 µs |" in page
     assert "JAX" not in page.partition("## How")[0]
 

@@ -65,8 +65,8 @@ def _extra(entry: Mapping[str, Any]) -> str:
 
 
 NO_ACCELERATOR = (
-    "none took part, and figures of CUDA devices are outstanding: `conformance/gpu.sh` measures them in one command. The "
-    "CUDA and Triton kernels compile, and their arithmetic passes the catalogue on a host"
+    "none took part, and figures of CUDA devices are outstanding: `conformance/gpu.sh` measures them in one command. "
+    "The CUDA and Triton kernels compile, and their arithmetic passes the catalogue on a host"
 )
 
 

@@ -74,10 +74,12 @@ unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose q
 test-slow: $(VENV)/.stamp-test  ## The tests that `make test` leaves out because they take minutes
 	$(BIN)/python -m pytest -m slow --numprocesses auto --conformance-level smoke tests conformance $(PYTEST)
 
-# Not part of `make test`, because Transformers is as large as all the rest. Imported first: a test that is skipped tests nothing.
-test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, in the real Trainer
-	$(BIN)/python -c 'import accelerate, transformers'
+# Not part of `make test`, because these are larger than all the rest. Imported first: a test that is skipped tests nothing.
+test-integrations: export KERAS_BACKEND := torch
+test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, and the line for each other framework, in the real one
+	$(BIN)/python -c 'import accelerate, catboost, flax, keras, lightning, ndonnx, onnxruntime, skorch, transformers'
 	$(BIN)/python -m pytest --doctest-modules mlsm/integrations/transformers.py tests/integrations/test_transformers.py \
+		tests/integrations/test_frameworks.py \
 		'tests/test_docs.py::test_blocks_run[docs/tutorials/transformers.md]' $(PYTEST)
 
 # Not part of `make test`, which has tests/kernels/test_threads.py: each of these runs eight times. What is meant for one thread is

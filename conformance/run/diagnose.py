@@ -7,6 +7,7 @@ raises the same exception: then nothing that follows would say more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import warnings
@@ -78,6 +79,7 @@ class _Examination:
         self.tails(wide)
         self.soft_tails(wide)
         self.targets()
+        self.unsigned()
         self.halves()
         if "gradient" in self.subject.offers:
             self.gradient(wide)
@@ -381,11 +383,24 @@ class _Examination:
         if max(off) > FORMATS["float32"].u / 8:
             at = off.index(max(off))
             self.cause(
-                "computes in the logits' dtype beside a wider target: at "
+                "computes in the narrower dtype where those of logits and target differ: at "
                 f"x={case.input.values[at if len(off) > 1 else 0]!r} (float32), y=0.1 (float64) it returns "
                 f"{(seen or exactly)[at]!r}, exactly {exactly[at]!r}",
                 "values.dtypes",
-                _beside_a_wider_target,
+                _of_two_dtypes,
+            )
+
+    def unsigned(self) -> None:
+        """Whether 1 - y is taken in the target's own unsigned integers."""
+        case = dataclasses.replace(self.column("float32", [(2.0, 2.0)]), target=Tensor((1, 1), (2,), "uint8"))
+        ask = Ask("loss", self.asked())
+        seen, right = self.values(case, ask), exact(case, ask).values
+        if seen and abs(seen[0] - right[0]) > 1:
+            self.cause(
+                "subtracts an unsigned target from 1, which wraps around: at x=2.0, y=2 (uint8) it returns "
+                f"{seen[0]!r}, exactly {right[0]!r}",
+                "special.hazards",
+                lambda v: v.question is not None and v.question.case.target.dtype.startswith("uint"),
             )
 
     def halves(self) -> None:
@@ -407,7 +422,7 @@ class _Examination:
                 self.narrow(case, seen, off.index(max(off)), f"does not widen {dtype}", "values.hard")
                 continue
             # What is widened inside and rounded between two operations is off by one rounding more.
-            case = self.column(dtype, [(x / 8, y) for x in range(-64, 65) for y in (0.0, 0.25, 0.75, 1.0)])
+            case = self.column(dtype, [(x / 8, y) for x in range(-64, 65) for y in (0.0, 0.3, 0.7, 1.0)])
             seen = self.values(case, ask)
             right = exact(case, ask).values
             off = [ulp_error(s, r, dtype) for s, r in zip(seen or right, right, strict=True)]
@@ -498,6 +513,13 @@ def _beside_a_wider_target(v: Violation) -> bool:
         return False
     x, y = (tensor.dtype for tensor in (v.question.case.input, v.question.case.target))
     return y in FORMATS and FORMATS[y].precision > FORMATS[x].precision
+
+
+def _of_two_dtypes(v: Violation) -> bool:
+    if v.question is None or v.kind != "value":
+        return False
+    x, y = (tensor.dtype for tensor in (v.question.case.input, v.question.case.target))
+    return x != y and {x, y} <= set(FORMATS)
 
 
 def _of_exponent(v: Violation) -> bool:

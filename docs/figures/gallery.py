@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 
 mpl.use("svg")
-from make import INK, ONE, STYLE, TWO, WIDTH, written
+from make import INK, ONE, STYLE, THREE, WIDTH, written
 from matplotlib import pyplot as plt
 
 from mlsm_conformance import peers, record
+from mlsm_conformance.check import GROUPS
 from mlsm_conformance.record import BackendRecord, Curve, Run
 from mlsm_conformance.report.summary import causes, failing
 from mlsm_conformance.run.why import WHY, Why, explains, recomputed
@@ -57,6 +58,10 @@ class Entry(NamedTuple):
     """What Keras runs on."""
     dtype: str = "float64"
     """What its figure is about."""
+    without: str = ""
+    """A group of checks that ends the process, and is not asked."""
+    dtypes: tuple[str, ...] = ()
+    """In which it is judged, where it does not have all of the backend's."""
 
     @property
     def name(self) -> str:
@@ -66,9 +71,14 @@ class Entry(NamedTuple):
     def line(self, rest: str) -> str:
         """A command about it, as it is pasted into a shell."""
         engine = f"KERAS_BACKEND={self.engine} " if self.engine else ""
-        return f"{engine}python -m mlsm_conformance {rest} --impl {peers.__name__}:{self.function}"
+        dtypes = "".join(f" --dtype {d}" for d in self.dtypes) if rest.startswith("run") else ""
+        return f"{engine}python -m mlsm_conformance {rest}{dtypes} --impl {peers.__name__}:{self.function}"
 
 
+THREADS = (
+    "On the CPU it has no float16. The group `threads` is not asked: where several threads call it at once, Paddle "
+    "ends the process with a segmentation fault, as `run numpy --check threads` with the same `--impl` shows."
+)
 CPU = "On a machine with a CPU build of PyTorch, torchvision has to be a CPU build, too."
 ENTRIES = (
     Entry("PyTorch `multilabel_soft_margin_loss`", "torch_mlsm", "torch", "torch"),
@@ -80,7 +90,8 @@ ENTRIES = (
     Entry("scikit-learn `HalfBinomialLoss`", "sklearn_half_binomial", "numpy", "scikit-learn"),
     Entry("SciPy `log_expit`", "scipy_log_expit", "numpy", "scipy"),
     Entry("MLX `binary_cross_entropy`", "mlx_bce", "numpy", "mlx"),
-    Entry("Paddle `multi_label_soft_margin_loss`", "paddle_mlsm", "numpy", "paddlepaddle"),
+    Entry("Paddle `multi_label_soft_margin_loss`", "paddle_mlsm", "numpy", "paddlepaddle", THREADS, without="threads",
+          dtypes=("float32", "float64")),
     Entry("timm `BinaryCrossEntropy`", "timm_bce", "torch", "timm", CPU, TORCHVISION),
     Entry("torchvision `sigmoid_focal_loss`, γ = 0", "torchvision_focal", "torch", "torchvision", CPU, TORCHVISION),
     Entry("MONAI `FocalLoss`, γ = 0", "monai_focal", "torch", "monai", dtype="float32"),
@@ -113,6 +124,8 @@ def judge(entry: Entry) -> None:
     out.unlink(missing_ok=True)
     impl = f"{peers.__name__}:{entry.function}"
     words = ["run", entry.backend, "--impl", impl, "--json", str(out)]
+    words += [word for dtype in entry.dtypes for word in ("--dtype", dtype)]
+    words += [word for group in GROUPS if entry.without and group != entry.without for word in ("--check", group)]
     # The curves of others are not on this page, and Paddle bears no TensorFlow, on which Keras runs, in its process.
     alone = "from mlsm_conformance.run import command\ncommand.peers = lambda **_: ()\n"
     done = child(entry, f"{alone}from mlsm_conformance.__main__ import main\nraise SystemExit(main({words!r}))")
@@ -189,7 +202,7 @@ def figure(entry: Entry, backend: BackendRecord) -> None:
             1, len(kinds), figsize=(WIDTH, 2.5), layout="constrained", squeeze=False, sharey=True
         )
         for ax, quantity in zip(axes[0], kinds, strict=True):
-            for target, colour in ((0.0, ONE), (1.0, TWO)):
+            for target, colour in ((0.0, ONE), (1.0, THREE)):
                 (curve,) = (c for c in curves if c.quantity == quantity and c.target == target)
                 x, ulp, bound = points(curve)
                 ax.plot(x, ulp, ".", ms=3.5, color=colour, label=f"y = {target:g}")
@@ -243,7 +256,9 @@ def section(entry: Entry, run: Run) -> list[str]:
         out += [entry.note, ""]
     found = causes(backend)
     if found:
-        rows = [f"- {len(checks)} of {wrong}: {shortened(sentence, entry)}" for sentence, checks in found]
+        rows = [
+            f"- {len(checks)} of {wrong}: {shortened(sentence, entry)} (`{checks[0].id}`)" for sentence, checks in found
+        ]
         out += ["What explains all that is wrong in a failing check, by how many checks:", "", *rows, ""]
     unexplained = [c.id for c in failing(backend) if not c.causes]
     if unexplained:
@@ -271,9 +286,9 @@ INTRODUCTION = """\
 What the [test suite](suite.md) says of losses that others wrote. Each is called as its documentation says, by the lines
 shown, which change only what the comparison forces: the order of the arguments and the mean over the classes. It is
 compared with the exact value, within the bounds that [the contract](contract.md) promises of mlsm. A check fails if one
-value leaves its bound, or if a call that the contract allows raises; most of that does not matter to a training. What
-may is in the sentences. Each of these was confirmed with mpmath, by redoing the arithmetic with every operation rounded
-as the loss rounds it, which gave the same wrong number.
+value leaves its bound, or if a call that the contract allows raises; much of that does not matter to a
+training. What may matter is said in the sentences above each figure. They were confirmed with mpmath, by redoing the
+arithmetic with every operation rounded as the loss rounds it, which gave the same wrong number.
 
 An ULP is the distance from a floating-point number to the next. In the figures lower is better: below ½ a result is the
 nearest number, and at 10¹⁵ (10⁷ in float32) no digit is right. A dot is missing where a result is not finite.

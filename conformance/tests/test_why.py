@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,13 @@ def test_the_line_of_the_gallery_shows_a_claim_again(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "at x=40.0, y=1.0: 0.0, exactly 4.248354255291589e-18" in said
     assert said.count(": confirmed") == 2
+
+
+def test_the_gallery_says_of_every_peer_what_mpmath_gives() -> None:
+    page = Path(__file__).resolve().parents[2].joinpath("docs", "gallery.md").read_text(encoding="utf-8")
+    for name, whys in WHY.items():
+        section = next(s for s in page.split("\n## ") if f'look("{name}")' in s)
+        for why in whys:
+            (x, y), right = why.points[0], recomputed(why, *why.points[0])[0]
+            assert f"It {why.sentence}. In {why.dtype}, at x = {x!r} and y = {y!r}" in section
+            assert f"exactly {right!r}." in section

@@ -251,7 +251,7 @@ def section(entry: Entry, run: Run) -> list[str]:
     out += [f"{what} in {', '.join(backend.dtypes)}: {verdict}.", ""]
     out += [" ".join(sentences), ""]
     out += [f"![The error of the loss and of its gradient against the logit](figures/gallery-{entry.name}.svg)", ""]
-    out += ["```python", parts(entry), "```", ""]
+    out += ["```text", parts(entry), "```", ""]  # after python, the next block would be its output
     if entry.note:
         out += [entry.note, ""]
     found = causes(backend)

@@ -17,12 +17,17 @@ GALLERY ?=
 CPU_BACKENDS := numpy numpy-readonly numpy-bfloat16 array-api-strict array-api-strict-nodata array-api-strict-nofloat64 \
 	torch jax jax-x64 jax-jit dask dask-chunked-class dask-unknown
 
+# XLA compiles a small operation once for every process of a run, and for the next run, not once for each.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help test test-integrations lint types conformance unit parallel demo docs gallery mutants bench dist format clean
+.PHONY: help test test-slow test-integrations lint types conformance unit parallel demo docs gallery mutants bench dist format clean
 # One step after the other: the checks print what they do, and two of them measure time.
 .NOTPARALLEL:
 
@@ -65,7 +70,10 @@ conformance: $(VENV)/.stamp-test  ## The conformance suite at its quick level, o
 		$(addprefix --require=,$(or $(BACKENDS),$(CPU_BACKENDS)))
 
 unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose quick level has run already (PYTEST="-k name -x" is passed on)
-	$(BIN)/python -m pytest --numprocesses auto --doctest-modules --conformance-level smoke mlsm tests conformance $(PYTEST)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --doctest-modules --conformance-level smoke mlsm tests conformance $(PYTEST)
+
+test-slow: $(VENV)/.stamp-test  ## The tests that `make test` leaves out because they take minutes
+	$(BIN)/python -m pytest -m slow --numprocesses auto --conformance-level smoke tests conformance $(PYTEST)
 
 # Not part of `make test`, because Transformers is as large as all the rest. Imported first: a test that is skipped tests nothing.
 test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, in the real Trainer

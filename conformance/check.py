@@ -199,7 +199,7 @@ class Context:
     def together(self, task: str, **given: Any) -> contextlib.AbstractContextManager[list[str]]:
         """Around a task that every process which holds a part of this backend's arrays does alike."""
         if not self.ours or type(self.subject) is not Mlsm:
-            return self.backend.together("nothing")  # a function cannot be sent; whoever needs it sent says so
+            return self.backend.together("nothing")  # a function cannot be sent; a check that needs it sent says so
         kernel = None if self.subject.kernel == "auto" else self.subject.kernel
         return self.backend.together(task, kernel=kernel, level=self.level, dtypes=list(self.dtypes), **given)
 
@@ -212,14 +212,14 @@ class Context:
                 yield case
 
     @property
-    def dear(self) -> bool:
+    def expensive(self) -> bool:
         """Whether calls cost so much here, at this level, that cases are selected."""
         return self.backend.slow >= 4 and self.level not in ("full", "exhaustive")
 
-    def thinned(self, cases: Sequence[T], most: int = 48) -> list[T]:
+    def subsample(self, cases: Sequence[T], most: int = 48) -> list[T]:
         """All cases on a fast backend or at a full level; on a slow one an even selection, the same every time."""
         most = max(2, round(most * 4 / self.backend.slow))
-        if not self.dear or len(cases) <= most:
+        if not self.expensive or len(cases) <= most:
             return list(cases)
         return [cases[i * len(cases) // most] for i in range(most)]
 
@@ -387,7 +387,7 @@ class Context:
         alone = [ask for ask in asks if ask.reduction == "none" and "none" not in self.reductions]
         if alone and _is_column(case) and arrays is None:
             # Without row losses, a row by itself: in the mean of many a lost tail could not be seen.
-            for i in self.thinned(sorted({p: i for i, p in enumerate(_pairs(case))}.values())):
+            for i in self.subsample(sorted({p: i for i, p in enumerate(_pairs(case))}.values())):
                 row = row_of(case, i)
                 self.judge(tally, row, [dataclasses.replace(ask, reduction=self.reduction) for ask in alone])
             asks = [ask for ask in asks if ask not in alone]

@@ -4,8 +4,6 @@ import typing as _t
 
 from ._diagnose import diagnose
 from ._dispatch import Kernel, register_kernel, unregister_kernel
-from ._labels import Labels
-from ._linear import linear_multilabel_soft_margin_loss, linear_value_and_grad
 from ._loss import (
     explain,
     grad,
@@ -17,6 +15,8 @@ from ._loss import (
 from ._module import MultiLabelSoftMarginLoss
 from ._on_first_use import on_first_use as _on_first_use
 from ._version import __version__
+from .many_classes._labels import Labels
+from .many_classes._linear import linear_multilabel_soft_margin_loss, linear_value_and_grad
 
 __all__ = [
     "Kernel",

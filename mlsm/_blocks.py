@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from . import _check, _core, _dispatch
 from ._core import Operands, Parts
-from ._targets import Target
 from ._typing import DType
+from .many_classes._targets import Target
 
 # Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
 BLOCK: Final = 32768
@@ -59,7 +59,7 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _pulled(o, g, _core.slope, o.x.shape, o.x.dtype) if _cuttable(o, o.x) else _core.rows_vjp(o, g)
+    return _vjp_in_blocks(o, g, _core.gradient, o.x.shape, o.x.dtype) if _cuttable(o, o.x) else _core.rows_vjp(o, g)
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
@@ -67,12 +67,12 @@ def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _pulled(o, g, _core.bend, o.x.shape, o.x.dtype) if _cuttable(o, o.x) else _core.curvature(o, g)
+    return _vjp_in_blocks(o, g, _core.hessian, o.x.shape, o.x.dtype) if _cuttable(o, o.x) else _core.curvature(o, g)
 
 
 def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     cut = _cuttable(o, o.x)
-    return _pulled(o, g, _core.by_target, o.x.shape, dtype) if cut else _core.target_vjp(o, g, dtype)
+    return _vjp_in_blocks(o, g, _core.by_target, o.x.shape, dtype) if cut else _core.target_vjp(o, g, dtype)
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
@@ -83,7 +83,7 @@ def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     cut = _cuttable(o, o.x)
-    return _pulled(o, g, _core.by_pos_weight, o.p.shape, dtype) if cut else _core.pos_weight_vjp(o, g, dtype)
+    return _vjp_in_blocks(o, g, _core.by_pos_weight, o.p.shape, dtype) if cut else _core.pos_weight_vjp(o, g, dtype)
 
 
 # ---------------------------------------------------------------- how
@@ -114,7 +114,7 @@ def _as_rows(o: Operands) -> tuple[Any, ...]:
     return x, y, None, p, m
 
 
-def _pulled(
+def _vjp_in_blocks(
     o: Operands, g: Any, element: Callable[[Operands, Parts], Any], shape: tuple[int, ...], dtype: DType
 ) -> Any:
     return _run(o, g / _divisor(o), _of(element), shape, dtype)

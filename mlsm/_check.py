@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from . import _policy
 from ._core import Operands
 from ._format import plain, quoted, spelled
-from ._labels import Labels, taken
-from ._operands import last, number, operand
+from ._operands import class_axis_last, number, operand
 from ._problem import Layout, Meta, Problem, Shape, State
-from ._targets import target as made_target
 from ._typing import Array, DType
 from .libraries import is_literal, library_of
 from .libraries.base import Form, Library
+from .many_classes._labels import Labels, taken
+from .many_classes._targets import target as made_target
 
 
 class Verdict(NamedTuple):
@@ -129,8 +129,8 @@ def problem(
     state = library.state(input, target, weight, pos_weight, where) if library.state is not None else State.PLAIN
     x = library.form(input, "input", state)
     # Inside a trace lengths may be symbols.
-    judge = _judge if library.memorable and state is not State.TRACED else _judge.__wrapped__
-    described, compute, acc = judge(
+    verdict = _verdict if library.memorable and state is not State.TRACED else _verdict.__wrapped__
+    described, compute, acc = verdict(
         x,
         # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
         library.form(target, "target", state) if type(target) is type(input) else _form(target, "target", state),
@@ -157,8 +157,8 @@ def problem(
         where = verified(where, "where")
     o = Operands(
         library.xp,
-        input if axis == ndim - 1 else last(library.xp, input, axis, ndim),
-        target if axis == ndim - 1 else last(library.xp, target, axis, ndim),
+        input if axis == ndim - 1 else class_axis_last(library.xp, input, axis, ndim),
+        target if axis == ndim - 1 else class_axis_last(library.xp, target, axis, ndim),
         None if weight is None else operand(library, weight, "weight", compute, device, axis, input),
         None if pos_weight is None else operand(library, pos_weight, "pos_weight", compute, device, axis, input),
         None if where is None else operand(library, where, "where", compute, device, axis, input),
@@ -291,7 +291,7 @@ def floating_dtype(value: Any, library: Library) -> DType | None:
 
 
 @lru_cache(maxsize=512)
-def _judge(
+def _verdict(
     x: Form,
     y: Form,
     weight: Form | None,

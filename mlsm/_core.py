@@ -1,4 +1,4 @@
-"""The mathematics of the loss: value, slope, curvature, the class mean and its pullbacks.
+"""The mathematics of the loss: value, gradient, curvature, the class mean and its pullbacks.
 
 Written once, against the Python Array API standard. This file knows no array library, takes no decision that
 depends on a value, cuts nothing into blocks, and validates nothing: whatever arrives here has passed `_check`.
@@ -9,11 +9,11 @@ With H = [x >= 0], sign = +1 where H else -1 (a constant for differentiation) an
     q = ybar + p*y'                          coefficient of the smooth part, exactly 1 when p is absent
     t = ybar where H, else p*y'              coefficient of the linear part
     loss      = w * (t*a + q*L)              with t*a = 0 where t = 0 and a is infinite
-    slope     = w * sign*(t - q*s)
+    gradient     = w * sign*(t - q*s)
     curvature = w * q*s*(1 - s)
 
 where y' = y*(1-eps) + eps/2 and ybar = (1-y)*(1-eps) + eps/2. It is written this way because every rule that a
-framework needs to differentiate it is exact: |x|, maximum, clip and copysign all have a wrong slope at x = 0 or at
+framework needs to differentiate it is exact: |x|, maximum, clip and copysign all have a wrong gradient at x = 0 or at
 -0.0, and `where` applied to the product instead of to a factor turns an infinite logit into 0 * inf.
 """
 
@@ -43,7 +43,7 @@ class Operands(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What value, slope and curvature have in common, in the compute dtype; w and q are None where they are 1."""
+    """What value, gradient and curvature have in common, in the compute dtype; w and q are None where they are 1."""
 
     x: Any
     w: Any
@@ -80,7 +80,7 @@ def _scaled(factor: Any, values: Any) -> Any:
     return values if factor is None else factor * values
 
 
-def _guarded(xp: Namespace, t: Any, a: Any) -> Any:
+def multiply_no_nan(xp: Namespace, t: Any, a: Any) -> Any:
     """t*a for a >= 0, and 0 where t = 0 meets an infinite a.
 
     The guard chooses the factor, not the product, so that no 0*inf is ever formed, forwards or backwards; it looks
@@ -107,7 +107,7 @@ def by_weight(o: Operands, f: Parts) -> Any:
     """t*a + q*L. The linear part is written as two terms, one of which is always 0: with t selected first, the
     selection's own derivative would multiply the coefficient that was not selected by an infinite a."""
     xp, zero = o.xp, o.xp.zeros_like(f.x)
-    linear = _guarded(xp, f.ybar, xp.where(f.right, f.x, zero)) + _guarded(
+    linear = multiply_no_nan(xp, f.ybar, xp.where(f.right, f.x, zero)) + multiply_no_nan(
         xp, f.positive, xp.where(f.right, zero, -f.x)
     )
     return linear + _scaled(f.q, xp.log1p(f.e))
@@ -118,13 +118,13 @@ def loss(o: Operands, f: Parts) -> Any:
     return _select(o, _scaled(f.w, by_weight(o, f)))
 
 
-def slope(o: Operands, f: Parts) -> Any:
+def gradient(o: Operands, f: Parts) -> Any:
     """w * sign*(t - q*s)."""
     t = o.xp.where(f.right, f.ybar, f.positive)
     return _scaled(f.w, f.sign * (t - _scaled(f.q, f.e / (1 + f.e))))
 
 
-def bend(o: Operands, f: Parts, least: float = 0.0) -> Any:
+def hessian(o: Operands, f: Parts, least: float = 0.0) -> Any:
     """w * q*s*(1 - s), of which s*(1 - s) is no less than `least`."""
     s = f.e / (1 + f.e)
     curve = s * (1 - s)
@@ -134,13 +134,12 @@ def bend(o: Operands, f: Parts, least: float = 0.0) -> Any:
 
 
 def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
-    """Slope and curvature of every element, not averaged: times `scale`, which broadcasts to x or is None for 1."""
+    """Gradient and curvature of every element, not averaged: times `scale`, which broadcasts to x or is None for 1."""
     f = parts(o)
-    gradient, hessian = (
-        o.xp.astype(_select(o, _scaled(scale, values)), o.x.dtype, copy=False)
-        for values in (slope(o, f), bend(o, f, least))
+    first, second = (
+        _stored(o, _select(o, _scaled(scale, values)), o.x.dtype) for values in (gradient(o, f), hessian(o, f, least))
     )
-    return gradient, hessian
+    return first, second
 
 
 def by_target(o: Operands, f: Parts) -> Any:
@@ -157,7 +156,7 @@ def by_target(o: Operands, f: Parts) -> Any:
 def by_pos_weight(o: Operands, f: Parts) -> Any:
     """w*y'*softplus(-x)."""
     xp = o.xp
-    derivative = _guarded(xp, f.y, xp.where(f.right, xp.zeros_like(f.x), -f.x)) + f.y * xp.log1p(f.e)
+    derivative = multiply_no_nan(xp, f.y, xp.where(f.right, xp.zeros_like(f.x), -f.x)) + f.y * xp.log1p(f.e)
     return _scaled(f.w, derivative)
 
 
@@ -227,7 +226,7 @@ def times_scale(o: Operands, scale: Any, values: Any) -> Any:
     return _select(o, values * (scale[..., None] if scale.ndim else scale))
 
 
-def _pull(o: Operands, g: Any, values: Any) -> Any:
+def mean_vjp(o: Operands, g: Any, values: Any) -> Any:
     """The adjoint of the class mean, applied to g and multiplied into the elementwise derivative.
 
     The divisors meet in the accumulation dtype and are rounded once.
@@ -242,18 +241,18 @@ def rows(o: Operands) -> Any:
 
 def rows_vjp(o: Operands, g: Any) -> Any:
     """The pullback of `rows` for the logits; g broadcasts to the row losses."""
-    return _stored(o, _pull(o, g, slope(o, parts(o))), o.x.dtype)
+    return _stored(o, mean_vjp(o, g, gradient(o, parts(o))), o.x.dtype)
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
     """`rows` and `rows_vjp`, sharing the exponential and everything else that they have in common."""
     f = parts(o)
-    return _mean(o, loss(o, f)), _stored(o, _pull(o, g, slope(o, f)), o.x.dtype)
+    return _mean(o, loss(o, f)), _stored(o, mean_vjp(o, g, gradient(o, f)), o.x.dtype)
 
 
 def curvature(o: Operands, g: Any) -> Any:
     """The diagonal of the second derivative of `rows`, scaled by g."""
-    return _stored(o, _pull(o, g, bend(o, parts(o))), o.x.dtype)
+    return _stored(o, mean_vjp(o, g, hessian(o, parts(o))), o.x.dtype)
 
 
 def _stored(o: Operands, values: Any, dtype: DType) -> Any:
@@ -276,20 +275,20 @@ def sum_stored(o: Operands, values: Any, dtype: DType) -> Any:
 
 def target_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The pullback of `rows` for the target."""
-    return _stored(o, _pull(o, g, by_target(o, parts(o))), dtype)
+    return _stored(o, mean_vjp(o, g, by_target(o, parts(o))), dtype)
 
 
 def weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The pullback of `rows` for the weight, summed back to its shape."""
-    return sum_stored(o, sum_to(o, _pull(o, g, by_weight(o, parts(o))), o.w.shape), dtype)
+    return sum_stored(o, unbroadcast(o, mean_vjp(o, g, by_weight(o, parts(o))), o.w.shape), dtype)
 
 
 def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     """The pullback of `rows` for pos_weight, summed back to its shape."""
-    return sum_stored(o, sum_to(o, _pull(o, g, by_pos_weight(o, parts(o))), o.p.shape), dtype)
+    return sum_stored(o, unbroadcast(o, mean_vjp(o, g, by_pos_weight(o, parts(o))), o.p.shape), dtype)
 
 
-def sum_to(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
+def unbroadcast(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
     """The adjoint of broadcasting from `shape` to the logits' shape; a sum is in the accumulation dtype.
 
     The axes that are summed are brought together at the end first, where `total` adds accurately.

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from . import _check, _targets
+from . import _check
 from ._core import Operands
 from ._typing import Array, Reduction, Weight
+from .many_classes import _targets
 
 
 class Finding(NamedTuple):

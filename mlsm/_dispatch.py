@@ -48,7 +48,7 @@ class Kernel(NamedTuple):
         ``note(problem)``, what `explain` should say of a call that the kernel serves (that it has to compile first,
         say), or None.
     derivatives
-        ``derivatives(operands, scale, least)``, slope and curvature of every element, not averaged, like the logits:
+        ``derivatives(operands, scale, least)``, gradient and curvature of every element, not averaged, like the logits:
         each times `scale` (None, or of the compute dtype and broadcasting to the logits), masked elements exactly 0,
         the factor s*(1-s) of the curvature no less than `least`. Here the operands may have any shape, 0-d included.
     accepts_derivatives
@@ -91,7 +91,7 @@ class Kernel(NamedTuple):
             return self.accepts_derivatives(problem)
         return self.accepts(problem)
 
-    def value_and_slope(self, o: Operands, g: Any) -> tuple[Any, Any]:
+    def value_and_gradient(self, o: Operands, g: Any) -> tuple[Any, Any]:
         """`rows_and_vjp` where the kernel has one, else its two halves."""
         return (self.rows(o), self.rows_vjp(o, g)) if self.rows_and_vjp is None else self.rows_and_vjp(o, g)
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import _blocks, _check, _core, _dispatch, _row_blocks, _targets
+from . import _blocks, _check, _core, _dispatch
 from ._core import Operands
 from ._dispatch import Explanation, Kernel
 from ._problem import Problem, State
 from ._reduce import REDUCE, reduced, row_count
 from ._typing import Array, ArrayT, Number, Reduction, Weight, Wrt
 from .libraries.base import Library
+from .many_classes import _row_blocks, _targets
 
 
 def multilabel_soft_margin_loss(
@@ -311,10 +312,10 @@ def value_and_grad(
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = _prepared(*checked, grad_output, kernel)
     count = row_count(call.problem.reduction, call.operands)
-    rows, slope = _derivative(call, kernel, call.chosen.value_and_slope, _core.rows_and_vjp, count)
+    rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
     with call.library.errstate(call.problem.device):
         value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype, count)
-    found: tuple[ArrayT, ArrayT] = value, _moved_back(call, slope)
+    found: tuple[ArrayT, ArrayT] = value, _moved_back(call, gradient)
     return found
 
 
@@ -473,7 +474,7 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
     if problem.state is State.TRACKED and kernel != _dispatch.GENERIC.name:
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
-        return library.autograd.bridged(chosen, problem, o)
+        return library.autograd.tracked(chosen, problem, o)
     with library.errstate(problem.device):
         return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
 

@@ -23,10 +23,10 @@ def operand(library: Library, value: Any, argument: str, compute: DType, device:
         value = library.replicated(value, input)
     if axis == ndim - 1 or not value.ndim:
         return value
-    return last(library.xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)
+    return class_axis_last(library.xp, value[(*(None,) * (ndim - value.ndim), ...)], axis, ndim)
 
 
-def last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
+def class_axis_last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
     """The array with the class axis at the end; one of length 1 is added where there was none (an axis of `ndim`)."""
     if axis == ndim:
         return value[..., None]

@@ -133,8 +133,8 @@ void counted(i64 *out) {  // and begins anew
 }
 #endif
 
-// The element, bare: loss, slope and bend of n logits of one target, without weights and divisors.
-void elements(i64 n, const real *x, real y, real *loss, real *slope, real *bend) {
+// The element, bare: loss, gradient and hessian of n logits of one target, without weights and divisors.
+void elements(i64 n, const real *x, real y, real *loss, real *gradient, real *hessian) {
     w_type = p_type = NONE, smooth = masked = 0;
     Call c{};
     real derivative = 0, unused = 0;
@@ -143,10 +143,10 @@ void elements(i64 n, const real *x, real y, real *loss, real *slope, real *bend)
         mode = ROWS | SLOPE;
         element(c, x[i], y, 1, 1, 1, true, share[0], rest[0], derivative);
         loss[i] = (real)run_of(share, rest);
-        slope[i] = derivative;
+        gradient[i] = derivative;
         mode = BEND;
         element(c, x[i], y, 1, 1, 1, true, unused, unused, derivative);
-        bend[i] = derivative;
+        hessian[i] = derivative;
     }
 }
 

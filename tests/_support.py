@@ -5,15 +5,15 @@ Refuses absolute tolerances: `check` takes what each element may be off by, and 
 
 import importlib.util
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from mlsm_conformance import oracle
+from mlsm_conformance import backends, oracle
+from mlsm_conformance.backends import Backend
 from mlsm_conformance.formats import FORMATS
 from mlsm_conformance.tensors import Case, Tensor
 
@@ -25,79 +25,39 @@ needs_kernels = pytest.mark.skipif(not KERNELS_PRESENT, reason="mlsm/kernels/ is
 
 
 class Library(NamedTuple):
-    """Arrays of one library in one configuration: how they are made from NumPy's and read back, and where."""
+    """One backend of the suite, as the tests use it: from NumPy's arrays and back, with every floating-point flag an
+    error where there are flags."""
 
     name: str
-    make: Callable[[Any], Any]
-    read: Callable[[Any], Any]  # -> a NumPy array, exactly
-    session: Callable[[], AbstractContextManager[Any]]
+    backend: Backend
     dtypes: tuple[str, ...]
 
     def __repr__(self) -> str:
         return self.name
 
+    def make(self, a: Any) -> Any:
+        """An array of the library, of what NumPy makes of `a`."""
+        return self.backend.of_numpy(np.asarray(a))
 
-def _torch_make(a: Any) -> Any:
-    import torch
+    def read(self, a: Any) -> Any:
+        """A NumPy array, exactly."""
+        return self.backend.to_numpy(a)
 
-    a = np.array(a)
-    if a.dtype == BFLOAT16:  # PyTorch does not know the dtype of ml_dtypes: hand over the bits
-        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(a)
-
-
-def _torch_read(a: Any) -> Any:
-    import torch
-
-    a = a.detach()
-    return a.view(torch.int16).numpy().view(BFLOAT16) if a.dtype == torch.bfloat16 else a.numpy()
+    def session(self) -> AbstractContextManager[Any]:
+        return self.backend.flags() if self.name == "numpy" else self.backend.session()
 
 
-def _jax_make(a: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.asarray(np.asarray(a))
-
-
-def _x64(on: bool) -> Callable[[], AbstractContextManager[Any]]:
-    def session() -> AbstractContextManager[Any]:
-        import jax
-
-        state: AbstractContextManager[Any] = jax.enable_x64(on)
-        return state
-
-    return session
-
-
-def _dask_make(a: Any) -> Any:
-    import dask.array as da
-
-    a = np.asarray(a)
-    return da.from_array(a, chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
-
-
-def _dask_read(a: Any) -> Any:
-    with np.errstate(all="ignore"):  # a lazy graph runs under the state of whoever computes it
-        return np.asarray(a.compute(scheduler="synchronous"))
-
-
-def _strict_make(a: Any) -> Any:
-    import array_api_strict
-
-    return array_api_strict.asarray(np.asarray(a))
-
-
-_ALL = ("float16", "bfloat16", "float32", "float64")
 _WIDE = ("float32", "float64")
+_ALL = ("float16", "bfloat16", *_WIDE)
+# The suite's backend, and the dtypes. (A Dask array is cut along every axis here.)
 _KNOWN = {
-    "numpy": Library("numpy", np.asarray, np.asarray, lambda: np.errstate(all="raise"), _ALL),
-    "torch": Library("torch", _torch_make, _torch_read, nullcontext, _ALL),
-    "jax": Library("jax", _jax_make, np.asarray, _x64(False), _ALL[:3]),
-    "jax-x64": Library("jax-x64", _jax_make, np.asarray, _x64(True), _ALL),
-    "dask": Library("dask", _dask_make, _dask_read, nullcontext, ("float16", *_WIDE)),
-    "array-api-strict": Library("array-api-strict", _strict_make, np.asarray, nullcontext, _WIDE),
+    "numpy": ("numpy-bfloat16", _ALL),
+    "torch": ("torch", _ALL),
+    "jax": ("jax", _ALL[:3]),
+    "jax-x64": ("jax-x64", _ALL),
+    "dask": ("dask-chunked-class", ("float16", *_WIDE)),
+    "array-api-strict": ("array-api-strict", _WIDE),
 }
-_MODULES = {"array-api-strict": "array_api_strict", "jax-x64": "jax"}
 LIBRARIES = tuple(_KNOWN)
 
 
@@ -110,10 +70,11 @@ Route = tuple[Library, str | None]
 
 def find(name: str) -> Library:
     """The library of this name, or a skip that says what is missing."""
-    module = _MODULES.get(name, name)
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
-    return _KNOWN[name]
+    backend, dtypes = _KNOWN[name]
+    try:
+        return Library(name, backends.find(backend), dtypes)
+    except backends.NotInstalled as error:
+        pytest.skip(str(error))
 
 
 def numpy_dtype(name: str) -> Any:

@@ -168,7 +168,7 @@ class Imported(Loader):
 
 
 def exchange(mutant: Mutant) -> None:
-    """Give each function of the imported module the mutant's code; whoever holds the function sees it."""
+    """Give each function of the imported module the mutant's code; all that hold the function see it."""
     name = f"mlsm.{mutant.module}"
     codes = {c.co_qualname: c for c in _codes(compile(mutant.code, f"{name}, mutated", "exec"))}
     for function in _functions(sys.modules[name], name):

@@ -24,15 +24,15 @@ Y = np.asarray([[1, 0, 1], [0, 1, 1]])
 
 def _asked() -> int:
     """How often the memo was asked for a verdict."""
-    info = _check._judge.cache_info()
+    info = _check._verdict.cache_info()
     return info.hits + info.misses
 
 
 def test_a_verdict_is_remembered() -> None:
     mlsm.multilabel_soft_margin_loss(X, Y)
-    hits = _check._judge.cache_info().hits
+    hits = _check._verdict.cache_info().hits
     mlsm.multilabel_soft_margin_loss(X + 1, 1 - Y)  # other values, the same forms
-    assert _check._judge.cache_info().hits == hits + 1
+    assert _check._verdict.cache_info().hits == hits + 1
 
 
 @pytest.mark.parametrize("name", ["jax.numpy", "dask.array", "array_api_strict"])

@@ -32,8 +32,8 @@ def number() -> Form:
 def verdict(x: Form, y: Form | None = None, *, axis: int = -1, state: State = State.PLAIN, **others: Form) -> Any:
     """Of `target` like `input`, where none is given."""
     forms = [others.get(name) for name in ("weight", "pos_weight", "where")]
-    judge = _check._judge.__wrapped__
-    return judge(x, x if y is None else y, *forms, "mean", 0.0, axis, state)
+    verdict = _check._verdict.__wrapped__
+    return verdict(x, x if y is None else y, *forms, "mean", 0.0, axis, state)
 
 
 # ---------------------------------------------------------------- what a kernel is told
@@ -96,7 +96,7 @@ def test_the_dtypes_of_a_call(given: dict[str, Any], loss: str, compute: str) ->
 @pytest.mark.parametrize("state", State)
 def test_the_options_are_passed_on(state: State) -> None:
     x = form(X)
-    found = _check._judge.__wrapped__(x, x, None, None, None, "sum", 0.25, 1, state).problem
+    found = _check._verdict.__wrapped__(x, x, None, None, None, "sum", 0.25, 1, state).problem
     assert (found.reduction, found.label_smoothing, found.axis, found.state) == ("sum", 0.25, 1, state)
     assert (found.library, found.device) == ("numpy", "cpu")
 

@@ -333,7 +333,7 @@ def test_an_infinite_logit_and_a_target_outside_of_0_and_1(
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_zero_is_on_the_side_of_the_positive(library: Library, zero: float) -> None:
-    """The slope there is (1 - y) - 1/2; on the other side it would be 1/2 - y, which here has other bits."""
+    """The gradient there is (1 - y) - 1/2; on the other side it would be 1/2 - y, which here has other bits."""
     x, y = (np.asarray([v], dtype=np.float32) for v in (zero, 2.0**-25))
     gradient = library.read(mlsm.grad(library.make(x), library.make(y), kernel="generic"))
     identical(gradient, (1 - y) - np.float32(0.5))

@@ -217,7 +217,7 @@ def _problem(state: State = State.PLAIN) -> Any:
 
 @pytest.mark.parametrize("state", State)
 def test_who_looks_through_the_arithmetic_gets_the_reference(state: State) -> None:
-    """Inside a trace nothing else is seen; a tracked call is tied to its arguments, whoever serves it."""
+    """Inside a trace nothing else is seen; a tracked call is tied to its arguments, whichever kernel serves it."""
     mlsm.register_kernel(_kernel(rows=_doubled))
     problem = _problem(state)
     served = state is not State.TRACED
@@ -346,7 +346,7 @@ def test_an_error_inside_a_kernel_reaches_the_caller() -> None:
 
 
 def test_a_third_partys_kernel_serves_tensors_that_need_a_gradient() -> None:
-    torch = pytest.importorskip("torch", reason="the bridge is PyTorch's")
+    torch = pytest.importorskip("torch", reason="the autograd node is PyTorch's")
     seen = []
 
     def rows(o: Any) -> Any:
@@ -399,9 +399,9 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
 ) -> None:
     make: Any = np.asarray
     if library == "torch":
-        make = pytest.importorskip("torch", reason="a road of its own").as_tensor
+        make = pytest.importorskip("torch", reason="it is dispatched by a file of its own").as_tensor
     elif library == "dask":
-        da = pytest.importorskip("dask.array", reason="a road of its own")
+        da = pytest.importorskip("dask.array", reason="it is dispatched by a file of its own")
 
         def make(v: Any) -> Any:
             return da.from_array(v, chunks=(2, 3))
@@ -425,13 +425,13 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
         def run() -> None:
             monkeypatch.setattr(
                 "mlsm.autograd.torch.KEPT", kept
-            )  # up to how many logits the forward pass keeps a slope
+            )  # up to how many logits the forward pass keeps a gradient
             leaf = x.clone().requires_grad_()
             loss(leaf, y, pos_weight=x.new_ones(4, 3), where=y > 0).backward()
 
         return run
 
-    roads = [
+    calls = [
         (forward, "rows", None),
         (lambda **o: mlsm.grad(x, y, **o), "rows_vjp", None),
         (lambda **o: mlsm.hessian_diag(x, y, **o), "curvature", None),
@@ -439,12 +439,12 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
         (lambda **o: mlsm.value_and_grad(x, y, **o), "rows_and_vjp", 1),
     ]
     if library == "torch":
-        roads += [(backward(0), "rows", None), (backward(0), "rows_vjp", None)]
-        roads += [(backward(100), "rows_and_vjp", place) for place in (0, 1)]
-    for road, function, place in roads:
+        calls += [(backward(0), "rows", None), (backward(0), "rows_vjp", None)]
+        calls += [(backward(100), "rows_and_vjp", place) for place in (0, 1)]
+    for call, function, place in calls:
         mlsm.register_kernel(broken(function, place))
         with pytest.raises(RuntimeError, match=rf"The kernel 'ours' returned .*{came}.* from `{function}`; it must"):
-            _computed(road())
+            _computed(call())
         mlsm.unregister_kernel("ours")
 
 

@@ -27,6 +27,7 @@ import pytest
 import mlsm
 from mlsm._core import Operands
 from mlsm._problem import Problem
+from mlsm_conformance import backends
 from mlsm_conformance.check import GROUPS
 from mlsm_conformance.suite import BackendSuite, UnknownCheck, select
 
@@ -132,7 +133,10 @@ def test_blocks_run(page: Path) -> None:
     if not any(b.language in ("python", "pycon") for b in found):
         return
     skip_unless_here(page)
+    known = set(backends.names())
     _session(page, found)
+    for added in set(backends.names()) - known:  # no test after this one knows what a page has registered
+        backends.unregister_backend(added)
 
 
 # ---------------------------------------------------------------- the commands exist

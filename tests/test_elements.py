@@ -134,9 +134,9 @@ def test_jax_transforms_it() -> None:
     import jax.numpy as jnp
 
     x, y = jnp.asarray([0.0, jnp.inf, -jnp.inf, 3.0]), jnp.asarray([1.0, 1.0, 1.0, 0.0])
-    slope = jax.vmap(jax.grad(element))  # of scalars: 0-d is a shape like any other
-    check(slope(x, y), [-0.5, 0, -1, 1 / (1 + math.exp(-3))], 4 * 2.0**-24, "vmap of grad")
-    check(jax.jit(slope)(x, y), slope(x, y), 4 * 2.0**-24, "jit")
+    gradient = jax.vmap(jax.grad(element))  # of scalars: 0-d is a shape like any other
+    check(gradient(x, y), [-0.5, 0, -1, 1 / (1 + math.exp(-3))], 4 * 2.0**-24, "vmap of grad")
+    check(jax.jit(gradient)(x, y), gradient(x, y), 4 * 2.0**-24, "jit")
     check(jax.vmap(jax.grad(jax.grad(element)))(x, y)[:3], [0.25, 0, 0], 4 * 2.0**-24, "second")
 
 
@@ -160,10 +160,10 @@ def test_optax_agrees() -> None:
     with np.errstate(all="ignore"):
         ours = np.asarray(element(x, y), np.float64)
         theirs = np.asarray(peer(x, y), np.float64)
-        slopes = [np.asarray(jax.grad(lambda v, f=f: f(v, y).sum())(x), np.float64) for f in (element, peer)]
+        gradients = [np.asarray(jax.grad(lambda v, f=f: f(v, y).sum())(x), np.float64) for f in (element, peer)]
     check(theirs, ours, 2 * 5 * 2.0**-24 * np.abs(ours), "value")
-    # A slope is a difference of two numbers below 1: its error is relative to them.
-    check(slopes[1], slopes[0], 2 * 4 * 2.0**-24, "gradient")
+    # A gradient is a difference of two numbers below 1: its error is relative to them.
+    check(gradients[1], gradients[0], 2 * 4 * 2.0**-24, "gradient")
 
 
 def test_torch_bce_agrees() -> None:
@@ -180,10 +180,10 @@ def test_torch_bce_agrees() -> None:
             value = f(x, y, **options, **more)  # type: ignore[operator]
             value.sum().backward()
             found.append((value.detach().double().numpy(), x.grad.double().numpy()))
-        (ours, slope), (theirs, slope_there) = found
+        (ours, gradient), (theirs, gradient_there) = found
         # (1-y)*x + softplus(-x) adds terms of up to |x| = 4 to a result that may be softplus(-4).
         check(theirs, ours, 2 * 5 * 2.0**-24 * (np.abs(ours) + 4 * 2.5), "value")
-        check(slope_there, slope, 2 * 4 * 2.0**-24 * 2.5, "gradient")
+        check(gradient_there, gradient, 2 * 4 * 2.0**-24 * 2.5, "gradient")
 
 
 # ---------------------------------------------------------------- grad_output

@@ -92,7 +92,7 @@ ELSEWHERE = {
     "numpy-bfloat16": "test_core.py::test_special_values",
     "ragged-runtime": "libraries/test_dask.py::test_lengths_that_disagree_are_refused_inside_the_block",
     "no-float64": "test_hazards.py::test_a_device_without_float64",
-    "autograd-zero": "test_hazards.py::test_slope_at_zero_by_the_librarys_own_differentiation",
+    "autograd-zero": "test_hazards.py::test_gradient_at_zero_by_the_librarys_own_differentiation",
 }
 
 
@@ -172,25 +172,25 @@ def _has_device(xp: Any) -> bool:
 
 @pytest.mark.parametrize("library_name", ["torch", "jax", "jax-x64"])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_slope_at_zero_by_the_librarys_own_differentiation(library_name: str, zero: float) -> None:
+def test_gradient_at_zero_by_the_librarys_own_differentiation(library_name: str, zero: float) -> None:
     library = find(library_name)
     with library.session():
         x, y = (library.make(np.asarray([v], dtype=np.float32)) for v in (zero, 1.0))
-        slopes = []
+        gradients = []
         if library_name == "torch":
             import torch
 
             for kernel in (None, "generic"):
                 leaf = x.clone().requires_grad_()
                 mlsm.multilabel_soft_margin_loss(leaf, y, kernel=kernel).backward()
-                slopes.append(leaf.grad)
-            slopes.append(torch.func.grad(mlsm.multilabel_soft_margin_loss)(x, y))
+                gradients.append(leaf.grad)
+            gradients.append(torch.func.grad(mlsm.multilabel_soft_margin_loss)(x, y))
         else:
             import jax
 
-            slopes.append(jax.grad(mlsm.multilabel_soft_margin_loss)(x, y))
-        for slope in slopes:
-            assert library.read(slope).tolist() == [-0.5]
+            gradients.append(jax.grad(mlsm.multilabel_soft_margin_loss)(x, y))
+        for gradient in gradients:
+            assert library.read(gradient).tolist() == [-0.5]
 
 
 def test_the_table_is_not_empty() -> None:

@@ -140,7 +140,7 @@ print(*sorted(after - before))
 
 
 def test_the_file_of_a_library_is_imported_when_one_of_its_arrays_arrives() -> None:
-    """PyTorch being loaded is not enough; and the bridge is for tensors that require a gradient."""
+    """PyTorch being loaded is not enough; and the autograd node is for tensors that require a gradient."""
     pytest.importorskip("torch", reason="tensors are what arrives")
     code = """
 import sys, numpy, torch, mlsm
@@ -150,8 +150,8 @@ for a in (x, torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
     found = (n for n in sys.modules if n.startswith(("mlsm.libraries.", "mlsm.autograd.")))
     print(*sorted(set(found) - {"mlsm.libraries.base"}))
 """
-    bridge, numpy, torch = "mlsm.autograd.torch", "mlsm.libraries.numpy", "mlsm.libraries.torch"
-    assert _run(code).split("\n") == [numpy, f"{numpy} {torch}", f"{bridge} {numpy} {torch}"]
+    node, numpy, torch = "mlsm.autograd.torch", "mlsm.libraries.numpy", "mlsm.libraries.torch"
+    assert _run(code).split("\n") == [numpy, f"{numpy} {torch}", f"{node} {numpy} {torch}"]
 
 
 def test_every_module_imports_alone() -> None:

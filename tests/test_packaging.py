@@ -122,6 +122,7 @@ def readme_arguments() -> list[str]:
     return arguments
 
 
+@pytest.mark.slow  # collects every test once more
 def test_the_lines_without_make_collect() -> None:
     """Every file that can be imported here, and no error for one that cannot."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider"]

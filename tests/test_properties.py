@@ -48,7 +48,7 @@ class Sample(NamedTuple):
             x, y = x[:, None], y[:, None]
         return self.ask(mlsm.multilabel_soft_margin_loss, x, y, **options).astype(np.float64)
 
-    def slope(self, x: Any, y: Any, function: Callable[..., Any] = mlsm.grad, **options: Any) -> Any:
+    def gradient(self, x: Any, y: Any, function: Callable[..., Any] = mlsm.grad, **options: Any) -> Any:
         """The derivative of every element, as float64."""
         column = np.ndim(x) == 1
         found = self.ask(function, *(v[:, None] if column else v for v in (x, y)), **({"reduction": "sum"} | options))
@@ -103,8 +103,8 @@ def test_reflection(name: str) -> None:
         y = exact_targets(s)
         other = (1 - y).astype(y.dtype)
         same(s.loss(s.x, y), s.loss(-s.x, other), "loss")
-        same(s.slope(s.x, y), -s.slope(-s.x, other), "gradient")
-        same(s.slope(s.x, y, mlsm.hessian_diag), s.slope(-s.x, other, mlsm.hessian_diag), "Hessian")
+        same(s.gradient(s.x, y), -s.gradient(-s.x, other), "gradient")
+        same(s.gradient(s.x, y, mlsm.hessian_diag), s.gradient(-s.x, other, mlsm.hessian_diag), "Hessian")
 
     law()
 
@@ -141,7 +141,7 @@ def test_homogeneous_in_the_weight(name: str) -> None:
     def law(s: Sample, k: int) -> None:
         x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
         one, many = np.ones(6).astype(s.x.dtype), np.full(6, 2.0**k).astype(s.x.dtype)
-        for ask in (s.loss, s.slope):
+        for ask in (s.loss, s.gradient):
             once, often = ask(x, y, weight=one), ask(x, y, weight=many)
             whole = np.abs(once) >= 2.0**-14  # below, a half is subnormal, and its double has digits that it lacks
             same(np.where(whole, often, 0), np.where(whole, once * 2.0**k, 0), f"weight of 2^{k}")
@@ -197,8 +197,8 @@ def test_derivatives_are_bounded(name: str) -> None:
     def law(s: Sample) -> None:
         x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
         sixth, quarter = np.full((4, 6), 1 / 6), np.full((4, 6), 1 / 24)
-        s.at_least(sixth, np.abs(s.slope(x, y)), sixth, "gradient")
-        h = s.slope(x, y, mlsm.hessian_diag)
+        s.at_least(sixth, np.abs(s.gradient(x, y)), sixth, "gradient")
+        h = s.gradient(x, y, mlsm.hessian_diag)
         assert (h >= 0).all()
         s.at_least(quarter, h, quarter, "Hessian")
 
@@ -214,9 +214,9 @@ def test_stationary_at_the_target(name: str) -> None:
     def law(s: Sample, steps: list[int]) -> None:
         y = np.asarray(steps) / 64
         x = np.log(y / (1 - y)).astype(s.x.dtype)
-        slope = s.slope(x, y.astype(s.x.dtype))
+        gradient = s.gradient(x, y.astype(s.x.dtype))
         rounding = _support.spacing(x.astype(np.float64), s.dtype) / 8  # half a spacing of x, times h <= 1/4
-        s.near(slope, np.zeros(SIZE), np.maximum(y, 1 - y) + rounding, "root")
+        s.near(gradient, np.zeros(SIZE), np.maximum(y, 1 - y) + rounding, "root")
 
     law()
 
@@ -233,7 +233,7 @@ def test_complex_step_and_taylor(name: str) -> None:
         x, y = np.clip(s.x, -30, 30), s.y
         z = x + 1e-200j
         step = np.imag(y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))) / 1e-200
-        g, h = s.slope(x, y), s.slope(x, y, mlsm.hessian_diag)
+        g, h = s.gradient(x, y), s.gradient(x, y, mlsm.hessian_diag)
         terms = y / (1 + np.exp(x)) + (1 - y) / (1 + np.exp(-x))
         s.near(g, step, terms, "complex step")
         d = 2.0**-10
@@ -292,12 +292,12 @@ def test_pullback_is_linear(name: str) -> None:
         x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
         g = np.asarray([1.0, -0.5, 2.0, 0.25]).astype(s.x.dtype)
         once, twice = (
-            s.slope(x, y, reduction="none", grad_output=k * g) for k in (s.x.dtype.type(1), s.x.dtype.type(2))
+            s.gradient(x, y, reduction="none", grad_output=k * g) for k in (s.x.dtype.type(1), s.x.dtype.type(2))
         )
         whole = (np.abs(once) >= 2.0**-14) | (once == 0)
         same(np.where(whole, twice, 0), np.where(whole, 2 * once, 0), "linear")
-        mean = s.slope(x, y, reduction="mean")
-        through = s.slope(x, y, reduction="none", grad_output=np.full(4, 0.25).astype(s.x.dtype))
+        mean = s.gradient(x, y, reduction="mean")
+        through = s.gradient(x, y, reduction="none", grad_output=np.full(4, 0.25).astype(s.x.dtype))
         s.near(mean, through, through, "adjoint of the mean")
 
     law()
@@ -323,9 +323,9 @@ def test_half_is_rounded_once(name: str) -> None:
             right = np.asarray(s.loss(*wide, reduction=reduction)).astype(np.float32).astype(s.x.dtype)
             same(narrow, right.astype(np.float64), f"{reduction} {s.dtype}")
         with np.errstate(under="ignore"):
-            right = s.slope(*wide).astype(np.float32).astype(s.x.dtype)
+            right = s.gradient(*wide).astype(np.float32).astype(s.x.dtype)
         big = np.abs(right.astype(np.float64)) >= 2.0**-14  # some libraries flush a subnormal half
-        same(np.where(big, s.slope(x, y), 0), np.where(big, right.astype(np.float64), 0), "gradient")
+        same(np.where(big, s.gradient(x, y), 0), np.where(big, right.astype(np.float64), 0), "gradient")
 
     law()
 
@@ -341,7 +341,7 @@ def test_hard_targets_of_any_dtype(name: str) -> None:
         for kind in (np.bool_, np.uint8, np.int32):
             other = y.astype(kind)
             same(s.loss(x, other), s.loss(x, y), f"{kind.__name__}: loss")
-            same(s.slope(x, other), s.slope(x, y), f"{kind.__name__}: gradient")
+            same(s.gradient(x, other), s.gradient(x, y), f"{kind.__name__}: gradient")
 
     law()
 
@@ -362,7 +362,7 @@ def test_padding_and_masking(name: str) -> None:
         wide = np.concatenate([x, np.full_like(x, junk)], 1), np.concatenate([y, np.full_like(y, junk)], 1)
         s.near(s.loss(*wide, where=mask), alone, alone, "masking")
         for function in (mlsm.grad, mlsm.hessian_diag):
-            assert (s.slope(*wide, function, where=mask)[:, 1] == 0).all()
+            assert (s.gradient(*wide, function, where=mask)[:, 1] == 0).all()
 
     law()
 
@@ -376,7 +376,7 @@ def test_axis_and_layout(name: str) -> None:
     def law(s: Sample) -> None:
         x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
         same(s.loss(x.T, y.T, axis=0), s.loss(x, y), "loss")
-        same(s.slope(x.T, y.T, axis=0).T, s.slope(x, y), "gradient")
+        same(s.gradient(x.T, y.T, axis=0).T, s.gradient(x, y), "gradient")
 
     law()
 

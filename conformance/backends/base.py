@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ..tensors import Case, Tensor
 
 CAPABILITIES: dict[str, str] = {
@@ -62,7 +64,8 @@ class Backend:
     """Arrays of one library in one configuration.
 
     A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has an answer that is
-    right for an eager library without special abilities.
+    right for an eager library without special abilities. The suite's own backends define `of_numpy` and `to_numpy`,
+    which the tests, the bench and the demo use too.
     """
 
     name: ClassVar[str]
@@ -92,6 +95,14 @@ class Backend:
         """An array of exactly these values on `self.device`, laid out in memory as one of `layouts`."""
         raise NotImplementedError
 
+    def of_numpy(self, array: Any) -> Any:
+        """An array of this library with the dtype and the values of a NumPy array."""
+        return self.make(Bulk(array.shape, array.astype(np.float64).ravel(), array.dtype.name))
+
+    def to_numpy(self, array: Any) -> Any:
+        """The array as NumPy's, of the same dtype and the same bits."""
+        return np.asarray(array)
+
     def serves(self, case: Case) -> bool:
         """Whether this case can be built here: its layout exists, and it concerns this variant at all."""
         return case.layout in self.layouts
@@ -110,7 +121,9 @@ class Backend:
 
     def to_list(self, array: Any) -> list[float]:
         """All elements, row-major, as Python floats (exact for every dtype the suite uses)."""
-        raise NotImplementedError
+        with np.errstate(all="ignore"):
+            values: list[float] = self.to_numpy(array).astype(np.float64).ravel().tolist()
+        return values
 
     def dtype_of(self, array: Any) -> str:
         """The dtype's plain name ("float32")."""

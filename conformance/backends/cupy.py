@@ -34,7 +34,7 @@ class CuPy(Backend):
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if tensor.dtype == "bfloat16":
             raise Unsupported("CuPy arrays have no bfloat16")
-        a = cupy.asarray(host(tensor.values, tensor.shape, tensor.dtype))
+        a = self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
         if layout == "C":
             return a
         if layout == "F":
@@ -49,10 +49,11 @@ class CuPy(Backend):
             return flat[1:].reshape(a.shape)
         raise Unsupported(f"CuPy has no layout {layout!r}")
 
-    def to_list(self, array: Any) -> list[float]:
-        with np.errstate(all="ignore"):
-            values: list[float] = cupy.asnumpy(array).astype(np.float64).ravel().tolist()
-        return values
+    def of_numpy(self, array: Any) -> Any:
+        return cupy.asarray(array)
+
+    def to_numpy(self, array: Any) -> Any:
+        return cupy.asnumpy(array)
 
     def dtype_of(self, array: Any) -> str:
         return str(array.dtype.name)

@@ -43,11 +43,14 @@ class Dask(Backend):
             raise Unsupported("a Dask array has no layout of its own")
         if tensor.dtype == "bfloat16":
             raise Unsupported("bfloat16 is NumPy's by ml_dtypes only: the variant numpy-bfloat16 judges it")
-        return da.from_array(host(tensor.values, tensor.shape, tensor.dtype), chunks=self.chunks(tensor.shape))
+        return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
 
-    def to_list(self, array: Any) -> list[float]:
-        with np.errstate(all="ignore"):
-            return np.asarray(array.compute()).astype(np.float64).ravel().tolist()
+    def of_numpy(self, array: Any) -> Any:
+        return da.from_array(array, chunks=self.chunks(array.shape))
+
+    def to_numpy(self, array: Any) -> Any:
+        with np.errstate(all="ignore"):  # a lazy graph runs under the state of the thread that computes it
+            return np.asarray(array.compute())
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, da.Array)

@@ -1,7 +1,7 @@
 """PyTorch's DTensor over two processes of this machine, sharded by rows or by classes, evenly and not.
 
 Every operation on such a tensor is one of both processes, in the same order. So the process that judges starts a
-fellow (this module as a program), names every task to it before it begins, and both do the same; the fellow's verdict
+second one (this module as a program), names every task to it before it begins, and both do the same; its verdict
 is read when the task is done. Makes, reads and differentiates; judges nothing.
 """
 
@@ -53,17 +53,17 @@ class TorchDTensor(Torch):
     @contextlib.contextmanager
     def together(self, task: str, **given: Any) -> Iterator[list[str]]:
         heard: list[str] = []
-        if dist.is_initialized() and dist.get_rank():  # the fellow itself, which was told
+        if dist.is_initialized() and dist.get_rank():  # the second process itself, which was told
             yield heard
             return
         if task not in TASKS:
             raise Unsupported(f"{self.name}: only mlsm's own loss is judged in two processes")
-        fellow = Fellow.found()
-        fellow.tell([task, self.name, given])
+        peer = Peer.found()
+        peer.tell([task, self.name, given])
         try:
             yield heard
         finally:
-            answer = fellow.listen()
+            answer = peer.listen()
             if answer:
                 heard.append(f"the other process: {answer}")
 
@@ -85,9 +85,9 @@ class TorchDTensor(Torch):
         shape = case.input.shape
         return super().serves(case) and len(shape) > 1 and shape[self.axis] > 1
 
-    def to_list(self, array: Any) -> list[float]:
+    def to_numpy(self, array: Any) -> Any:
         # What a function of PyTorch's own makes of numbers alone is the same plain tensor in both processes.
-        return super().to_list(array.detach().full_tensor() if self.owns(array) else array)
+        return super().to_numpy(array.detach().full_tensor() if self.owns(array) else array)
 
     def owns(self, array: Any) -> bool:
         from torch.distributed.tensor import DTensor
@@ -134,14 +134,14 @@ def _mesh() -> Any:
     return _meshes[0]
 
 
-class Fellow:
+class Peer:
     """The other process, from the side of the one that judges."""
 
-    _one: ClassVar[Fellow | None] = None
+    _one: ClassVar[Peer | None] = None
 
     @classmethod
-    def found(cls) -> Fellow:
-        """The one of this process; a new one where there is none, or the last one has gone out of step."""
+    def found(cls) -> Peer:
+        """The one of this process; a new one where there is none, or the last one has lost step with this one."""
         if cls._one is None:
             cls._one = cls()
             atexit.register(cls.leave)
@@ -156,7 +156,7 @@ class Fellow:
             one.end()
 
     def __init__(self) -> None:
-        # A port that the system chooses, known before anybody asks for it.
+        # A port that the system chooses, known before the other process needs it.
         store = dist.TCPStore("127.0.0.1", 0, WORLD, is_master=True, wait_for_workers=False, timeout=PATIENCE)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(store.port)],
@@ -173,7 +173,7 @@ class Fellow:
         print(json.dumps(task), file=self._process.stdin, flush=True)
 
     def listen(self) -> str:
-        """What went wrong over there, or nothing. Who failed may be out of step, and is replaced."""
+        """What went wrong over there, or nothing. A process that failed may be at another step, and is replaced."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         heard = str(json.loads(line)) if line else f"it ended, with code {self._process.wait()}"
@@ -229,9 +229,9 @@ TASKS: Mapping[str, Callable[..., str]] = {"check": _check, "again": _again, "cu
 
 
 def main() -> None:
-    """The fellow's life: a task a line, an answer a line."""
+    """Serve as the second process: a task a line, an answer a line."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a task prints
+    os.dup2(2, 1)  # what a task prints
     store = dist.TCPStore("127.0.0.1", int(sys.argv[1]), WORLD, is_master=False, timeout=PATIENCE)
     dist.init_process_group("gloo", store=store, rank=1, world_size=WORLD, timeout=PATIENCE)
     for line in sys.stdin:

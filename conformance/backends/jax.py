@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..tensors import Case, Tensor
 from .base import Backend, Bulk, NotInstalled, Unsupported, several_host_devices
@@ -51,11 +50,10 @@ class JAX(Backend):
             raise Unsupported("JAX decides its layouts itself")
         if not self.x64 and tensor.dtype in ("float64", "int64", "uint64"):
             raise Unsupported(f"JAX without x64 has no {tensor.dtype}")
-        return jnp.asarray(host(tensor.values, tensor.shape, tensor.dtype))
+        return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
 
-    def to_list(self, array: Any) -> list[float]:
-        with np.errstate(all="ignore"):
-            return np.asarray(array).astype(np.float64).ravel().tolist()
+    def of_numpy(self, array: Any) -> Any:
+        return jnp.asarray(array)
 
     def device_of(self, array: Any) -> str:
         return str(array.device)
@@ -92,7 +90,7 @@ class JAX(Backend):
             raise Unsupported(str(error)) from error
 
     def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        # An abstract value has no value: whoever looks at one gets an error, on every platform.  (A transfer guard
+        # An abstract value has no value: code that looks at one gets an error, on every platform.  (A transfer guard
         # sees nothing on the CPU, where host and device are one memory.)
         return jax.eval_shape(function, *arrays)
 

@@ -77,14 +77,13 @@ class NumPy(Backend):
     def flags(self) -> contextlib.AbstractContextManager[Any]:
         return np.errstate(all="raise")
 
+    def of_numpy(self, array: Any) -> Any:
+        return np.asarray(array)
+
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if "bfloat16" not in self.capabilities and tensor.dtype == "bfloat16":
             raise Unsupported("NumPy itself has no bfloat16; the variant numpy-bfloat16 brings that of ml_dtypes")
         return laid_out(host(tensor.values, tensor.shape, tensor.dtype), layout)
-
-    def to_list(self, array: Any) -> list[float]:
-        with np.errstate(all="ignore"):
-            return np.asarray(array).astype(np.float64).ravel().tolist()
 
     def dtype_of(self, array: Any) -> str:
         return str(array.dtype.name)

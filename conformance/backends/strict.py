@@ -34,16 +34,13 @@ class Strict(Backend):
         # By name from the namespace, not from NumPy's dtype: a dtype it does not have must be missed here.
         if tensor.dtype not in STANDARD:
             raise Unsupported(f"array-api-strict has no dtype {tensor.dtype}")
-        return xp.asarray(
-            host(tensor.values, tensor.shape, tensor.dtype),
-            dtype=getattr(xp, tensor.dtype),
-            device=xp.Device(self.device),
-        )
+        return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
 
-    def to_list(self, array: Any) -> list[float]:
-        moved = xp.asarray(array, device=xp.Device("CPU_DEVICE"))
-        with np.errstate(all="ignore"):
-            return np.asarray(moved).astype(np.float64).ravel().tolist()
+    def of_numpy(self, array: Any) -> Any:
+        return xp.asarray(array, dtype=getattr(xp, array.dtype.name), device=xp.Device(self.device))
+
+    def to_numpy(self, array: Any) -> Any:
+        return np.asarray(xp.asarray(array, device=xp.Device("CPU_DEVICE")))
 
     def namespace(self) -> Any:
         return xp

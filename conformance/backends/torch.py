@@ -13,6 +13,7 @@ import torch
 
 from ..tensors import Tensor
 from .base import Backend, Bulk, NotInstalled, Unsupported
+from .numpy import host
 
 
 class Torch(Backend):
@@ -39,12 +40,7 @@ class Torch(Backend):
         yield
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
-        if tensor.dtype == "bool" or tensor.dtype.startswith(("int", "uint")):
-            flat = torch.tensor([int(v) for v in tensor.values], dtype=getattr(torch, tensor.dtype))
-        else:
-            flat = torch.from_numpy(np.array(tensor.values, dtype=np.float64))
-            flat = flat.to(getattr(torch, tensor.dtype))
-        a = flat.reshape(tensor.shape).to(self.device)
+        a = self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
         if layout == "C":
             return a
         if layout == "F":
@@ -55,9 +51,19 @@ class Torch(Backend):
             return torch.cat([a.new_ones(1), a.reshape(-1)])[1:].reshape(a.shape)
         raise Unsupported(f"PyTorch has no layout {layout!r}")
 
-    def to_list(self, array: Any) -> list[float]:
-        values: list[float] = array.detach().to("cpu").to(torch.float64).reshape(-1).tolist()
-        return values
+    def of_numpy(self, array: Any) -> Any:
+        array = np.array(array)  # a copy of its own, which may be written to
+        if array.dtype.name == "bfloat16":  # PyTorch does not know the dtype of ml_dtypes: hand over the bits
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.device)
+        return torch.from_numpy(array).to(self.device)
+
+    def to_numpy(self, array: Any) -> Any:
+        array = array.detach().cpu()
+        if array.dtype != torch.bfloat16:
+            return array.numpy()
+        import ml_dtypes
+
+        return array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, torch.Tensor)

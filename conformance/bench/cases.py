@@ -146,7 +146,7 @@ def varied(data: Data, variant: str) -> Data:
 def floor(case: Case, data: Data) -> Callable[[], None]:
     """The least that anybody must do on the host: read both inputs, and write the gradient where one is made."""
     x = data.x
-    # NumPy widens halves one by one; whoever reads them as what they are is not slower than the memory.
+    # NumPy widens halves one by one; code that reads them as what they are is not slower than the memory.
     a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, data.y))
     # Likewise a mask, byte by byte; NumPy sums eight of them at a time as one integer.
     more = [data.where.reshape(-1)[: data.where.size // 8 * 8].view(np.uint64)] if data.where is not None else []

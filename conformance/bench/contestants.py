@@ -17,6 +17,7 @@ from typing import Any
 
 import mlsm
 
+from ..backends import find
 from .cases import PLAIN, Case, Data, numpy_dtype
 
 Work = Callable[[], Any]
@@ -128,8 +129,8 @@ def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     """The same on CuPy arrays."""
     if device == "cpu":
         return
-    cp = library("cupy")
-    x, y = cp.asarray(data.x), cp.asarray(data.y)
+    cp, backend = library("cupy"), find("cupy")
+    x, y = map(backend.of_numpy, (data.x, data.y))
 
     def finish(results: tuple[Any, ...]) -> Any:
         cp.cuda.get_current_stream().synchronize()
@@ -155,12 +156,8 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
     # Code compiled for the shapes of earlier cases would count against dynamo's limit of recompilations.
     torch._dynamo.reset()
 
-    def tensor(array: Any) -> Any:
-        if case.dtype == "bfloat16":
-            return torch.from_numpy(array.view("int16")).view(torch.bfloat16).to(device)
-        return torch.from_numpy(array).to(device)
-
-    x, y = tensor(data.x), tensor(data.y)
+    tensor = find("torch" if device == "cpu" else "torch-cuda").of_numpy
+    x, y = map(tensor, (data.x, data.y))
     leaf = x.detach().requires_grad_(case.gradient)
 
     def wait() -> None:
@@ -184,7 +181,7 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
 
         return backward if case.gradient else loss
 
-    options = _options(data, torch.from_numpy)
+    options = _options(data, tensor)
     yield from _ours(case, "torch", x, y, finish, options)
     way = "backward" if case.gradient else "loss"
     if case.variant == "for weight":

@@ -88,6 +88,7 @@ def interleave(
     done = 0
     collecting = gc.isenabled()
     gc.disable()
+    gc.freeze()  # what the libraries made when they were imported is not looked through after every round
     try:
         while done < rounds and (done < FEWEST_ROUNDS or clock() - began < seconds):
             order.shuffle(names)
@@ -100,6 +101,7 @@ def interleave(
             done += 1
             gc.collect()
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return {name: _summary(values) for name, values in times.items()}, done

@@ -61,7 +61,7 @@ _ROWS: tuple[_Row, ...] = (
         1,
         {"label_smoothing": 0.125},
         {"loss": "inf", "gradient": "0.0625", "hessian": "0"},
-        "whoever looks at y, not at y'",
+        "a formula that looks at y, not at y'",
     ),
     ("infinite-weightless", "x=-inf, y=1, weight 0", -INF, 1, {"weight": 0.0}, {"loss": "nan"}, ""),
     ("weightless", "x=20, y=0, weight 0", 20, 0, {"weight": 0.0}, {"loss": "0", "gradient": "0", "hessian": "0"}, ""),
@@ -284,7 +284,7 @@ _BEHAVIOUR = (
         "autograd-zero",
         "autograd at x=0, y=1",
         (("gradient", "-0.5"),),
-        answer="slope -1/2",
+        answer="gradient -1/2",
         who_fails="|x|, max, clip",
     ),
 )

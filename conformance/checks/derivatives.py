@@ -37,7 +37,7 @@ def _theme(theme: str, rule: str) -> Check:
 hard = _packed("hard", "With targets 0 and 1, gradient and Hessian of every element are the oracle's.")
 soft = _packed("soft", "With targets between 0 and 1, gradient and Hessian of every element are the oracle's.")
 tail = _packed(
-    "tail", "No digit of gradient or Hessian is lost in the tail: 17 with target 1 has slope -4.1e-8, not 0."
+    "tail", "No digit of gradient or Hessian is lost in the tail: 17 with target 1 has gradient -4.1e-8, not 0."
 )
 soft_tail = _packed("soft-tail", "The gradient at a target next to 0 or 1 keeps that distance.")
 outside = _packed("outside", "Targets outside [0, 1] have the formula's derivatives, unchanged.")
@@ -61,7 +61,7 @@ def arguments(context: Context, tally: Tally) -> None:
     cases = [
         c for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing") for c in themed(context, theme)
     ]
-    for case, reductions in turned(context, context.thinned(cases, 36)):
+    for case, reductions in turned(context, context.subsample(cases, 36)):
         asks = [Ask("gradient", reductions[-1], "target")]
         for name in ("weight", "pos_weight"):
             if getattr(case, name) is not None:

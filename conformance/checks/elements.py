@@ -85,9 +85,9 @@ def values(context: Context, tally: Tally) -> None:
     anybody=False,
 )
 def options(context: Context, tally: Tally) -> None:
-    for dtype in context.dtypes[-1:] if context.dear else context.dtypes:
+    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
         for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing", "dtypes"):
-            for case in dense_cases.optioned(theme, dtype)[: 1 if context.dear else None]:
+            for case in dense_cases.optioned(theme, dtype)[: 1 if context.expensive else None]:
                 if floats_of(case) <= set(context.dtypes):
                     _judged(context, tally, case)
 
@@ -100,7 +100,7 @@ def options(context: Context, tally: Tally) -> None:
     anybody=False,
 )
 def shapes(context: Context, tally: Tally) -> None:
-    for dtype in context.dtypes[-1:] if context.dear else context.dtypes:
+    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
         for shape in ((), (5,), (3, 2, 4), (0,), (0, 3), (3, 0)):
             count = math.prod(shape)
             x = Tensor(shape, tuple(0.5 * k - 1 for k in range(count)), dtype)
@@ -143,7 +143,7 @@ def infinite(context: Context, tally: Tally) -> None:
 
 @check(
     "elements.gradient",
-    "Differentiating the elements gives the slope, at 0 and at ±inf too, and differentiating twice the curvature.",
+    "Differentiating the elements gives the gradient, at 0 and at ±inf too, and differentiating twice the curvature.",
     "the budget of the hand-derived gradient, three budgets of the Hessian",
     needs=("autograd",),
     offers=OFFERS,
@@ -162,11 +162,11 @@ def gradient(context: Context, tally: Tally) -> None:
             f = _elements(context, case, list(arrays))
             values = list(arrays.values())
 
-            def slope(*v: Any, f: Callable[..., Any] = f) -> Any:
+            def differentiated(*v: Any, f: Callable[..., Any] = f) -> Any:
                 return b.vjp(f, v, 0)
 
-            _judge(context, tally, case, Ask("gradient", "none"), slope(*values), "differentiation")
-            found = b.vjp(slope, values, 0)
+            _judge(context, tally, case, Ask("gradient", "none"), differentiated(*values), "differentiation")
+            found = b.vjp(differentiated, values, 0)
             _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating twice", 3.0)
 
 
@@ -185,8 +185,8 @@ def jit(context: Context, tally: Tally) -> None:
         arrays = context.arrays(case)
         traced = b.jit(_elements(context, case, list(arrays)))
         _judge(context, tally, case, NONE, traced(*arrays.values()), "jit")
-        slope = b.vjp(traced, list(arrays.values()), 0)
-        _judge(context, tally, case, Ask("gradient", "none"), slope, "differentiating the trace")
+        differentiated = b.vjp(traced, list(arrays.values()), 0)
+        _judge(context, tally, case, Ask("gradient", "none"), differentiated, "differentiating the trace")
 
 
 @check(

@@ -1,4 +1,4 @@
-"""Bridges the exhaustive sweeps of `exhaustive.py` to a tally. Holds no check and no bound of its own."""
+"""Reports the exhaustive sweeps of `exhaustive.py` to a tally. Holds no check and no bound of its own."""
 
 from __future__ import annotations
 

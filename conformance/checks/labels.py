@@ -1,7 +1,7 @@
 """Labels as positives only, and the linear head: what the dense call of the same logits gives, on every backend.
 
-A head of identity matrices has the logits of a case, to the bit, whoever multiplies; so the oracle judges the head too,
-and its gradient for `linear_weight` is the case's own gradient, turned.
+A head of identity matrices has the logits of a case, to the bit, in any order of the products; so the oracle judges the
+head too, and its gradient for `linear_weight` is the case's own gradient, turned.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ OFFERS = ("labels",)
 THEMES = ("plain", "weight", "pos_weight", "where", "label_smoothing")
 ASKS = (Ask("loss", "none"), Ask("loss"), Ask("gradient"), Ask("hessian", "sum"))
 HEAD = 2.0
-"""Budgets of a head's gradients: the scale meets `input` and not the slope, which is one rounding more, and so is the
-product with a factor of 1."""
+"""Budgets of a head's gradients: the scale meets `input` and not the gradient of the logits, which is one rounding
+more, and so is the product with a factor of 1."""
 
 
 def _labels(context: Context, target: Tensor, case: Case | None = None, *, twice: bool = False) -> Any:
@@ -54,9 +54,9 @@ def _labels(context: Context, target: Tensor, case: Case | None = None, *, twice
 
 def _cases(context: Context) -> list[Case]:
     found = []
-    for dtype in context.dtypes[-1:] if context.dear else context.dtypes:
+    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
         for theme in THEMES:
-            for case in dense_cases.optioned(theme, dtype)[: 1 if context.dear else None]:
+            for case in dense_cases.optioned(theme, dtype)[: 1 if context.expensive else None]:
                 if context.backend.serves(case):
                     found.append(case)
     return found
@@ -107,7 +107,7 @@ def blocks(context: Context, tally: Tally) -> None:
     numbers = random.Random(5)
     x = b.make(Tensor((rows, classes), tuple(numbers.randrange(-160, 160) / 8 for _ in range(rows * classes)), dtype))
     room = 0.0 if b.library in ("numpy", "torch") else 4.0
-    for reduction in ("none", "mean")[1 if context.dear else 0 :]:
+    for reduction in ("none", "mean")[1 if context.expensive else 0 :]:
 
         def run(x: Any, y: Any, how: str = reduction) -> list[Any]:
             return list(context.subject.value_and_grad(input=x, target=y, reduction=how))
@@ -189,16 +189,16 @@ def head_blocks(context: Context, tally: Tally) -> None:
     with _small_blocks():
         arrays = [b.make(Tensor(s, tuple(v), dtype)) for s, v in (((rows, features), h), ((classes, features), W))]
         value, by_h, by_W = (b.to_list(v) for v in b.call(run, *arrays, labels))
-        right, slope = (b.to_list(v) for v in b.call(plain, b.make(Tensor((rows, classes), x, dtype)), dense))
+        right, gradient = (b.to_list(v) for v in b.call(plain, b.make(Tensor((rows, classes), x, dtype)), dense))
     tally.values(value, right, [4 * spacing(right[0], dtype)], "value", dtype, "")
     scale = 1 / (rows * classes)
     of_W = [
-        scale * math.fsum(slope[i * classes + c] * h[i * features + k] for i in range(rows))
+        scale * math.fsum(gradient[i * classes + c] * h[i * features + k] for i in range(rows))
         for c in range(classes)
         for k in range(features)
     ]
     of_h = [
-        scale * math.fsum(slope[i * classes + c] * W[c * features + k] for c in range(classes))
+        scale * math.fsum(gradient[i * classes + c] * W[c * features + k] for c in range(classes))
         for i in range(rows)
         for k in range(features)
     ]
@@ -218,7 +218,8 @@ def spacing(value: float, dtype: str) -> float:
 @contextlib.contextmanager
 def _small_blocks() -> Iterator[None]:
     """Blocks of a few hundred entries, so that a small call has many: their sizes are tuning, and no result's."""
-    from mlsm import _blocks, _linear, _row_blocks, _targets
+    from mlsm import _blocks
+    from mlsm.many_classes import _linear, _row_blocks, _targets
 
     sizes = (
         (_blocks, "BLOCK", 256),

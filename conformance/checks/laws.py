@@ -55,7 +55,7 @@ def _each(context: Context, every: bool = False) -> list[tuple[str, tuple[float,
     """The dtypes and points of this backend (variants that serve only some dtypes leave the others out)."""
     out = []
     # Where calls are dear, one dtype: a law is a law of the formula.
-    for d in context.dtypes[-1:] if context.dear and not every else context.dtypes:
+    for d in context.dtypes[-1:] if context.expensive and not every else context.dtypes:
         xs, ys = points(d)
         if context.backend.serves(_kept("all", d, xs, ys, 1, None)):
             out.append((d, xs, ys))
@@ -161,8 +161,9 @@ def convex(context: Context, tally: Tally) -> None:
         (seen,) = _ask(context, case, NONE)
         room = _bound(context, case, NONE)
         for i in range(1, len(xs) - 1):
-            bend = (seen[i - 1] + seen[i + 1]) / 2 - seen[i]
-            tally.true(bend >= -(room[i - 1] + room[i] + room[i + 1]), f"{d}: the loss bends down at {xs[i]} by {bend}")
+            second_difference = (seen[i - 1] + seen[i + 1]) / 2 - seen[i]
+            allowed = room[i - 1] + room[i] + room[i + 1]
+            tally.true(second_difference >= -allowed, f"{d}: the loss bends down at {xs[i]} by {second_difference}")
 
 
 @check("laws.class-permutation", "The order of the classes does not matter.", "the bound of a row")
@@ -233,7 +234,7 @@ def duplication(context: Context, tally: Tally) -> None:
     offers=("gradient", "hessian"),
     anybody=False,
 )
-def slope_bounds(context: Context, tally: Tally) -> None:
+def gradient_bounds(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("w-bounds", d, xs, ys, 4, (1.0, 0.75, 2.0, 0.3125))
         gradient, hessian = _ask(context, case, GRADIENT, HESSIAN)
@@ -283,10 +284,10 @@ def taylor(context: Context, tally: Tally) -> None:
         there = tuple(x + h for x in xs)
         here = _kept("taylor", d, xs, ys, 1, None)
         ahead = _kept("taylor-ahead", d, there, ys, 1, None)
-        value, slope, bend = _ask(context, here, NONE, GRADIENT, HESSIAN)
+        value, gradient, hessian = _ask(context, here, NONE, GRADIENT, HESSIAN)
         (seen,) = _ask(context, ahead, NONE)
         room = [p + q for p, q in zip(_bound(context, here, NONE), _bound(context, ahead, NONE), strict=True)]
-        line = [v + h * g + h * h / 2 * b for v, g, b in zip(value, slope, bend, strict=True)]
+        line = [v + h * g + h * h / 2 * b for v, g, b in zip(value, gradient, hessian, strict=True)]
         # |third derivative| <= 1/(6 sqrt 3) < 6/62; the few roundings of the line itself are below the bounds' ULP.
         tally.values(
             seen, line, [r + h**3 / 62 + 2 * ulp(v, d) for r, v in zip(room, seen, strict=True)], f"{d}: step", d

@@ -12,7 +12,7 @@ from ..tensors import Case, Tensor
 
 def _cases(context: Context) -> list[Case]:
     out = []
-    for d in context.dtypes[-1:] if context.dear else context.dtypes:
+    for d in context.dtypes[-1:] if context.expensive else context.dtypes:
         base = dense_cases.plain(d)
         out += [
             base,
@@ -90,7 +90,7 @@ def readonly(context: Context, tally: Tally) -> None:
 
 @check("purity.kept", "A result stays as it is when the same function is called again with other data.")
 def kept(context: Context, tally: Tally) -> None:
-    for d in context.dtypes[-1:] if context.dear else context.dtypes:
+    for d in context.dtypes[-1:] if context.expensive else context.dtypes:
         cases = [dense_cases.plain(d, (6, 4), name) for name in ("first", "second")]
         if not all(context.concerns(tally, case) for case in cases):
             continue

@@ -45,7 +45,9 @@ def _all(context: Context, tally: Tally, case: Case, reduction: str = "none") ->
     context.judge(tally, case, [Ask(quantity, reduction) for quantity in ("loss", "gradient", "hessian")])
 
 
-@check("special.infinite", "An infinite logit on the right side costs exactly 0 with slope 0, on the wrong side +inf.")
+@check(
+    "special.infinite", "An infinite logit on the right side costs exactly 0 with gradient 0, on the wrong side +inf."
+)
 def infinite(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         xs = (INF, -INF, INF, -INF, INF, -INF, 1.0, 1.0)
@@ -65,7 +67,7 @@ def nan(context: Context, tally: Tally) -> None:
 
 @check(
     "special.zero",
-    "At +0 and -0 the loss is ln 2, the slope 1/2 - y and the curvature 1/4.",
+    "At +0 and -0 the loss is ln 2, the gradient 1/2 - y and the curvature 1/4.",
     "the elementwise budget",
 )
 def zero(context: Context, tally: Tally) -> None:
@@ -90,7 +92,7 @@ def empty(context: Context, tally: Tally) -> None:
 
 @check("special.masked", "Whatever a masked entry holds, it adds nothing, and its derivatives are exactly 0.")
 def masked(context: Context, tally: Tally) -> None:
-    for dtype in context.dtypes[-1:] if context.dear else context.dtypes:
+    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
         xs, ys = (NAN, 0.5, INF, 1.0, -INF, 2.0, 0.25, NAN), (1, 0, 0, 1, 1, NAN, 0.5, NAN)
         seen = (False, True, False, True, False, False, True, False)
         where = Tensor((2, 4), seen, "bool")
@@ -232,7 +234,7 @@ def _hazard_calls(dtypes: tuple[str, ...]) -> tuple[tuple[Case, Wanted], ...]:
     "the elementwise budget",
 )
 def catalogue(context: Context, tally: Tally) -> None:
-    cases = context.thinned([c for c in context.catalogue() if dense_cases.theme_of(c) == "special"], 36)
+    cases = context.subsample([c for c in context.catalogue() if dense_cases.theme_of(c) == "special"], 36)
     for index, case in enumerate(cases):
         _all(context, tally, case, ("none", "sum", "mean")[index % 3])
 

@@ -62,7 +62,7 @@ def _of(context: Context, dtype: str) -> Case:
 def _dtypes(context: Context) -> list[str]:
     """float32 and float64, or the wider alone where calls are dear (halves are the same formula, cast)."""
     wide = [d for d in context.dtypes if d in ("float32", "float64")]
-    return wide[-1:] if context.dear else wide
+    return wide[-1:] if context.expensive else wide
 
 
 def _judge(
@@ -124,7 +124,7 @@ def gradient(context: Context, tally: Tally) -> None:
     for d in _dtypes(context):
         cases = [_points[d]]
         for theme in ("weight", "pos_weight", "where", "label_smoothing"):
-            cases += dense_cases.optioned(theme, d)[: 1 if context.dear else 2]
+            cases += dense_cases.optioned(theme, d)[: 1 if context.expensive else 2]
         for index, case in enumerate(cases):
             arrays = context.arrays(case)
             names = list(arrays)
@@ -170,10 +170,10 @@ def second(context: Context, tally: Tally) -> None:
             names = list(arrays)
             f = _function(context, case, names, reduction="none")
 
-            def slope(*values: Any, f: Callable[..., Any] = f) -> Any:
+            def differentiated(*values: Any, f: Callable[..., Any] = f) -> Any:
                 return context.backend.vjp(f, values, 0)
 
-            found = context.backend.vjp(slope, list(arrays.values()), 0)
+            found = context.backend.vjp(differentiated, list(arrays.values()), 0)
             _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating twice", SECOND)
 
 
@@ -191,10 +191,10 @@ def of_gradient(context: Context, tally: Tally) -> None:
             names = list(arrays)
             fixed = context.options(case)
 
-            def slope(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
+            def differentiated(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
                 return context.subject.grad(**dict(zip(names, values, strict=True)), **fixed, reduction="none")
 
-            found = context.backend.vjp(slope, list(arrays.values()), 0)
+            found = context.backend.vjp(differentiated, list(arrays.values()), 0)
             _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating grad", SECOND)
 
 
@@ -274,7 +274,7 @@ def _traced(
                 return [context.one(ask, given, None) for ask in asks]
 
             call = functools.partial(_run, trace, every, arrays)
-            # Whoever writes for JAX writes for its traces; that a compiler takes a loss whole is a claim of its own.
+            # A loss written for JAX is written for its traces; that a compiler takes it whole is a claim of its own.
             found = _if_offered(context, tally, call) if how == "compile" else call()
             if found is None:
                 continue

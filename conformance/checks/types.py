@@ -37,7 +37,7 @@ def _told(of: Callable[[Any], Any], array: Any) -> Any:
 @check("types.dtype", "The loss has the promotion of the floating arrays, each derivative its own argument's dtype.")
 def dtype(context: Context, tally: Tally) -> None:
     cases = [c for theme in ("plain", "dtypes", "weight") for c in themed(context, theme)]
-    for case in context.thinned(cases, 12):
+    for case in context.subsample(cases, 12):
         for ask, array in _answers(context, tally, case, "none", "mean"):
             seen = _told(context.backend.dtype_of, array)
             tally.equal(seen, result_dtype(case, ask), f"{case.name}: dtype of {ask}")
@@ -84,7 +84,7 @@ def shape(context: Context, tally: Tally) -> None:
         for c in themed(context, theme)
         if c.axis == -1 or "axis" in context.subject.options
     ]
-    for case in context.thinned(cases, 12):
+    for case in context.subsample(cases, 12):
         for ask, array in _answers(context, tally, case, "none", "mean", "sum"):
             expected = case.input.shape if ask.quantity != "loss" else (case.batch if ask.reduction == "none" else ())
             tally.equal(_told(context.backend.shape_of, array), expected, f"{case.name}: shape of {ask}")
@@ -98,7 +98,7 @@ def shape(context: Context, tally: Tally) -> None:
 )
 def arguments(context: Context, tally: Tally) -> None:
     cases = [c for theme in ("dtypes", "weight", "pos_weight") for c in themed(context, theme)]
-    for case in context.thinned(cases, 12):
+    for case in context.subsample(cases, 12):
         for wrt in ("target", "weight", "pos_weight"):
             argument = getattr(case, wrt)
             if argument is None:

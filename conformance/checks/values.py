@@ -23,18 +23,18 @@ def themed(context: Context, theme: str) -> list[Case]:
             own += [Case(f"{d}-layout-{n}-6x4", base.input, base.target, layout=n) for n in names]
         else:
             # Where calls are dear, the options in full in one dtype, and one call of them in each other.
-            own += dense_cases.optioned(theme, d)[: 1 if context.dear and d != context.dtypes[-1] else None]
+            own += dense_cases.optioned(theme, d)[: 1 if context.expensive and d != context.dtypes[-1] else None]
     own = [c for c in own if context.backend.serves(c) and floats_of(c) <= set(context.backend.dtypes)]
     if context.level == "smoke":
         return own
-    return own + context.thinned([c for c in context.catalogue() if dense_cases.theme_of(c) == theme])
+    return own + context.subsample([c for c in context.catalogue() if dense_cases.theme_of(c) == theme])
 
 
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
     """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to
     case."""
     for index, case in enumerate(cases):
-        yield case, [REDUCTIONS[index % 3]] if context.dear else list(REDUCTIONS)
+        yield case, [REDUCTIONS[index % 3]] if context.expensive else list(REDUCTIONS)
 
 
 def _packed(theme: str, rule: str) -> Check:

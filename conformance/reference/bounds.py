@@ -140,7 +140,7 @@ def bound_grad(
     stored = case.grad_dtype(wrt)
     pulled, factors = _outer(case, reduction, grad_output)
     if wrt in ("input", "target"):
-        each = _spread(case, budget.slope if wrt == "input" else budget.d_target, pulled, factors)
+        each = _spread(case, budget.gradient if wrt == "input" else budget.d_target, pulled, factors)
         return tuple(budget.stored(value, error, stored) for value, error in zip(answer.values, each, strict=True))
     of = _remember(budget.loss if wrt == "weight" else budget.d_pos_weight)
     pairs = zip(oracle.row_indices(case), oracle.elements(case), strict=True)

@@ -121,15 +121,15 @@ class Budget:
         flushed = self.flushed(scale, item.L, item.smooth, item.linear, size * scale)
         return base * scaled_ulp(size, scale, self.dtype) + flushed
 
-    def slope(self, item: Element, scale: float, factors: int) -> float:
-        """The error of one element's slope times `scale`."""
+    def gradient(self, item: Element, scale: float, factors: int) -> float:
+        """The error of one element's gradient times `scale`."""
         if not math.isfinite(item.t + item.s):
             return 0.0
         plain = abs(item.t - item.q * item.s) if item.hard else math.nan
         if item.hard:
             ulps = self.limits.gradient + self.coefficients(item) + factors
             return ulps * scaled_ulp(plain, scale, self.dtype) + self.flushed(scale, item.s, plain * scale)
-        value = abs(float(item.slope) / item.w) * scale if item.w else 0.0
+        value = abs(float(item.gradient) / item.w) * scale if item.w else 0.0
         positive = inexact(item.p) if item.p is not None else 0
         each = 1 + positive + (3 if self.smooth else 0)  # roundings in a coefficient
         total = each + 1 if item.p is not None or self.smooth else 0  # and in their sum

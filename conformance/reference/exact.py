@@ -34,7 +34,7 @@ class Exact(NamedTuple):
     """The derivatives of one element without its weight, as mpmath numbers."""
 
     loss: Any
-    slope: Any
+    gradient: Any
     curvature: Any
     d_target: Any
     d_pos_weight: Any
@@ -46,7 +46,7 @@ def _exp(z: Any) -> Any:
 
 
 def formula_a(x: Any, y: Any, p: Any, eps: Any) -> Exact:
-    """-log σ(±x), spelled log1p(exp(∓x)); the slope by the quotient of exponentials."""
+    """-log σ(±x), spelled log1p(exp(∓x)); the gradient by the quotient of exponentials."""
     mp = mpmath.mp
     on, off = p * (y * (1 - eps) + eps / 2), (1 - y) * (1 - eps) + eps / 2
     down = mp.log1p(_exp(-x)) if x > -_DEEP else -x + _exp(x)
@@ -69,15 +69,15 @@ def formula_b(x: Any, y: Any, p: Any, eps: Any) -> Exact:
     on, off = p * smooth, 1 - smooth
     if abs(x) < _DEEP:
         tail = mp.log(2 * mp.cosh(x / 2)) - abs(x) / 2
-        slope = mp.tanh(x / 2)
+        gradient = mp.tanh(x / 2)
         bell = 1 / (4 * mp.cosh(x / 2) ** 2)
     else:
         tail = bell = _exp(-abs(x))
-        slope = mp.sign(x) * (1 - 2 * tail)
+        gradient = mp.sign(x) * (1 - 2 * tail)
     both = on + off
     return Exact(
         max(x, mp.mpf(0)) * both - x * on + both * tail,
-        both * (1 + slope) / 2 - on,
+        both * (1 + gradient) / 2 - on,
         both * bell,
         (1 - eps) * ((p - 1) * (max(x, mp.mpf(0)) + tail) - p * x),
         smooth * (max(-x, mp.mpf(0)) + tail),
@@ -88,7 +88,7 @@ def formula_b(x: Any, y: Any, p: Any, eps: Any) -> Exact:
 def element(x: float, y: float, p: float, eps: float) -> Exact:
     """One finite element by both formulas, with the bits that their cancellations use up."""
     smooth = y - eps * (y - 0.5)
-    balanced = abs(p * smooth - (1 - smooth)) < 2.0**-40  # the slope has its root next to x = 0
+    balanced = abs(p * smooth - (1 - smooth)) < 2.0**-40  # the gradient has its root next to x = 0
     depth = int(min(abs(x), _DEEP) * 1.5) + 120 + (2 * max(0, -math.frexp(x)[1]) if balanced else 0)
     with mpmath.workprec(BITS + depth):
         arguments = [mpmath.mpf(v) for v in (x, y, p, eps)]
@@ -101,7 +101,7 @@ def element(x: float, y: float, p: float, eps: float) -> Exact:
     return a._replace(d_target=b.d_target)
 
 
-def _pull(case: Case, reduction: str, grad_output: GradOutput) -> list[Any]:
+def _mean_vjp(case: Case, reduction: str, grad_output: GradOutput) -> list[Any]:
     classes, rows = oracle.counts(case)
     given = list(grad_output) if isinstance(grad_output, Sequence) else [1.0 if grad_output is None else grad_output]
     outer = [mpmath.mpf(float(g)) for g in given] * (len(classes) if len(given) == 1 else 1)
@@ -143,7 +143,7 @@ def is_finite(case: Case) -> bool:
 def loss(case: Case, reduction: str) -> list[Any]:
     """The values of `oracle.loss`, exactly."""
     with mpmath.workprec(BITS + 2200):
-        pulled = _pull(case, "sum", None)
+        pulled = _mean_vjp(case, "sum", None)
         rows = [mpmath.mpf(0)] * len(pulled)
         for _, row, w, item in _walk(case):
             rows[row] += w * item.loss * pulled[row]
@@ -157,7 +157,7 @@ def loss(case: Case, reduction: str) -> list[Any]:
 def grad(case: Case, reduction: str, wrt: str = "input", grad_output: GradOutput = None) -> list[Any]:
     """The values of `oracle.grad`, exactly."""
     parts: dict[str, Callable[[Any, Exact], Any]] = {
-        "input": lambda w, e: w * e.slope,
+        "input": lambda w, e: w * e.gradient,
         "target": lambda w, e: w * e.d_target,
         "weight": lambda w, e: e.loss,
         "pos_weight": lambda w, e: w * e.d_pos_weight,
@@ -176,7 +176,7 @@ def _gather(
     case: Case, reduction: str, grad_output: GradOutput, shape: tuple[int, ...], part: Callable[[Any, Exact], Any]
 ) -> list[Any]:
     with mpmath.workprec(BITS + 2200):
-        pulled = _pull(case, reduction, grad_output)
+        pulled = _mean_vjp(case, reduction, grad_output)
         total = [mpmath.mpf(0)] * math.prod(shape)
         places = list(oracle.broadcast_indices(shape, case.input.shape))
         for place, row, w, item in _walk(case):
@@ -199,7 +199,7 @@ def golden_table() -> str:
     lines = []
     for x, y in golden_points():
         item = element(x, y, 1.0, 0.0)
-        numbers = [x, y, *(float(value) for value in (item.loss, item.slope, item.curvature))]
+        numbers = [x, y, *(float(value) for value in (item.loss, item.gradient, item.curvature))]
         lines.append(json.dumps([number.hex() for number in numbers]))
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

@@ -36,7 +36,7 @@ class Element(NamedTuple):
 
     observed: bool
     loss: Decimal
-    slope: Decimal
+    gradient: Decimal
     curvature: Decimal
     d_target: Decimal
     d_weight: Decimal
@@ -78,7 +78,7 @@ def _smooth(x: Decimal) -> _Smooth:
     return _Smooth(a + low, low, usual, rare, e) if x >= 0 else _Smooth(low, a + low, rare, usual, e)
 
 
-def _slope(x: Decimal, on: Decimal, off: Decimal, smooth: _Smooth) -> Decimal:
+def _gradient(x: Decimal, on: Decimal, off: Decimal, smooth: _Smooth) -> Decimal:
     """off·σ(x) - on·σ(-x), through σ(x) - 1/2 next to 0, where both may cancel without end (a target of 1/2)."""
     if abs(x) < Decimal("1e-8"):
         return (off - on) / 2 + (off + on) * (x / 4 - x**3 / 48 + x**5 / 480)
@@ -109,7 +109,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
         return Element(
             observed=True,
             loss=W * bracket,
-            slope=_NAN if math.isnan(x) else W * _slope(X, on_coefficient, off_coefficient, smooth),
+            gradient=_NAN if math.isnan(x) else W * _gradient(X, on_coefficient, off_coefficient, smooth),
             curvature=W * coefficient * on * off,
             d_target=(1 - eps) * W * by_target,
             d_weight=bracket,
@@ -269,7 +269,7 @@ def _collect(
 def grad(case: Case, reduction: str, wrt: str = "input", grad_output: GradOutput = None) -> Answer:
     """d(loss)/d(wrt) times `grad_output` (a number, or one per row for "none"), shaped like that argument."""
     if wrt == "input":
-        return _spread(case, reduction, grad_output, lambda e: e.slope)
+        return _spread(case, reduction, grad_output, lambda e: e.gradient)
     if wrt == "target":
         return _spread(case, reduction, grad_output, lambda e: e.d_target)
     if wrt == "weight" and case.weight is not None:

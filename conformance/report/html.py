@@ -137,7 +137,7 @@ def _diagnosis(run: Run) -> str:
 
 
 def _failures(run: Run) -> str:
-    """Failures stand directly below the matrix: whoever has one came for it. The worst come first."""
+    """Failures stand directly below the matrix: they are what a reader looks for. The worst come first."""
     if not run.failures():
         return ""
     items = []

@@ -100,7 +100,7 @@ def marker(shape: str, x: float, y: float, css: str, size: float = 3.2) -> str:
 
 
 def svg(width: float, height: float, title: str, body: Sequence[str], style: str = "") -> str:
-    """The picture: scales with its container, and says its title to whoever cannot see it.
+    """The picture: scales with its container, and has its title for readers who cannot see it.
 
     `style` is for a picture that stands alone; inside a page the page's own stylesheet serves.
     """

@@ -200,7 +200,7 @@ class _Examination:
         for reduction in ("none", "mean", "sum"):
             if reduction in self.subject.reductions and self.values(case, Ask("hessian", reduction)) is not None:
                 words = "has a second derivative that loses its digits in the tail, as s*(1 - s) does"
-                self.slopes(dtype, "hessian", words)
+                self.gradients(dtype, "hessian", words)
                 return
         why = raised(self.errors[-1]) if len(self.errors) > before else "nothing came that could be read"
         self.subject.give_up("hessian", f"{self.name} offers no second derivative ({why})")
@@ -440,7 +440,7 @@ class _Examination:
             lambda v: v.kind == "value" and (v.dtype == dtype or v.text.startswith(dtype)),
         )
 
-    def slopes(self, dtype: str, quantity: str, words: str) -> None:
+    def gradients(self, dtype: str, quantity: str, words: str) -> None:
         """Where a derivative loses its digits far from 0."""
         for x, y in ((17.0, 1.0), (-17.0, 0.0), (17.0, 0.0), (-17.0, 1.0)):
             x = x * (2 if dtype == "float64" else 1)
@@ -468,7 +468,7 @@ class _Examination:
 
     def gradient(self, dtype: str) -> None:
         self.factors(dtype, "gradient")
-        self.slopes(dtype, "gradient", "has a gradient that loses its digits in the tail, as sigmoid(x) - y does")
+        self.gradients(dtype, "gradient", "has a gradient that loses its digits in the tail, as sigmoid(x) - y does")
         self.exponent(dtype)
         ask = Ask("gradient", self.asked())
         case = self.column(dtype, [(0.0, 1.0), (0.0, 0.0)])
@@ -481,7 +481,7 @@ class _Examination:
         right = exact(case, ask).values
         if seen and sound and any(not abs(s - r) < 1e-3 for s, r in zip(seen, right, strict=True)):
             self.cause(
-                f"has the wrong slope at 0: at x=0.0, y=1.0 its gradient is {seen[0]!r}, exactly {right[0]!r}",
+                f"has the wrong gradient at 0: at x=0.0, y=1.0 its gradient is {seen[0]!r}, exactly {right[0]!r}",
                 "special.zero",
                 lambda v: (pair := _pair(v)) is not None and pair[0] == 0 and "gradient" in v.text,
             )

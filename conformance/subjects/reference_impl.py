@@ -69,7 +69,7 @@ class Own(Subject):
         """The loss of each element."""
         return self.term(on, self.softplus(-x)) + self.term(off, self.softplus(x))
 
-    def slope(self, x: Any, on: Any, off: Any) -> Any:
+    def gradient(self, x: Any, on: Any, off: Any) -> Any:
         """Its derivative, (on + off)*sigmoid(±x) away from the target's side, so that no digit cancels."""
         xp = self._xp
         far = self.sigmoid(-xp.abs(x))
@@ -112,7 +112,7 @@ class Own(Subject):
         """What each element's derivative is divided by: the class count, and for the mean the row count."""
         return classes * count if reduction == "mean" else classes
 
-    def last(self, a: Any, axis: int, ndim: int) -> Any:
+    def class_axis_last(self, a: Any, axis: int, ndim: int) -> Any:
         """The class axis moved to the end."""
         if axis % ndim == ndim - 1 or a.ndim == 0:
             return a
@@ -132,15 +132,21 @@ class Own(Subject):
         out: dict[str, Any] = {"dtype": x.dtype, "loss_dtype": loss_dtype, "axis": axis % ndim, "ndim": ndim}
         m = given.get("where")
         out["m"] = (
-            None if m is None else self.last(m, axis, ndim) | xp.zeros_like(self.last(x, axis, ndim), dtype=xp.bool)
+            None
+            if m is None
+            else self.class_axis_last(m, axis, ndim) | xp.zeros_like(self.class_axis_last(x, axis, ndim), dtype=xp.bool)
         )
         for name in ("weight", "pos_weight"):
             value = given.get(name)
             if value is not None and not self._array(value):
                 value = xp.asarray(value, dtype=dtype, device=self._device(x))
-            out[name] = None if value is None else self.masked(xp.astype(self.last(value, axis, ndim), dtype), out["m"])
-        out["x"] = self.masked(xp.astype(self.last(x, axis, ndim), dtype), out["m"])
-        out["y"] = self.masked(self.last(self.cast_target(y, x, dtype), axis, ndim), out["m"])
+            out[name] = (
+                None
+                if value is None
+                else self.masked(xp.astype(self.class_axis_last(value, axis, ndim), dtype), out["m"])
+            )
+        out["x"] = self.masked(xp.astype(self.class_axis_last(x, axis, ndim), dtype), out["m"])
+        out["y"] = self.masked(self.class_axis_last(self.cast_target(y, x, dtype), axis, ndim), out["m"])
         out["reduction"] = given.get("reduction", "mean")
         out["eps"] = given.get("label_smoothing", 0.0)
         rows = xp.sum(xp.ones_like(out["x"][..., 0]))
@@ -202,7 +208,7 @@ class Own(Subject):
 
     def grad(self, **given: Any) -> Any:
         with numpy.errstate(all="ignore"):
-            return self._derivative(given, self.slope)
+            return self._derivative(given, self.gradient)
 
     def hessian_diag(self, **given: Any) -> Any:
         with numpy.errstate(all="ignore"):

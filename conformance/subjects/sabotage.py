@@ -69,7 +69,7 @@ class BceForm(Own):
 
 @sabotage("gradient sigma(x) - y", "derivatives.tail")
 class SigmaMinusTarget(Own):
-    def slope(self, x: Any, on: Any, off: Any) -> Any:
+    def gradient(self, x: Any, on: Any, off: Any) -> Any:
         return (on + off) * self.sigmoid(x) - on
 
 
@@ -85,7 +85,7 @@ class GuardDropped(Own):
     def term(self, coefficient: Any, value: Any) -> Any:
         return coefficient * value
 
-    def slope(self, x: Any, on: Any, off: Any) -> Any:
+    def gradient(self, x: Any, on: Any, off: Any) -> Any:
         xp = self._xp
         far = self.sigmoid(-xp.abs(x))
         # The same carelessness in a derivative: a factor that meets an infinite logit.
@@ -97,7 +97,7 @@ class GuardDropped(Own):
 
 @sabotage("sign(x) for 2*[x >= 0] - 1", "special.zero")
 class SignOfZero(Own):
-    def slope(self, x: Any, on: Any, off: Any) -> Any:
+    def gradient(self, x: Any, on: Any, off: Any) -> Any:
         xp = self._xp
         far = self.sigmoid(-xp.abs(x))
         return xp.sign(x) * (xp.where(x >= 0, off, on) - (on + off) * far)
@@ -256,8 +256,8 @@ def as_kernel(make: type[Own], backend: Backend, name: str) -> Any:
         return o.xp.astype(own.loss(**given(o)), o.dtype)
 
     def pulled(o: Any, g: Any, which: Callable[..., Any]) -> Any:
-        slope = o.xp.astype(own._derivative(given(o), which), o.dtype)
-        scaled = slope * o.xp.astype(g, o.dtype)[..., None]
+        gradient = o.xp.astype(own._derivative(given(o), which), o.dtype)
+        scaled = gradient * o.xp.astype(g, o.dtype)[..., None]
         return o.xp.astype(own.masked(scaled, None if o.m is None else o.m), o.x.dtype)
 
     return Kernel(
@@ -265,7 +265,7 @@ def as_kernel(make: type[Own], backend: Backend, name: str) -> Any:
         (backend.library,),
         lambda problem: None,
         rows,
-        lambda o, g: pulled(o, g, own.slope),
+        lambda o, g: pulled(o, g, own.gradient),
         None,
         lambda o, g: pulled(o, g, own.curvature),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ..backends import NAMES
 from ..suite import BackendSuite
 
@@ -46,14 +48,17 @@ class TestTorchDTensorClass(BackendSuite):
     backend = "torch-dtensor-class"
 
 
+@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
 class TestJAX(BackendSuite):
     backend = "jax"
 
 
+@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
 class TestJAXX64(BackendSuite):
     backend = "jax-x64"
 
 
+@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
 class TestJAXJit(BackendSuite):
     backend = "jax-jit"
 

@@ -112,6 +112,7 @@ def test_a_skipped_check_is_not_stale(tmp_path: Path) -> None:
     assert apply_expected(found, tuple(read_expected(known))) == (found, [])
 
 
+@pytest.mark.slow
 def test_pytorchs_own_loss_fails_where_it_is_known_to(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="it judges PyTorch's own loss")
     out = tmp_path / "torch.json"

@@ -117,18 +117,18 @@ def test_exact_refuses_formulas_that_disagree(monkeypatch: pytest.MonkeyPatch) -
 
     def slightly_wrong(*arguments: mpmath.mpf) -> exact.Exact:
         answer = right(*arguments)
-        return answer._replace(slope=answer.slope + mpmath.ldexp(answer.slope, -100))
+        return answer._replace(gradient=answer.gradient + mpmath.ldexp(answer.gradient, -100))
 
     monkeypatch.setattr(exact, "formula_b", slightly_wrong)
     exact.element.cache_clear()
-    with pytest.raises(exact.Disagreement, match="slope"):
+    with pytest.raises(exact.Disagreement, match="gradient"):
         exact.element(0.3, 1.0, 1.0, 0.0)
     exact.element.cache_clear()
 
 
 # (case, answers): a row's NaN is its own; a matched infinity is 0, and its target's derivative the formula's
 @pytest.mark.parametrize(
-    ("x", "y", "loss", "slope", "curvature", "by_target"),
+    ("x", "y", "loss", "gradient", "curvature", "by_target"),
     [
         (math.inf, 1.0, 0.0, 0.0, 0.0, -math.inf),
         (-math.inf, 0.0, 0.0, 0.0, 0.0, math.inf),
@@ -141,7 +141,7 @@ def test_exact_refuses_formulas_that_disagree(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_oracle_special_values(
-    x: float, y: float, loss: float, slope: float, curvature: float, by_target: float
+    x: float, y: float, loss: float, gradient: float, curvature: float, by_target: float
 ) -> None:
     case = catalogue.column("special", "float64", [x], y)
     observed = [
@@ -150,7 +150,7 @@ def test_oracle_special_values(
         oracle.hessian_diag(case, "mean").values[0],
         oracle.grad(case, "mean", "target").values[0],
     ]
-    bounds.judge_all(observed, [loss, slope, curvature, by_target], [0.0] * 4, f"x={x}, y={y}", "float64")
+    bounds.judge_all(observed, [loss, gradient, curvature, by_target], [0.0] * 4, f"x={x}, y={y}", "float64")
 
 
 def test_oracle_empty_batches_and_rows() -> None:

@@ -241,7 +241,7 @@ def spelled(dtype: str, wrong: str = "") -> exhaustive.Evaluate:
 def test_reference_of_the_sweeps_is_right() -> None:
     points = [(x, y) for x, y in exact.golden_points() if 0 <= y <= 1 and abs(x) < 740]
     x, y = (np.array(column) for column in zip(*points, strict=True))
-    for quantity, field in (("loss", "loss"), ("gradient", "slope"), ("hessian", "curvature")):
+    for quantity, field in (("loss", "loss"), ("gradient", "gradient"), ("hessian", "curvature")):
         found = exhaustive.reference(x, y, quantity)
         for i, (logit, target) in enumerate(points):
             truth = float(getattr(exact.element(logit, target, 1.0, 0.0), field))

@@ -20,8 +20,11 @@ from ..subjects import Mlsm
 from ..subjects.reference_impl import Own
 from ..subjects.sabotage import ROW_LEVEL, SABOTAGES, Sabotage, as_kernel
 from ..suite import by_id, run_check, select
+from ._slow import slow_where
 
 LIBRARIES = ("numpy", "array-api-strict", "torch", "jax", "dask")
+LAZY = ("jax", "dask")
+"""Of which each call costs milliseconds, compiled or built as a graph."""
 
 
 def backend_or_skip(name: str) -> Backend:
@@ -31,7 +34,7 @@ def backend_or_skip(name: str) -> Backend:
         pytest.skip(str(absent))
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", slow_where(LAZY.__contains__, LIBRARIES))
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda s: s.name)
 def test_a_mistake_is_named(sabotage: Sabotage, name: str) -> None:
     verdict = plant(sabotage, backend_or_skip(name))
@@ -40,7 +43,7 @@ def test_a_mistake_is_named(sabotage: Sabotage, name: str) -> None:
     assert verdict.word == "caught", verdict.why
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", slow_where(LAZY.__contains__, LIBRARIES))
 def test_another_formula_passes(name: str) -> None:
     assert conforming(backend_or_skip(name)) == []
 
@@ -97,7 +100,7 @@ class Scaled(Mlsm):
 
 
 class Shifted(Mlsm):
-    """Every result moved to where no symmetry and no zero survives; slopes and curvatures out of their ranges."""
+    """Every result moved to where no symmetry and no zero survives; gradients and curvatures out of their ranges."""
 
     def loss(self, **given: Any) -> Any:
         x = given["input"]
@@ -285,7 +288,10 @@ LONG = {"values.float32-exhaustive", "derivatives.float32-exhaustive"}  # of lev
 
 @pytest.mark.parametrize(
     ("vandal", "name", "id"),
-    [(v, b, id) for v, b, ids in VANDALS for id in ids if id not in LONG],
+    slow_where(
+        lambda v: v[1] == "jax" or v[1:] in (("torch", "transforms.compile"), ("dask", "lazy.unknown")),
+        [(v, b, id) for v, b, ids in VANDALS for id in ids if id not in LONG],
+    ),
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_a_vandal_fails(vandal: type[Mlsm], name: str, id: str) -> None:

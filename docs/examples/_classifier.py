@@ -56,14 +56,14 @@ def forward(layers: list[Layer], pixels: Any) -> tuple[Any, list[Any]]:
     return entered[-1] @ layers[-1].weight + layers[-1].bias, entered
 
 
-def backward(layers: list[Layer], entered: list[Any], slope: Any) -> list[Layer]:
-    """The gradient of every parameter, from the slope of the loss with respect to the logits."""
-    xp = array_namespace(slope)
+def backward(layers: list[Layer], entered: list[Any], gradient: Any) -> list[Layer]:
+    """The gradient of every parameter, from the gradient of the loss with respect to the logits."""
+    xp = array_namespace(gradient)
     grads = []
     for layer, values in zip(reversed(layers), reversed(entered), strict=True):
-        grads.append(Layer(values.T @ slope, xp.sum(slope, axis=0)))
+        grads.append(Layer(values.T @ gradient, xp.sum(gradient, axis=0)))
         if values is not entered[0]:
-            slope = (slope @ layer.weight.T) * xp.astype(values > 0, slope.dtype)
+            gradient = (gradient @ layer.weight.T) * xp.astype(values > 0, gradient.dtype)
     return grads[::-1]
 
 
@@ -98,8 +98,8 @@ def train(
             step += 1
             chosen = xp.asarray(order[begin : begin + batch], device=device(pixels))
             logits, entered = forward(layers, xp.take(pixels, chosen, axis=0))
-            _, slope = mlsm.value_and_grad(logits, xp.take(target, chosen, axis=0))
-            grads = backward(layers, entered, slope)
+            _, gradient = mlsm.value_and_grad(logits, xp.take(target, chosen, axis=0))
+            grads = backward(layers, entered, gradient)
             for i, layer in enumerate(layers):
                 pairs = [adam(p, g, m, step, rate) for p, g, m in zip(layer, grads[i], moments[i], strict=True)]
                 layers[i] = Layer(*(p for p, _ in pairs))

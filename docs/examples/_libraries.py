@@ -14,6 +14,7 @@ import numpy as np
 
 import mlsm
 from mlsm_conformance import oracle
+from mlsm_conformance.backends import find
 from mlsm_conformance.tensors import Case, Tensor
 
 
@@ -63,21 +64,21 @@ def _torch() -> Iterator[Contender]:
 
         return call
 
-    yield Contender("torch", "cpu", torch.asarray)
+    tensor = find("torch").of_numpy
+    yield Contender("torch", "cpu", tensor)
     for name, theirs in (
         ("torch's own loss", functional.multilabel_soft_margin_loss),
         ("torch's own BCE", functional.binary_cross_entropy_with_logits),
     ):
-        yield Contender("torch", "cpu", torch.asarray, call=differentiated(theirs), by=name)
+        yield Contender("torch", "cpu", tensor, call=differentiated(theirs), by=name)
     if torch.cuda.is_available():
 
         def settle(results: Any) -> Any:
             torch.cuda.synchronize()
             return results
 
-        yield Contender(
-            "torch", "cuda", lambda a: torch.asarray(a, device="cuda"), settle, lambda a: np.asarray(a.cpu())
-        )
+        backend = find("torch-cuda")
+        yield Contender("torch", "cuda", backend.of_numpy, settle, backend.to_numpy)
 
 
 def _jax() -> Iterator[Contender]:
@@ -85,7 +86,7 @@ def _jax() -> Iterator[Contender]:
 
     # float32 only: JAX has float64 switched off unless the application asks for it.
     device = jax.devices()[0].platform
-    plain = Contender("jax", device, jax.numpy.asarray, jax.block_until_ready, dtypes=("float32",))
+    plain = Contender("jax", device, find("jax").of_numpy, jax.block_until_ready, dtypes=("float32",))
     yield plain
     yield plain._replace(label="jax, jitted", call=jax.jit(mlsm.value_and_grad))
 
@@ -103,9 +104,7 @@ def _dask() -> Iterator[Contender]:
 
 
 def _array_api_strict() -> Iterator[Contender]:
-    import array_api_strict
-
-    yield Contender("array-api-strict", "cpu", array_api_strict.asarray)
+    yield Contender("array-api-strict", "cpu", find("array-api-strict").of_numpy)
 
 
 def _cupy() -> Iterator[Contender]:
@@ -117,7 +116,8 @@ def _cupy() -> Iterator[Contender]:
             cupy.cuda.get_current_stream().synchronize()
             return results
 
-        yield Contender("cupy", "cuda", cupy.asarray, settle, cupy.asnumpy)
+        backend = find("cupy")
+        yield Contender("cupy", "cuda", backend.of_numpy, settle, backend.to_numpy)
 
 
 LIBRARIES = {

@@ -63,7 +63,7 @@ def log_of_sigmoid(x: Any, y: Any) -> Any:
     return -(y * np.log(s) + (1 - y) * np.log(1 - s))
 
 
-def our_slope(x: Any, y: Any) -> Any:
+def our_gradient(x: Any, y: Any) -> Any:
     return mlsm.grad(x[:, None], y[:, None], reduction="sum", kernel="generic")[:, 0]
 
 
@@ -71,7 +71,7 @@ def sigmoid_minus_target(x: Any, y: Any) -> Any:
     return 1 / (1 + np.exp(-x)) - y
 
 
-def our_bend(x: Any, y: Any) -> Any:
+def our_hessian(x: Any, y: Any) -> Any:
     return mlsm.hessian_diag(x[:, None], y[:, None], reduction="sum", kernel="generic")[:, 0]
 
 
@@ -87,8 +87,8 @@ def exact(kind: str, x: Any, y: Any) -> list[mpf]:
         on, off = 1 / (1 + mp.exp(-mpf(a))), 1 / (1 + mp.exp(mpf(a)))
         value = {
             "loss": lambda a=a, b=b: b * mp.log1p(mp.exp(-mpf(a))) + (1 - mpf(b)) * mp.log1p(mp.exp(mpf(a))),
-            "slope": lambda on=on, off=off, b=b: (1 - mpf(b)) * on - b * off,
-            "bend": lambda on=on, off=off: on * off,
+            "gradient": lambda on=on, off=off, b=b: (1 - mpf(b)) * on - b * off,
+            "hessian": lambda on=on, off=off: on * off,
         }[kind]()
         out.append(value)
     return out
@@ -197,8 +197,8 @@ def second_sigmoid_figure() -> Any:
         for _ in range(200):
             given = features @ weights
             inner = 1 / (1 + np.exp(-given))
-            loss, slope = mlsm.value_and_grad(inner if twice else given, labels)
-            weights -= 4 * features.T @ (slope * inner * (1 - inner) if twice else slope)
+            loss, gradient = mlsm.value_and_grad(inner if twice else given, labels)
+            weights -= 4 * features.T @ (gradient * inner * (1 - inner) if twice else gradient)
             losses.append(float(loss))
         ax.plot(losses, color=colour, label=label)
     ax.set(xlabel="step", ylabel="training loss", ylim=(0, None))
@@ -209,7 +209,7 @@ def second_sigmoid_figure() -> Any:
 FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
     "loss": (
         loss_figure,
-        "The loss of one class, its slope and its curvature, for labels 1, 0 and one half.",
+        "The loss of one class, its gradient and its curvature, for labels 1, 0 and one half.",
     ),
     "ulp-loss": (
         lambda: _error_figure(
@@ -235,14 +235,20 @@ FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "The error of the loss for a soft target near 1.",
     ),
-    "ulp-slope": (
+    "ulp-gradient": (
         lambda: _error_figure(
-            "slope", 1.0, [("σ(x) - y", sigmoid_minus_target, ONE), ("mlsm", our_slope, OURS)], "gradient, y = 1", 4
+            "gradient",
+            1.0,
+            [("σ(x) - y", sigmoid_minus_target, ONE), ("mlsm", our_gradient, OURS)],
+            "gradient, y = 1",
+            4,
         ),
         "The error of the gradient against the logit.",
     ),
-    "ulp-bend": (
-        lambda: _error_figure("bend", 1.0, [("σ(1-σ)", sigmoid_product, ONE), ("mlsm", our_bend, OURS)], "Hessian", 5),
+    "ulp-hessian": (
+        lambda: _error_figure(
+            "hessian", 1.0, [("σ(1-σ)", sigmoid_product, ONE), ("mlsm", our_hessian, OURS)], "Hessian", 5
+        ),
         "The error of the second derivative against the logit.",
     ),
     "second-sigmoid": (second_sigmoid_figure, "Training loss against steps, given logits or given probabilities."),

@@ -1,1 +1,1 @@
-"""Bridges between a library's automatic differentiation and the kernels, a file per library."""
+"""A library's automatic differentiation by the kernels' derivatives, a file per library."""

@@ -23,7 +23,7 @@ from ..libraries.torch import transformed
 _Pullback = Callable[[Operands, Any], Any]
 
 
-def bridged(kernel: Kernel, problem: Problem, o: Operands) -> Any:
+def tracked(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     """The loss by `kernel`, differentiable: tied to the operands by one node of the graph."""
     # `rest` holds no tensor: save_for_backward alone does, which sees to versions and cycles.
     rest = o.holding(None, None, None, None, None)
@@ -42,24 +42,24 @@ class _Loss(torch.autograd.Function):
             ctx.save_for_backward(*tensors, None)
             o = rest.holding(*tensors)
             return reduced(problem.reduction, o, kernel.rows(o), problem.loss_dtype)
-        slope = None
+        gradient = None
         with np.errstate(all="ignore"):
             o = _host(rest, *tensors)
             if ctx.needs_input_grad[1] and 0 < o.x.size <= KEPT and o.x.dtype == o.dtype:
-                rows, slope = kernel.value_and_slope(o, np.float64(o.x.shape[-1]))  # C undoes the class mean
+                rows, gradient = kernel.value_and_gradient(o, np.float64(o.x.shape[-1]))  # C undoes the class mean
                 # With a mask it is C over the observed classes too large, and may have left the range.
-                slope = torch.from_numpy(slope) if o.m is None or np.isfinite(slope).all() else None
+                gradient = torch.from_numpy(gradient) if o.m is None or np.isfinite(gradient).all() else None
             else:
                 rows = kernel.rows(o)
             ctx.count = row_count(problem.reduction, o)
             value = reduced(problem.reduction, o, rows, _NUMPY[problem.loss_dtype], ctx.count)
-        ctx.save_for_backward(*tensors, slope)
+        ctx.save_for_backward(*tensors, gradient)
         return torch.from_numpy(np.asarray(value))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         kernel, problem, rest, host = ctx.call
-        *tensors, slope = ctx.saved_tensors
+        *tensors, gradient = ctx.saved_tensors
         o = rest.holding(*tensors)
         _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
         adjoint, g = REDUCE[problem.reduction].adjoint, grads[0]
@@ -68,15 +68,15 @@ class _Loss(torch.autograd.Function):
         # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
         # its own) its g is no plain tensor: only the generic code can be looked through.
         if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed():
-            rows_vjp, host, slope, pullbacks = _core.rows_vjp, False, None, _core
+            rows_vjp, host, gradient, pullbacks = _core.rows_vjp, False, None, _core
         for_x = None
         if not of_x:
             pass
-        elif slope is not None:
+        elif gradient is not None:
             if g.ndim:  # of every row: the loss is not reduced
-                for_x = slope * (adjoint(o, g.to(o.acc)) / o.x.shape[-1]).to(slope.dtype)[..., None]
+                for_x = gradient * (adjoint(o, g.to(o.acc)) / o.x.shape[-1]).to(gradient.dtype)[..., None]
             else:  # as a Python number, which is a double too and costs a third of the calls
-                for_x = slope * (adjoint(o, g.item(), ctx.count) / o.x.shape[-1])
+                for_x = gradient * (adjoint(o, g.item(), ctx.count) / o.x.shape[-1])
         elif host:
             with np.errstate(all="ignore"):
                 pulled = adjoint(o, g.detach().numpy().astype(np.float64), ctx.count)
@@ -133,17 +133,18 @@ class _Derivative(torch.autograd.Function):
 
 
 # `Function.apply` without the half of it that is written in Python and sees to function transforms, for which the
-# bridge stands aside: 3.4 µs instead of 5.0. One thing in it is needed: what a transform left behind is unwrapped.
+# node is skipped: 3.4 µs instead of 5.0. One thing in it is needed: what a transform left behind is unwrapped.
 _tied: Any = super(torch.autograd.Function, _Loss).apply
 _recomputed: Any = super(torch.autograd.Function, _Derivative).apply
 _alive: Any = torch._C._functorch.unwrap_if_dead
 
 # ---------------------------------------------------------------- host memory
 
-# Logits up to which the forward pass keeps the slope, so that the backward pass is a multiplication: 64 KiB of float32
-# beside the arguments. A second pass of the kernel costs more than the slope in the first: 32x20 float32 forward plus
-# backward 1.39 of PyTorch's with it, 1.46 without. The larger a batch, the less it is worth: with any KEPT, 512x80
-# takes 161 µs instead of 172, 900x1000 1309 instead of 1291; and a graph should keep little beside its arguments.
+# Logits up to which the forward pass keeps the gradient, so that the backward pass is a multiplication: 64 KiB of
+# float32 beside the arguments. A second pass of the kernel costs more than the gradient in the first: 32x20 float32
+# forward plus backward 1.39 of PyTorch's with it, 1.46 without. The larger a batch, the less it is worth: with any
+# KEPT, 512x80 takes 161 µs instead of 172, 900x1000 1309 instead of 1291; and a graph should keep little beside its
+# arguments.
 KEPT = 16384
 
 _NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}

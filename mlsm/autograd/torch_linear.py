@@ -13,11 +13,11 @@ import torch
 from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import Kernel
-from .._linear import Head, both, reference, run, value
 from .._problem import Problem
 from .._reduce import REDUCE, reduced
-from .._targets import Target
 from ..libraries.torch import transformed
+from ..many_classes._linear import Head, both, reference, run, value
+from ..many_classes._targets import Target
 from .torch import _HOST, _NUMPY, _alive, _reads_host
 
 

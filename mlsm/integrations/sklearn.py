@@ -167,12 +167,12 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
             if self.fit_intercept:
                 z = z + xp.asarray(np.ascontiguousarray(own[:, features]), dtype=X.dtype, device=device)
             # Each element as a row of one class: the sum of the rows is then divided by nothing.
-            value, slope = value_and_grad(z[..., None], y[..., None], reduction="sum", **options)
-            slope = slope[..., 0]
+            value, of_logits = value_and_grad(z[..., None], y[..., None], reduction="sum", **options)
+            of_logits = of_logits[..., 0]
             gradient = np.empty_like(own)
-            gradient[:, :features] = _host(slope.T @ X)
+            gradient[:, :features] = _host(of_logits.T @ X)
             if self.fit_intercept:
-                gradient[:, features] = _host(xp.sum(slope, axis=0))
+                gradient[:, features] = _host(xp.sum(of_logits, axis=0))
             gradient /= total
             gradient[:, :features] += strength * own[:, :features]
             penalty = 0.5 * strength * float(np.sum(own[:, :features] ** 2))
@@ -210,7 +210,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         """The probability of each label, of shape (N, C); of each of two classes where the labels had one dimension."""
         z = self.decision_function(X)
         xp = library_of(z, "X").xp
-        # The slope for a label of 0 is the logistic function itself, with all its digits.
+        # The gradient for a label of 0 is the logistic function itself, with all its digits.
         on = _logistic(z)
         return xp.stack((_logistic(-z), on), axis=-1) if self._one else on
 

@@ -426,7 +426,7 @@ DEVICE real log1p_of_many(real q) {
     return fused(n, LN2_HIGH, fused(n, LN2_LOW, log1p_of(fused(q, back, back - 1))));
 }
 
-// One class: its share of the loss, and its slope or bend times `scale`, as MODE wants them; all of them 0 where it is
+// One class: its share of the loss, and its gradient or Hessian times `scale`, as MODE wants them; all of them 0 where it is
 // not `on`. The share is the whole loss, or, where GROUPED, its linear part, with the e whose log1p is the rest. The
 // names are those of mlsm/_core.py.
 DEVICE void element(

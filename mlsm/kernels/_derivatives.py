@@ -36,11 +36,11 @@ Work = Callable[[Any, Any, Any, Any, Any, Any, Any, Any, Any], None]
 
 
 def derivatives(o: Operands, scale: Any, least: float, work: Work, block: int = BLOCK) -> tuple[Any, Any]:
-    """(slope, bend) of `work` over NumPy arrays of any shape; `scale` broadcasts to the logits, or is None."""
-    slope, bend = (np.empty_like(o.x, subok=False) for _ in range(2))
+    """(gradient, hessian) of `work` over NumPy arrays of any shape; `scale` broadcasts to the logits, or is None."""
+    gradient, hessian = (np.empty_like(o.x, subok=False) for _ in range(2))
     shape = o.x.shape
     # The axes by their step in the results, which are dense: the widest first.
-    axes = sorted(range(o.x.ndim), key=lambda i: -slope.strides[i])
+    axes = sorted(range(o.x.ndim), key=lambda i: -gradient.strides[i])
 
     def laid(v: Any) -> Any:
         if v is None:
@@ -48,11 +48,11 @@ def derivatives(o: Operands, scale: Any, least: float, work: Work, block: int = 
         v = (v if v.shape == shape else np.broadcast_to(v, shape)).transpose(axes)
         return v[(None,) * (2 - v.ndim)] if v.ndim < 2 else v
 
-    arrays = [laid(v) for v in (o.x, o.y, o.w, scale, o.p, o.m, slope, bend)]
+    arrays = [laid(v) for v in (o.x, o.y, o.w, scale, o.p, o.m, gradient, hessian)]
     smooth = (1 - o.eps, o.eps / 2) if o.eps else None
     for index in np.ndindex(arrays[0].shape[:-2]):
         _blocks([None if v is None else v[index] for v in arrays], smooth, least, o.dtype, work, block)
-    return slope, bend
+    return gradient, hessian
 
 
 def _blocks(arrays: Any, smooth: Any, least: float, dtype: Any, work: Work, block: int) -> None:
@@ -96,7 +96,7 @@ def _blocks(arrays: Any, smooth: Any, least: float, dtype: Any, work: Work, bloc
             views: Any = [None if v is None else v[at] for v in arrays]
             xs, ys, ws, ss, ps, ms, gs, hs = views
             inside = gs.dtype == dtype and gs.flags.c_contiguous
-            outs = [gs, hs] if inside else [scratch(name, gs.shape, dtype) for name in ("slope", "bend")]
+            outs = [gs, hs] if inside else [scratch(name, gs.shape, dtype) for name in ("gradient", "hessian")]
             work(
                 ready(xs, "x", dtype),
                 ready(ys, "y", dtype),
@@ -116,19 +116,19 @@ def _blocks(arrays: Any, smooth: Any, least: float, dtype: Any, work: Work, bloc
 def by_numpy(room: dict[Any, Any]) -> Work:
     """The arithmetic of a block with NumPy alone, in place; `room` keeps its scratch from block to block."""
 
-    def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: float, slope: Any, bend: Any) -> None:
+    def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: float, gradient: Any, hessian: Any) -> None:
         h, e = (_kept(room, k, x.size, x.dtype) for k in range(2))
         zero, one, _ = numbers(x.dtype)
         lowest, exponent = _bits(x.dtype)
         bits = lowest.dtype
-        e_bits, spare, spare_bits = e.view(bits), slope, slope.view(bits)
+        e_bits, spare, spare_bits = e.view(bits), gradient, gradient.view(bits)
         np.bitwise_or(x.view(bits), lowest, e_bits)  # -|x|
         np.exp(e, e)
-        np.add(e, one, bend)
-        np.divide(e, bend, e)  # s
-        np.divide(e, bend, bend)  # s*(1 - s)
+        np.add(e, one, hessian)
+        np.divide(e, hessian, e)  # s
+        np.divide(e, hessian, hessian)  # s*(1 - s)
         if least:
-            np.maximum(bend, least, out=bend)
+            np.maximum(hessian, least, out=hessian)
         # h = [x >= 0], so that the contract's sign*t is h - y where both coefficients are the plain ones. The lowest
         # bit of the exponent of 1.0, shifted to where the sign stands, makes -sign*s of s: a pass less than a product.
         np.greater_equal(x, zero, h)
@@ -155,20 +155,20 @@ def by_numpy(room: dict[Any, Any]) -> Work:
             np.multiply(off, h, spare)
             np.add(off, on, off)  # q
             np.multiply(e, off, e)
-            np.multiply(bend, off, bend)
+            np.multiply(hessian, off, hessian)
             np.subtract(one, h, h)
             np.multiply(on, h, on)
             np.subtract(spare, on, h)
-        np.add(h, e, slope)
+        np.add(h, e, gradient)
         if w is not None:
-            np.multiply(slope, w, slope)
-            np.multiply(bend, w, bend)
+            np.multiply(gradient, w, gradient)
+            np.multiply(hessian, w, hessian)
         if m is not None:
             # By bits, since NaN * 0 is no zero: all of them where the mask is true, else none.
             keep = e_bits
             np.not_equal(m, 0, keep, casting="unsafe")
             np.negative(keep, keep)
-            for out in (slope, bend):
+            for out in (gradient, hessian):
                 np.bitwise_and(out.view(bits), keep, out.view(bits))
 
     return work

@@ -7,8 +7,9 @@ compilation serves them all. Validates nothing, starts no thread.
 The loops over neighbouring elements are written as formulas and built as LLVM functions, because Numba's way to them
 takes seconds, and because LLVM can then be told that the arrays of a loop never overlap. exp and log1p are our own,
 without a branch, so that the compiler can take several elements at a time. Nothing may be reassociated: every sum is
-taken in the order in which it is written, so that the row losses have the same bits whether the slope is wanted beside
-them or not. `_fma` is "fused where the machine can, else a product and a sum", a choice that is made once per machine.
+taken in the order in which it is written, so that the row losses have the same bits whether the gradient is wanted
+beside them or not. `_fma` is "fused where the machine can, else a product and a sum", a choice that is made once per
+machine.
 """
 
 import inspect
@@ -423,8 +424,8 @@ def line(v: Any) -> None:
 
 
 @_loop("rrrr", early=(0, 1, 3))
-def slope(v: Any) -> None:
-    """The slope of the loss, times a factor."""
+def gradient(v: Any) -> None:
+    """The gradient of the loss, times a factor."""
     x, y = v[0], v[1]
     right, e = x.is_(">=", 0), decay(abs(x))
     v[3] = _signed(right, (1 - y).if_(right, y) - e / (e + 1)) * v[2]
@@ -432,7 +433,7 @@ def slope(v: Any) -> None:
 
 @_loop("rrrrrr", early=(0, 1, 5))
 def both(v: Any) -> None:
-    """`line` and `slope` in one pass."""
+    """`line` and `gradient` in one pass."""
     x, y = v[0], v[1]
     right, a = x.is_(">=", 0), abs(x)
     e, t = decay(a), (1 - y).if_(right, y)
@@ -442,7 +443,7 @@ def both(v: Any) -> None:
 
 
 @_loop("rrr", early=(0, 2))
-def bend(v: Any) -> None:
+def hessian(v: Any) -> None:
     """s*(1 - s), times a factor."""
     e = decay(abs(v[0]))
     s = e / (e + 1)
@@ -463,7 +464,7 @@ def loss(v: Any) -> None:
 
 
 @_loop("rrrrr", early=(0, 1, 4))
-def loss_and_slope(v: Any) -> None:
+def loss_and_gradient(v: Any) -> None:
     x, y = v[0], v[1]
     right, a = x.is_(">=", 0), abs(x)
     e, t = decay(a), (1 - y).if_(right, y)
@@ -494,7 +495,7 @@ def line_of(v: Any) -> None:
 
 @_loop("rrrrbrrrr", numbers=3)
 def both_of(v: Any) -> None:
-    """`line_of` and `slope_of` in one pass, without a weight."""
+    """`line_of` and `gradient_of` in one pass, without a weight."""
     right, a, e, t, q = _parts(v, 0, 1, 3)
     zero = a.const(0)
     v[6] = e.if_(v[4], zero)
@@ -510,13 +511,13 @@ def loss_of(v: Any) -> None:
 
 
 @_loop("rrrrbrr", numbers=3)
-def slope_of(v: Any) -> None:
+def gradient_of(v: Any) -> None:
     right, a, e, t, q = _parts(v, 0, 1, 3)
     v[6] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], a.const(0))
 
 
 @_loop("rrrrbrrr", numbers=3)
-def loss_and_slope_of(v: Any) -> None:
+def loss_and_gradient_of(v: Any) -> None:
     right, a, e, t, q = _parts(v, 0, 1, 3)
     zero = a.const(0)
     v[6] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], zero)
@@ -524,7 +525,7 @@ def loss_and_slope_of(v: Any) -> None:
 
 
 @_loop("rrrrbrr", numbers=3)
-def bend_of(v: Any) -> None:
+def hessian_of(v: Any) -> None:
     _, a, e, _, q = _parts(v, 0, 1, 3)
     s = e / (e + 1)
     v[6] = (q * (s * (1 - s)) * v[2] * v[5]).if_(v[4], a.const(0))
@@ -1142,13 +1143,13 @@ def _formula(
         m = m if m != 0 else room + SEEN * work
     if mode & BEND:
         if plain:
-            bend(n, x, f, out, one)
+            hessian(n, x, f, out, one)
         else:
-            bend_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+            hessian_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif plain:
         single = e if w != 0 else losses
         if mode == SLOPE:
-            slope(n, x, y, f, out, one)
+            gradient(n, x, y, f, out, one)
         elif joint:
             if mode == ROWS:
                 line(n, x, y, e, linear, one)
@@ -1157,11 +1158,11 @@ def _formula(
         elif mode == ROWS:
             loss(n, x, y, single, one)
         else:
-            loss_and_slope(n, x, y, f, single, out, one)
+            loss_and_gradient(n, x, y, f, single, out, one)
         if mode & ROWS and w != 0:
             times(n, single, w, losses, one)
     elif mode == SLOPE:
-        slope_of(n, x, y, w, p, m, f, out, keep, add, given, one)
+        gradient_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif mode == ROWS:
         if joint:
             line_of(n, x, y, w, p, m, e, linear, keep, add, given, one)
@@ -1170,14 +1171,14 @@ def _formula(
     elif joint:
         both_of(n, x, y, w, p, m, f, e, linear, out, keep, add, given, one)
     else:
-        loss_and_slope_of(n, x, y, w, p, m, f, losses, out, keep, add, given, one)
+        loss_and_gradient_of(n, x, y, w, p, m, f, losses, out, keep, add, given, one)
 
 
 def fused(
     one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
     rows: int, out: int, scale: float, keep: float, add: float,
 ) -> None:  # fmt: skip
-    """What `mode` wants of the rows first:last: losses into `rows`, their slope or bend times a scale into `out`.
+    """What `mode` wants of the rows first:last: losses into `rows`, their gradient or Hessian times a scale into `out`.
 
     Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
     of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes.
@@ -1325,8 +1326,8 @@ def elements(
     w: int,
     p: int,
     m: int,
-    slope: int,
-    bend: int,
+    gradient: int,
+    hessian: int,
     least: float,
     keep: float,
     add: float,
@@ -1337,7 +1338,7 @@ def elements(
     """
     size, floor, shrink, shift = _size(one), _real(least, one), _real(keep, one), _real(add, one)
     if w == 0 and p == 0 and m == 0:
-        pair(n, x, y, slope, bend, floor, shrink, shift, one)
+        pair(n, x, y, gradient, hessian, floor, shrink, shift, one)
         return
     space = np.ones(BLOCK * (size + 1), np.uint8)
     ones = np.int64(space.ctypes.data)
@@ -1347,7 +1348,7 @@ def elements(
         here = start * size
         pair_of(
             min(BLOCK, n - start), x + here, y + here, w + here if w != 0 else ones, p + here if p != 0 else ones,
-            m + start if m != 0 else seen, slope + here, bend + here, floor, shrink, shift,
+            m + start if m != 0 else seen, gradient + here, hessian + here, floor, shrink, shift,
             one if p != 0 else one - one, one,
         )  # fmt: skip
     space[0] = 0  # until here it is needed, of which Numba sees the address only

@@ -83,7 +83,7 @@ def spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
     ready, served = threading.Event(), 0
 
     def part(k: int) -> None:
-        # A pool that could start no thread has queued the part all the same: whoever finds it later leaves it alone.
+        # A pool that could start no thread has queued the part all the same: what finds it later leaves it alone.
         ready.wait()
         if k < served:
             work(*parts[k])

@@ -32,7 +32,7 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _mapped(o, _shared(o, g), "slope")
+    return _mapped(o, _shared(o, g), "gradient")
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
@@ -43,7 +43,7 @@ def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _mapped(o, _shared(o, g), "bend")
+    return _mapped(o, _shared(o, g), "hessian")
 
 
 # ---------------------------------------------------------------- above the blocks
@@ -80,7 +80,7 @@ def _mapped(o: Operands, g: Any, want: str) -> Any:
     """`_block` over all blocks of the logits; rows have no class axis where they are final, else one sum a block."""
     axes = tuple(range(o.x.ndim))
     arrays: list[Any] = [o.x, axes]
-    for other in (o.y, o.w, o.p, o.m):  # in the blocks of the logits, every one of them compared with its fellow
+    for other in (o.y, o.w, o.p, o.m):  # in the blocks of the logits, each compared with that of the logits
         arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
     arrays += [g, None if g is None else axes[: g.ndim]]
     options = {
@@ -131,8 +131,8 @@ def _block(
     if not x.size:  # no row, or none of the classes, of which nobody can take a mean
         xp = library_of(x, "input").xp
         shape, dtype = (x.shape[:-1], compute) if whole else ((*x.shape[:-1], 1), acc)
-        empty, slope = xp.zeros(shape, dtype=getattr(xp, dtype)), xp.zeros_like(x)
-        return {"rows": empty, "both": (empty, slope)}.get(want, slope)
+        empty, gradient = xp.zeros(shape, dtype=getattr(xp, dtype)), xp.zeros_like(x)
+        return {"rows": empty, "both": (empty, gradient)}.get(want, gradient)
     problem, o, library = _check.problem(x, y, w, p, m, "none", eps, -1)
     xp, kernel = o.xp, _dispatch.select(problem)
     with library.errstate(problem.device):
@@ -141,14 +141,14 @@ def _block(
         if not whole:
             count = x.shape[-1] if m is None else xp.sum(xp.astype(_core.observed(o), o.acc), axis=-1)
             g = None if g is None else g * count
-        if want == "slope":
+        if want == "gradient":
             return kernel.rows_vjp(o, g)
-        if want == "bend":
+        if want == "hessian":
             return kernel.curvature(o, g)
-        found, slope = (kernel.rows(o), None) if want == "rows" else kernel.value_and_slope(o, g)
+        found, gradient = (kernel.rows(o), None) if want == "rows" else kernel.value_and_gradient(o, g)
         if not whole:
             found = (xp.astype(found, o.acc) * count)[..., None]
-        return found if want == "rows" else (found, slope)
+        return found if want == "rows" else (found, gradient)
 
 
 KERNEL = Kernel("dask", ("dask",), accepts, rows, rows_vjp, rows_and_vjp, curvature)

@@ -129,8 +129,8 @@ def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
     one = np.float64(1) if o.dtype == o.acc else np.float32(1)
     elements = _loops().elements
 
-    def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, slope: Any, bend: Any) -> None:
-        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, slope, bend)]
+    def work(x: Any, y: Any, w: Any, p: Any, m: Any, smooth: Any, least: Any, gradient: Any, hessian: Any) -> None:
+        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, gradient, hessian)]
         elements(one, x.size, *places, least, *(smooth or (1.0, 0.0)))
 
     with np.errstate(all="ignore"):

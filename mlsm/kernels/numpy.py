@@ -5,7 +5,7 @@ row losses and a few MiB: a block is read where it lies, and all that is done to
 Tensors that NumPy cannot view (bfloat16) run the generic formula block by block in PyTorch's own arithmetic. It owns
 its floating-point state, since a tensor's call has none.
 
-With h = [x >= 0] as 0.0 or 1.0 the contract's t is sign*(h - y), so that t*|x| = x*(h - y) and the slope is
+With h = [x >= 0] as 0.0 or 1.0 the contract's t is sign*(h - y), so that t*|x| = x*(h - y) and the gradient is
 (h - y) - sign*s, to the bit: signs are exact. That leaves no `where` on a data mask, whose branch misses cost more
 than the exponential: where `where` is false, results are set to 0 by their bits. x*(h - y) is 0*inf where the guard of
 `_core` would matter; such a block shows in its row sums, which are then made again with the guard.
@@ -60,15 +60,15 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _run(o, g, value=False, derivative="slope")[1]
+    return _run(o, g, value=False, derivative="gradient")[1]
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    return _run(o, g, value=True, derivative="slope")
+    return _run(o, g, value=True, derivative="gradient")
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _run(o, g, value=False, derivative="bend")[1]
+    return _run(o, g, value=False, derivative="hessian")[1]
 
 
 def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
@@ -107,12 +107,12 @@ KERNEL = Kernel(
 def _run(o: Operands, g: Any, *, value: bool, derivative: str | None) -> tuple[Any, Any]:
     """Row losses and a derivative, as wanted, in the library that the operands came in."""
     if isinstance(o.x, np.ndarray):
-        return _of_arrays(o, g, value, derivative)  # under the caller's guard already
+        return _of_arrays(o, g, value, derivative)  # under the caller's `errstate` already
     import torch
 
     # NumPy can view neither: PyTorch's own arithmetic, block by block.
     if any(v is not None and (v.dtype is torch.bfloat16 or v.is_neg()) for v in o[1:6]):
-        if derivative == "bend":
+        if derivative == "hessian":
             return None, _blocked.curvature(o, g)
         if derivative is None:
             return _blocked.rows(o), None
@@ -133,28 +133,28 @@ def _of_arrays(o: Operands, g: Any, value: bool, derivative: str | None) -> tupl
     x = o.x
     rows = np.empty(x.shape[:-1], o.dtype) if value else None
     # K order, as NumPy's own arithmetic would have it: Fortran in, Fortran out.
-    slopes = np.empty_like(x, subok=False) if derivative else None
+    gradients = np.empty_like(x, subok=False) if derivative else None
     # Without a mask the divisors are known, and meet `grad_output` once; with one, row by row.
     scale = g if g is None or o.m is not None else (g / x.shape[-1]).astype(o.dtype)
     work = _Work(o, value, derivative)
     if x.size > FEW:
         work.room = _taken(work.count * min(x.size, WHOLE) * np.dtype(o.dtype).itemsize)
-        _fill(work, o, scale, rows, slopes)
+        _fill(work, o, scale, rows, gradients)
         _given_back(work.room)
     else:
-        work.rows(o, scale, rows, slopes, _EVERY)
-    return rows, slopes
+        work.rows(o, scale, rows, gradients, _EVERY)
+    return rows, gradients
 
 
-def _fill(work: "_Work", o: Operands, scale: Any, rows: Any, slopes: Any) -> None:
+def _fill(work: "_Work", o: Operands, scale: Any, rows: Any, gradients: Any) -> None:
     """The results of a call, block by block."""
     x = o.x
     if x.size <= WHOLE and x.shape[-1] <= WIDEST:  # one block, as in every small call: nothing to cut
-        work.rows(o, scale, rows, slopes, _EVERY)
+        work.rows(o, scale, rows, gradients, _EVERY)
         return
     if x.ndim == 1:
         o = o.holding(x[None], o.y[None], o.w, o.p, o.m)
-    row_parts, slope_parts = (v if v is None or x.ndim > 1 else v[None] for v in (rows, slopes))
+    row_parts, gradient_parts = (v if v is None or x.ndim > 1 else v[None] for v in (rows, gradients))
     batch, classes = _cuts(o.x)
     shape = o.x.shape
     for index in product(*batch):
@@ -163,7 +163,7 @@ def _fill(work: "_Work", o: Operands, scale: Any, rows: Any, slopes: Any) -> Non
             o.holding(*[v if v is None else v[whole] if v.shape == shape else _blocked.at(v, whole) for v in o[1:6]]),
             scale if scale is None or not scale.ndim else _blocked.at(scale, index),
             None if row_parts is None else row_parts[index],
-            None if slope_parts is None else slope_parts[whole],
+            None if gradient_parts is None else gradient_parts[whole],
             classes,
         )
 
@@ -230,7 +230,7 @@ class _Work:
         self.room: Any = None
         self.kept: dict[Any, Any] = {}
 
-    def rows(self, o: Operands, scale: Any, rows: Any, slopes: Any, pieces: Any) -> None:
+    def rows(self, o: Operands, scale: Any, rows: Any, gradients: Any, pieces: Any) -> None:
         """Fill the row losses and derivatives of whole rows, by pieces of their class axis."""
         divisor: Any = o.x.shape[-1]
         keep = None
@@ -240,12 +240,12 @@ class _Work:
             scale = None if scale is None else (scale / divisor).astype(self.dtype)
         scale = scale if scale is None or not scale.ndim else scale[..., None]
         if len(pieces) == 1:
-            total = self._block(o, keep, scale, slopes)
+            total = self._block(o, keep, scale, gradients)
         else:
             sums = np.empty((*o.x.shape[:-1], len(pieces)))
             for b, classes in enumerate(pieces):
                 part = o.holding(*(_piece(v, classes) for v in o[1:6]))
-                out = None if slopes is None else slopes[..., classes]
+                out = None if gradients is None else gradients[..., classes]
                 sums[..., b] = self._block(part, None if part.m is None else self._keep(part.m), scale, out)
             total = np.add.reduce(sums, -1)
         if rows is not None:
@@ -312,7 +312,7 @@ class _Work:
         np.exp(e, e)
         if o.p is not None:
             q = self._coefficients(o, h, *more[-3:])
-        elif self.derivative != "bend":
+        elif self.derivative != "hessian":
             np.subtract(h, o.y, h, dtype=self.dtype, casting="unsafe")
             if o.eps:
                 np.multiply(h, 1 - o.eps, h)
@@ -339,7 +339,7 @@ class _Work:
             return total
         np.add(e, self.one, spare)
         np.divide(e, spare, e)  # s
-        if self.derivative == "slope":
+        if self.derivative == "gradient":
             np.multiply(e, sign, e)
             if q is not None:
                 np.multiply(e, q, e)
@@ -372,7 +372,7 @@ class _Work:
                 np.add(coefficient, o.eps / 2, coefficient)
         np.multiply(on, o.p, on)
         np.add(on, off, q)
-        if self.derivative != "bend":
+        if self.derivative != "hessian":
             np.multiply(off, h, off)
             np.subtract(h, self.one, h)
             np.multiply(on, h, h)

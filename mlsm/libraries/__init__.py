@@ -77,7 +77,7 @@ def _forget(kind: ReferenceType[type]) -> None:
 
 
 def _is_tensor(kind: type) -> bool:
-    """Whether it is `torch.Tensor` or a subclass, whoever wrote that. Without importing PyTorch, and without a look
+    """Whether it is `torch.Tensor` or a subclass, of any package. Without importing PyTorch, and without a look
     at `__mro__`, over which no compiler iterates."""
     torch = sys.modules.get("torch")
     return torch is not None and issubclass(kind, torch.Tensor)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from .. import _policy
 from .._problem import Layout, Shape, State
-from .._scratch import Parts, Scratch, Written
 from .._typing import DType, Namespace
+from ..many_classes._scratch import Parts, Scratch, Written
 
 NOTHING: AbstractContextManager[Any] = nullcontext()
 

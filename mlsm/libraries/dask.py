@@ -20,10 +20,11 @@ from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayChunkShapeDep
 
-from .. import _linear, _policy
+from .. import _policy
 from .._core import Operands
 from .._format import plain
-from .._labels import Labels
+from ..many_classes import _linear
+from ..many_classes._labels import Labels
 from . import base, library_of
 
 da: Any = dask.array  # as Any: Dask ships its types in part

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._scratch import Parts
+from ..many_classes._scratch import Parts
 from . import base
 
 _registered: list[type] = []

@@ -13,10 +13,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .. import _check
-from .._labels import Labels
-from .._linear import ELEMENTS, linear_multilabel_soft_margin_loss
 from .._loss import multilabel_soft_margin_loss
 from .._typing import Reduction
+from ..many_classes._labels import Labels
+from ..many_classes._linear import ELEMENTS, linear_multilabel_soft_margin_loss
 
 _Weight = torch.Tensor | float | list[Any] | tuple[Any, ...]
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from .. import _check, _dispatch, _targets
+from .. import _check, _dispatch
 from .._problem import State
 from .._typing import Array, ArrayT, Weight
+from ..many_classes import _targets
 
 
 def derivatives(

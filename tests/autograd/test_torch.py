@@ -1,4 +1,4 @@
-"""PyTorch: backward, double backward, forward mode and function transforms, with every option, bridge and reference.
+"""PyTorch: backward, double backward, forward mode and function transforms, every option, by both codes.
 
 The closed form is the judge at 0 and at infinite logits, where PyTorch's own loss is NaN; numerical differentiation is
 the judge everywhere else. Compilers have their own file.
@@ -215,7 +215,7 @@ def test_whole_hessian_at_every_finite_point(x: float, y: float) -> None:
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize(("x", "y"), POINTS)
 def test_double_backward_for_the_logits(x: float, y: float, kernel: str | None) -> None:
-    """The way autograd takes without torch.func: through the bridge's backward, where a kernel served the loss."""
+    """The way autograd takes without torch.func: through the node's backward, where a kernel served the loss."""
     a, b = t([[x]]).requires_grad_(), t([[y]])
     (g,) = torch.autograd.grad(loss(a, b, W, pos_weight=P, kernel=kernel), a, create_graph=True)
     (h,) = torch.autograd.grad(g.sum(), a)
@@ -293,13 +293,13 @@ def test_forward_mode(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     direction = torch.from_numpy(rng.standard_normal((3, 4)))
     with forward_ad.dual_level():
-        slope = forward_ad.unpack_dual(loss(forward_ad.make_dual(x, direction), y)).tangent
+        gradient = forward_ad.unpack_dual(loss(forward_ad.make_dual(x, direction), y)).tangent
     expected = (mlsm.grad(x, y) * direction).sum()
-    check(slope.item(), expected.item(), 1e-15, "jvp")
+    check(gradient.item(), expected.item(), 1e-15, "jvp")
 
 
 def test_batched_backward(rng: np.random.Generator) -> None:
-    """is_grads_batched runs the bridge's backward under vmap."""
+    """is_grads_batched runs the node's backward under vmap."""
     x, y = _operands(rng).values()
     x.requires_grad_()
     rows = loss(x, y, reduction="none")
@@ -442,7 +442,7 @@ def test_mask_on_the_graph(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("value", [1e41, -1e300, 3.4028235e38, 1e-50, 5e-324], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_no_flag_of_numpy_is_raised_for_tensors(dtype: Any, value: float) -> None:
-    """A tensor's call has no guard around it: whoever works on its memory by NumPy has one of its own."""
+    """A tensor's call has no guard around it: code that works on its memory by NumPy has one of its own."""
     x = torch.tensor([[0.5, -1.0, 2.0], [88.0, -100.0, 1.0]]).to(dtype)
     y, wide = (x > 0).to(dtype), torch.full((2,), value, dtype=torch.float64)
     for kernel in (None, *_serving(x, y)):
@@ -466,8 +466,8 @@ def _serving(x: Any, y: Any) -> list[str]:
     return ["generic", *(name for name, reason in reasons.items() if "could serve" in reason)]
 
 
-def test_a_masked_slope_that_is_kept_stays_in_range() -> None:
-    """Three of four classes are not observed: what is kept for the backward pass would be four times the slope."""
+def test_a_masked_gradient_that_is_kept_stays_in_range() -> None:
+    """Three of four classes are not observed: what is kept for the backward pass would be four times the gradient."""
     x = torch.zeros((2, 4), requires_grad=True)
     where = torch.tensor([True, False, False, False])
     mlsm.multilabel_soft_margin_loss(x, torch.zeros(2, 4), 3e38, where=where).backward()

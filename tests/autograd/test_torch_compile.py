@@ -77,7 +77,7 @@ def test_backward_of_a_compiled_loss(backend: str) -> None:
     assert (by_hand == 0).sum() == 4  # the matched infinities
 
 
-@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
 def test_compile_over_transforms_and_transforms_over_compile(backend: str) -> None:
     x, y, w = _points()
     expected = mlsm.grad(x, y, w)
@@ -107,6 +107,7 @@ def _spaced(dtype: Any, found: Any, expected: Any, what: str) -> None:
     check(found.double().numpy(), expected.double().numpy(), room.numpy(), what)
 
 
+@pytest.mark.slow  # the suite's transforms.compile has some of these mixes
 @pytest.mark.parametrize("dx", FLOATS, ids=str)
 def test_every_mix_of_dtypes(dx: Any) -> None:
     x = torch.tensor([[0.0, -0.0, 1.5, -4.0], [0.5, -1.25, 3.0, 0.25]]).to(dx)
@@ -123,7 +124,7 @@ def test_every_mix_of_dtypes(dx: Any) -> None:
             assert value == sum(torch.zeros(1, dtype=d) for d in both).dtype
 
 
-@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
 def test_halves_fullgraph(backend: str) -> None:
     x = torch.tensor([[0.0, -0.0, 1.5, -4.0], [0.5, -1.25, 3.0, 0.25]])
     for dx, dw in ((torch.bfloat16, torch.float32), (torch.float16, torch.float16)):
@@ -220,7 +221,7 @@ def test_export() -> None:
         check(value.item(), module(x[:n], y[:n]).item(), 4 * 2.0**-24 * abs(value.item()), f"batch of {n}")
 
 
-def test_make_fx_sees_through_the_bridge() -> None:
+def test_make_fx_traces_the_formula() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     x, y, w = _points()

@@ -81,8 +81,8 @@ def _distinct(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> t
 def _all(x: Any, y: Any, kernel: str = NAME, **options: Any) -> tuple[Any, Any, Any, Any]:
     """Row losses alone, row losses and gradient in one pass, and the Hessian."""
     given = {"reduction": "none", "kernel": kernel, **options}
-    value, slope = mlsm.value_and_grad(x, y, **given)
-    return mlsm.multilabel_soft_margin_loss(x, y, **given), value, slope, mlsm.hessian_diag(x, y, **given)
+    value, gradient = mlsm.value_and_grad(x, y, **given)
+    return mlsm.multilabel_soft_margin_loss(x, y, **given), value, gradient, mlsm.hessian_diag(x, y, **given)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -90,22 +90,27 @@ def _all(x: Any, y: Any, kernel: str = NAME, **options: Any) -> tuple[Any, Any, 
 def test_each_term_counts_once(classes: int, dtype: Any, rng: np.random.Generator) -> None:
     for rows in (1, 2, 3, 33, 300) if classes < 5000 else (1, 3):
         x, y, w, expected = _distinct(rng, (rows, classes), dtype)
-        alone, beside, slope, _ = _all(x, y, weight=w)
+        alone, beside, gradient, _ = _all(x, y, weight=w)
         for found in (alone, beside):
             # a mean over a C that is no power of two may round twice; and a row of positives is not quite 0
             twice = np.spacing(expected) if classes & (classes - 1) else 0
             check(found, expected, np.where(expected == 0, 1e-26, twice), f"{rows}x{classes}")
         right = (1.0 - y) * w / classes  # s is below half an ulp of t; where t is 0 it is s, and tiny
-        check(slope, right, np.where(right, 2 * spacing(right, np.dtype(dtype).name), 1e-24), f"slope {rows}x{classes}")
+        check(
+            gradient,
+            right,
+            np.where(right, 2 * spacing(right, np.dtype(dtype).name), 1e-24),
+            f"gradient {rows}x{classes}",
+        )
 
 
 @pytest.mark.parametrize("batch", [(0,), (0, 3), (2, 0), (), (1,), (2, 3), (2, 3, 2), (2, 1, 3, 2)], ids=str)
 def test_batches(batch: tuple[int, ...], rng: np.random.Generator) -> None:
     x, y, w, expected = _distinct(rng, (*batch, 37), np.float32)
-    alone, beside, slope, bend = _all(x, y, weight=w)
+    alone, beside, gradient, hessian = _all(x, y, weight=w)
     for found in (alone, beside):
         check(found, expected, np.spacing(expected))
-    assert slope.shape == bend.shape == x.shape
+    assert gradient.shape == hessian.shape == x.shape
 
 
 def _layouts(a: Any) -> dict[str, Any]:
@@ -149,10 +154,10 @@ def test_a_broadcast_row(rng: np.random.Generator) -> None:
 def test_no_bit_depends_on_who_does_it(
     shape: tuple[int, ...], dtype: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows alone or beside the slope, threads forwards or backwards, many blocks or one, each row by itself."""
+    """Rows alone or beside the gradient, threads forwards or backwards, many blocks or one, each row by itself."""
     x, y = rng.normal(0, 4, shape).astype(dtype), rng.random(shape).astype(dtype)
     expected = _all(x, y)
-    identical(expected[0], expected[1], "rows alone, and beside the slope")
+    identical(expected[0], expected[1], "rows alone, and beside the gradient")
     for found, right in zip(_all(x, y, f"{NAME}-backwards"), expected, strict=True):
         identical(found, right, "backwards")
     single = [_all(x[i : i + 1], y[i : i + 1]) for i in range(min(len(x), 5))]
@@ -374,10 +379,10 @@ def test_halves_are_float32_rounded(dtype: str, rng: np.random.Generator) -> Non
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_infinite_logits(dtype: str) -> None:
-    """Exactly 0 and not a subnormal; exactly the line's slope; NaN in its row only."""
+    """Exactly 0 and not a subnormal; exactly the line's gradient; NaN in its row only."""
     x = np.array([[np.inf], [-np.inf], [np.inf], [-np.inf], [np.nan]]).astype(numpy_dtype(dtype))
-    loss, _, slope, bend = _all(x, np.array([[1], [0], [0], [1], [0]], np.uint8))
-    for found, right in ((loss, [0, 0, np.inf, np.inf]), (slope, [0, 0, 1, -1]), (bend, [0, 0, 0, 0])):
+    loss, _, gradient, hessian = _all(x, np.array([[1], [0], [0], [1], [0]], np.uint8))
+    for found, right in ((loss, [0, 0, np.inf, np.inf]), (gradient, [0, 0, 1, -1]), (hessian, [0, 0, 0, 0])):
         check(found.ravel().astype(np.float64), [*right, np.nan], 0)
 
 
@@ -420,13 +425,13 @@ def test_float32_functions() -> None:
     s = decay / (1 + decay)
     for sign, y in itertools.product((1, -1), (0.0, 1.0)):
         x = np.float32(sign) * a
-        loss, slope, bend = np.empty_like(a), np.empty_like(a), np.empty_like(a)
-        library.elements(count, _pointer(x), ctypes.c_float(y), _pointer(loss), _pointer(slope), _pointer(bend))
+        loss, gradient, hessian = np.empty_like(a), np.empty_like(a), np.empty_like(a)
+        library.elements(count, _pointer(x), ctypes.c_float(y), _pointer(loss), _pointer(gradient), _pointer(hessian))
         with_line = (sign > 0) == (y == 0)
         for name, found, right, ulps in (
             ("loss", loss, exact * with_line + np.log1p(decay), 1.8),
-            ("gradient", slope, (1 if y == 0 else -1) * (1 / (1 + decay) if with_line else s), 2.5),
-            ("hessian", bend, s / (1 + decay), 3.5),
+            ("gradient", gradient, (1 if y == 0 else -1) * (1 / (1 + decay) if with_line else s), 2.5),
+            ("hessian", hessian, s / (1 + decay), 3.5),
         ):
             check(found, right, ulps * spacing(right, "float32"), f"{name}, y = {y}, x of sign {sign}")
 
@@ -727,10 +732,10 @@ def test_what_cupy_is_handed(stub: tuple[Any, list[Any]], rng: np.random.Generat
     x = x.astype(np.float32)
     g = np.asarray(0.2)
     o = Operands(np, *map(cupy.made, (x, y, w.astype(np.float32))), None, None, 0.0, np.float32, np.float64)
-    value, slope = kernel.rows_and_vjp(o, cupy.made(g))
+    value, gradient = kernel.rows_and_vjp(o, cupy.made(g))
     expected = mlsm.value_and_grad(x, y, w.astype(np.float32), reduction="none", kernel=NAME)
     identical(value.array, expected[0])
-    check(slope.array, expected[1] * g, 2 * spacing(expected[1] * g, "float32"))
+    check(gradient.array, expected[1] * g, 2 * spacing(expected[1] * g, "float32"))
     assert log == ["device", "compiled", ("mlsm_pass", 2048), "compiled", ("mlsm_finish", 2048), "left device"]
     log.clear()
     identical(kernel.rows(o).array, expected[0])
@@ -769,13 +774,13 @@ def test_what_cupy_is_handed_of_tensors(
     compute = torch.float64 if dtype == "float64" else torch.float32
     o = Operands(xp, x, y, None, None, None, 0.0, compute, torch.float64)
     with torch.no_grad():
-        value, slope = kernel.rows_and_vjp(o, torch.tensor(0.5, dtype=torch.float64))
+        value, gradient = kernel.rows_and_vjp(o, torch.tensor(0.5, dtype=torch.float64))
     entered = ["torch", "device", "stream 77 of 13" if release < "14" else "stream (0, 77) of 14"]
     assert log == [*entered, "compiled", ("mlsm_pass", log[4][1]), *(f"left {what}" for what in reversed(entered))]
-    assert (value.dtype, slope.dtype, slope.stride()) == (compute, x.dtype, x.stride())
+    assert (value.dtype, gradient.dtype, gradient.stride()) == (compute, x.dtype, x.stride())
     with torch.no_grad():
         expected = mlsm.value_and_grad(x, y, reduction="none", kernel="generic")
-    for name, found, right in (("rows", value, expected[0]), ("slope", slope.detach(), expected[1] * 0.5)):
+    for name, found, right in (("rows", value, expected[0]), ("gradient", gradient.detach(), expected[1] * 0.5)):
         check(found.to(x.dtype).double(), right.double(), 8 * spacing(right.double(), dtype), name)
     negated = torch.complex(x.detach().double(), -x.detach().double()).conj().imag  # a view that negates as it is read
     assert negated.is_neg()

@@ -149,6 +149,7 @@ def test_chosen_for_dask_arrays() -> None:
     assert _dispatch.names().index("dask") < _dispatch.names().index("generic")
 
 
+@pytest.mark.slow
 def test_more_data_than_the_workers_have_memory() -> None:
     """2.5 GiB, generated and reduced by two workers of 0.4 GiB each, with the gradient's norm beside the loss."""
     distributed = pytest.importorskip("distributed", reason="this test needs dask's distributed scheduler")
@@ -165,8 +166,8 @@ def test_more_data_than_the_workers_have_memory() -> None:
     norm = (gradient * gradient).sum(dtype=np.float64)
 
     one = generate()
-    right, slope = mlsm.value_and_grad(one, one > 0.5, kernel="generic")
-    squares = float((slope.astype(np.float64) ** 2).sum()) / blocks
+    right, whole = mlsm.value_and_grad(one, one > 0.5, kernel="generic")
+    squares = float((whole.astype(np.float64) ** 2).sum()) / blocks
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=None

@@ -64,7 +64,7 @@ def _data(n: int, c: int, dtype: Any, rng: np.random.Generator) -> tuple[Any, An
 
 @pytest.fixture
 def elementary(loops: Any) -> Callable[[Any], tuple[Any, Any, Any]]:
-    """exp(-a), log1p of it and the slope's s, as the compiled code has them."""
+    """exp(-a), log1p of it and the gradient's s, as the compiled code has them."""
     import numba
 
     @numba.njit(error_model="numpy")
@@ -190,17 +190,17 @@ def test_compiler_takes_several_elements_at_a_time(dtype: Any, kernel: Any, loop
     real = "float" if dtype is np.float32 else "double"
     for name in (
         "line",
-        "slope",
+        "gradient",
         "both",
-        "bend",
+        "hessian",
         "loss",
-        "loss_and_slope",
+        "loss_and_gradient",
         "line_of",
         "both_of",
         "loss_of",
-        "slope_of",
-        "loss_and_slope_of",
-        "bend_of",
+        "gradient_of",
+        "loss_and_gradient_of",
+        "hessian_of",
     ):
         body = re.search(rf"define internal[^\n]*@mlsm\.{name}\.{real}(?:\.\d+)?\(.*?\n}}", code, re.DOTALL)
         assert body, f"{name} is not a function of its own"
@@ -317,9 +317,9 @@ def test_what_is_masked_is_as_if_it_were_not_there(dtype: Any, c: int, rng: np.r
         dirty = _results(worst.pop("x").astype(dtype), worst.pop("y").astype(dtype), m, g, worst)
         for a, b in zip(clean, dirty, strict=True):
             identical(a, b)
-        rows, slope, bend = clean
-        assert not slope[~m].any()
-        assert not bend[~m].any()
+        rows, gradient, hessian = clean
+        assert not gradient[~m].any()
+        assert not hessian[~m].any()
         assert rows[2] == 0
         for i in (0, 3, 8):
             seen = np.flatnonzero(m[i])
@@ -331,13 +331,13 @@ def test_what_is_masked_is_as_if_it_were_not_there(dtype: Any, c: int, rng: np.r
 
 def _results(x: Any, y: Any, m: Any, g: Any, options: Any) -> Any:
     options = {name: v if name == "label_smoothing" else v.astype(x.dtype) for name, v in options.items()}
-    rows, slope = mlsm.value_and_grad(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
-    return rows, slope, mlsm.hessian_diag(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
+    rows, gradient = mlsm.value_and_grad(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
+    return rows, gradient, mlsm.hessian_diag(x, y, where=m, reduction="none", grad_output=g, kernel="numba", **options)
 
 
 @pytest.mark.parametrize("c", [20, 700])
 def test_no_product_of_scale_and_weight_leaves_the_range(c: int, rng: np.random.Generator) -> None:
-    """Which only the whole may leave: a steep slope is tiny where the loss is."""
+    """Which only the whole may leave: a steep gradient is tiny where the loss is."""
     x, y = np.full((3, c), np.float32(70)), np.ones((3, c), np.float32)
     w = np.full((3, c), np.float32(1e30))
     for weight in (w, w[:, :1]):
@@ -476,7 +476,7 @@ def test_thread_count(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     worker.start()
     worker.join()
-    assert found == [1, 1]  # whoever calls from a thread of his own has parallelism of his own
+    assert found == [1, 1]  # a caller with threads of its own is parallel already
 
 
 # What /proc/self/cgroup says, the files of the control groups, and how many cores' time they allow.
@@ -630,6 +630,7 @@ except ValueError as error:
     assert "`kernel` 'numba' cannot serve this call: Numba's compiler is switched off" in said[1]
 
 
+@pytest.mark.slow  # compiles in five new processes
 def test_a_cache_that_fails(right: str, tmp_path: Path) -> None:
     """A disk that is full when the code is to be written, an index or code that is damaged, no place at all."""
     full = """
@@ -795,12 +796,12 @@ def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> 
         return enable
 
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse("cannot cache function: no locator available for file"))
-    x, slope, bend = np.zeros(3), np.empty(3), np.empty(3)
-    places = [v.ctypes.data for v in (slope, bend)]
+    x, gradient, hessian = np.zeros(3), np.empty(3), np.empty(3)
+    places = [v.ctypes.data for v in (gradient, hessian)]
     address = x.ctypes.data
     loops._compiled(loops.elements.py_func)(np.float64(1), 3, address, address, 0, 0, 0, *places, 0.0, 1.0, 0.0)
-    assert list(slope) == [0.5] * 3
-    assert list(bend) == [0.25] * 3
+    assert list(gradient) == [0.5] * 3
+    assert list(hessian) == [0.25] * 3
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse("another"))
     with pytest.raises(RuntimeError, match="another"):
         loops._compiled(loops.elements.py_func)
@@ -819,6 +820,7 @@ def test_a_long_compilation_is_told(
         assert all("compiled elements in" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlsm", "warm"]
     own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -118,7 +118,7 @@ def _agrees(o: Any, g: Any, u: float) -> None:
         compute = u if o.x.dtype != np.float16 else 2.0**-24
         right = _core.rows(wide)
         check(rows, right, 24 * compute * np.abs(right), "rows")
-        # A slope is a difference of terms no larger than q: relative to them.
+        # A gradient is a difference of terms no larger than q: relative to them.
         f = _core.parts(wide)
         size = np.abs(_core.times_scale(wide, g / _core._divisor(wide), _core._scaled(f.w, f.ybar + f.positive)))
         for what, found, exact, terms in (
@@ -129,7 +129,7 @@ def _agrees(o: Any, g: Any, u: float) -> None:
             terms = np.abs(exact) if terms is None else terms
             tiny = float(np.finfo(o.x.dtype).smallest_subnormal)
             check(found, exact, 12 * compute * terms + u * np.abs(exact) + tiny / 2, what)
-        identical(both[1], kernel.rows_vjp(o, g), "the slope of both")
+        identical(both[1], kernel.rows_vjp(o, g), "the gradient of both")
 
 
 @pytest.mark.usefixtures("log1p", "small_blocks")
@@ -162,11 +162,11 @@ def test_special_values_stay_in_their_row(dtype: str) -> None:
     for options in ({}, {"pos_weight": np.ones((7, 2), dtype)}, {"where": np.ones((7, 2), bool)}):
         with np.errstate(all="ignore"):
             o = _operands(x, y, None, options.get("pos_weight"), options.get("where"))
-            rows, slope = kernel.rows_and_vjp(o, np.float64(2))
+            rows, gradient = kernel.rows_and_vjp(o, np.float64(2))
         right = [one / 2, one / 2, inf, inf, nan, nan, np.log(2)]
         check(rows, right, 8 * float(np.finfo(dtype).eps), str(options))
-        check(slope[:4, 0], [0, 0, 1, -1], 0, str(options))
-        check(slope[6], [0.25, -0.5], 0, str(options))
+        check(gradient[:4, 0], [0, 0, 1, -1], 0, str(options))
+        check(gradient[6], [0.25, -0.5], 0, str(options))
 
 
 # ---------------------------------------------------------------- layouts

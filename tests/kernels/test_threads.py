@@ -53,7 +53,7 @@ def never(name: str) -> mlsm.Kernel:
 @_support.needs_kernels
 @pytest.mark.usefixtures("table")
 def test_a_registration_is_not_lost_to_a_table_that_was_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first NumPy call loads kernels for a while. Whoever registers meanwhile comes first from then on."""
+    """The first NumPy call loads kernels for a while. One that is registered meanwhile comes first from then on."""
     always = mlsm.Kernel("meanwhile", ("numpy",), lambda problem: None, _core.rows)
     x = np.zeros((2, 3))
     load = _dispatch._load

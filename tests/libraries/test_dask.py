@@ -153,7 +153,7 @@ def test_unknown_batch_length_with_blocks_that_are_empty(kernel: str | None) -> 
     nobody = np.zeros(7, dtype=bool)
     x, y = (_unknown(data[k], nobody) for k in ("input", "target"))
     assert loss(x, y, reduction="sum", kernel=kernel).compute(scheduler="synchronous") == 0
-    with np.errstate(all="ignore"):  # the mean over no row is 0/0, under the state of whoever computes it
+    with np.errstate(all="ignore"):  # the mean over no row is 0/0, under the state of the thread that computes it
         assert np.isnan(loss(x, y, kernel=kernel).compute(scheduler="synchronous"))
 
 

@@ -165,7 +165,7 @@ def test_sharded_is_unsharded() -> None:
         told = [rank.communicate(timeout=300)[0] for rank in ranks]
     finally:
         for rank in ranks:
-            rank.kill()  # one that waits for a fellow which has failed
+            rank.kill()  # one that waits for another which has failed
     for rank, text in zip(ranks, told, strict=True):
         assert rank.returncode == 0, text
         assert "judged" in text, text

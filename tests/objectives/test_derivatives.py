@@ -16,7 +16,7 @@ from .._support import KERNELS_PRESENT, Library, check, closed, find, identical,
 
 KERNELS: list[str | None] = [None, "generic", *(["numpy", "numba"] if KERNELS_PRESENT else [])]
 SHAPES: list[tuple[int, ...]] = [(), (0,), (6,), (3, 0), (7, 3), (300, 9), (3, 4, 5)]
-# Of the hand-derived slope and curvature (4 and 5 u), and a rounding for each of weight, scale and their product.
+# Of the hand-derived gradient and curvature (4 and 5 u), and a rounding for each of weight, scale and their product.
 BUDGET = 12
 
 

@@ -53,8 +53,8 @@ def protocols() -> tuple[Array, ...]:
 
 def either(logits: ArrayT) -> ArrayT:
     """A function of somebody else's that takes any array and hands back its kind."""
-    value, slope = mlsm.value_and_grad(logits, logits)
-    return slope if value.ndim == 0 else value
+    value, gradient = mlsm.value_and_grad(logits, logits)
+    return gradient if value.ndim == 0 else value
 
 
 def kernels(x: Floats) -> str:

@@ -50,13 +50,13 @@ def numpy_loss_grad(
     with np.errstate(all="ignore"):
         x, y = input.astype(wide), target.astype(wide)
         far = np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
-        slope = np.where(x >= 0, (1 - y) - far, far - y)
-        slope = np.where(np.isnan(x), np.nan, slope)
+        gradient = np.where(x >= 0, (1 - y) - far, far - y)
+        gradient = np.where(np.isnan(x), np.nan, gradient)
         if weight is not None:
-            slope = slope * weight.astype(wide)
+            gradient = gradient * weight.astype(wide)
         rows = max(1, x.size // x.shape[-1]) if reduction == "mean" else 1
         given = 1.0 if grad_output is None else np.asarray(grad_output, np.float64)[..., None]
-        return (slope * (given / (x.shape[-1] * rows))).astype(input.dtype)
+        return (gradient * (given / (x.shape[-1] * rows))).astype(input.dtype)
 
 
 def torch_loss(input: Any, target: Any, reduction: str = "mean") -> Any:

@@ -116,7 +116,7 @@ def _with_backward(pull: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
     return loss
 
 
-def _slope(x: Any, y: Any) -> Any:
+def _gradient(x: Any, y: Any) -> Any:
     import torch
 
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -127,9 +127,9 @@ def _slope(x: Any, y: Any) -> Any:
 
 has_no_gradient = _with_backward(lambda x, y, g: 0 * x)
 forgets_an_axis_of_grad_output = _with_backward(
-    lambda x, y, g: _slope(x, y) * (g if g.ndim < 2 else g[:1].expand(g.shape))[..., None]
+    lambda x, y, g: _gradient(x, y) * (g if g.ndim < 2 else g[:1].expand(g.shape))[..., None]
 )
-right_once = _with_backward(lambda x, y, g: _slope(x, y) * g[..., None])
+right_once = _with_backward(lambda x, y, g: _gradient(x, y) * g[..., None])
 """No mistake: it is differentiable once, and says so when it is asked for more."""
 
 for _loss in (spreads_weights_over_rows,):

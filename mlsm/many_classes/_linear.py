@@ -2,29 +2,30 @@
 
 With n_b the observed classes of block b, n their sum (1 where that is 0), and any kernel of the row seam::
 
-    r, S   = kernel.value_and_slope(block, n_b)     # n_b cancels the block's own divisor: S is in units of one
+    r, S   = kernel.value_and_gradient(block, n_b)     # n_b cancels the block's own divisor: S is in units of one
     rows  += r * n_b
     dW_b   = S.T @ (h * scale),  db_b = S.T @ scale,  dh += S @ W_b
     rows  /= n,  dh *= scale                        # scale = adjoint(grad_output) / n
 
 Blocks of classes and not of rows: there is no normalisation over the classes, so each block of dW is final at once. The
-scale never meets the slope, which 1/(N*C) would make vanish in a narrow dtype. Holds no formula of the loss.
+scale never meets the gradient, which 1/(N*C) would make vanish in a narrow dtype. Holds no formula of the loss.
 """
 
 from math import prod
 from typing import Any, Final, NamedTuple
 
-from . import _blocks, _check, _core, _dispatch, _targets
-from ._check_linear import linear
-from ._core import Operands
-from ._dispatch import Kernel
-from ._problem import Problem, State
-from ._reduce import REDUCE, reduced
-from ._typing import Array, ArrayT, DType, Number, Reduction, Weight
-from .libraries.base import Library
+from .. import _blocks, _check, _core, _dispatch
+from .._core import Operands
+from .._dispatch import Kernel
+from .._problem import Problem, State
+from .._reduce import REDUCE, reduced
+from .._typing import Array, ArrayT, DType, Number, Reduction, Weight
+from ..libraries.base import Library
+from . import _targets
+from ._check import linear
 
-# Logits of a block: 8 MiB of float32, beside as much for the slope. N=1024, D=256, C=131072 float32 on PyTorch: a peak
-# of 49 MiB beyond arguments and gradients. A product of fewer classes is less than a BLAS can do.
+# Logits of a block: 8 MiB of float32, beside as much for the gradient. N=1024, D=256, C=131072 float32 on PyTorch: a
+# peak of 49 MiB beyond arguments and gradients. A product of fewer classes is less than a BLAS can do.
 ELEMENTS: Final = 2**21
 HEIGHT: Final = 2**14  # rows of a block at most
 _ALL: Final = slice(None)
@@ -145,7 +146,7 @@ def linear_value_and_grad(
 
     Notes
     -----
-    The scale 1/(N*C) never meets the elementwise slope, so that half precision keeps its gradients at any C.
+    The scale 1/(N*C) never meets the elementwise gradient, so that half precision keeps its gradients at any C.
 
     References
     ----------
@@ -164,7 +165,7 @@ def linear_value_and_grad(
     head = _head(
         input, linear_weight, target, weight, linear_bias, reduction, pos_weight, where, label_smoothing, kernel
     )
-    found: tuple[ArrayT, tuple[ArrayT, ArrayT, ArrayT | None]] = _value_and_grad(*_pulled_by(head, grad_output))
+    found: tuple[ArrayT, tuple[ArrayT, ArrayT, ArrayT | None]] = _value_and_grad(*_with_cotangent(head, grad_output))
     return found
 
 
@@ -224,7 +225,7 @@ class Head(NamedTuple):
         return self.library.logits(cast(self.h[(*rows, _ALL)]), cast(self.W[classes, :]), b)
 
     def adjoint(self, g: Any) -> Any:
-        """What the slope of each row is multiplied by, in the accumulation dtype."""
+        """What the gradient of each row is multiplied by, in the accumulation dtype."""
         return REDUCE[self.problem.reduction].adjoint(self.batched, g) / self.counts()
 
 
@@ -274,7 +275,7 @@ def _reduced(head: Head, rows: Any) -> Any:
     return reduced(head.problem.reduction, head.batched, rows, head.problem.loss_dtype)
 
 
-def _pulled_by(head: Head, grad_output: Any) -> tuple[Head, Any]:
+def _with_cotangent(head: Head, grad_output: Any) -> tuple[Head, Any]:
     problem, cotangent = _check.cotangent(grad_output, head.problem, head.batched, head.library)
     states = (head.problem.state, problem.state)
     return head._replace(problem=problem._replace(state=max(states, key=_STATES.index))), cotangent
@@ -349,10 +350,10 @@ def by_blocks(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
             if scale is None:
                 rows[place] = _plus(rows[place], xp.astype(kernel.rows(part), o.acc, copy=False) * count)
                 continue
-            r, S = kernel.value_and_slope(part, count)  # the count cancels the kernel's own divisor
+            r, S = kernel.value_and_gradient(part, count)  # the count cancels the kernel's own divisor
             rows[place] = _plus(rows[place], xp.astype(r, o.acc, copy=False) * count)
             for name in wanted & {"y", "w", "p"}:
-                _pull(found, name, part, scale[cell] * count, (*cell, here))
+                _add_vjp(found, name, part, scale[cell] * count, (*cell, here))
             if "h" in wanted:
                 pulled[place] = _plus(pulled[place], xp.astype(S @ W, o.acc, copy=False))
             turned = xp.matrix_transpose(xp.reshape(S, (-1, S.shape[-1])))
@@ -399,7 +400,7 @@ def _kernel(head: Head, part: Operands) -> Kernel:
         raise ValueError(f"{error} The blocks of this call are served by {explained.chosen!r} ({others}).") from None
 
 
-def _pull(found: dict[str, Any], name: str, part: Operands, g: Any, index: tuple[slice, ...]) -> None:
+def _add_vjp(found: dict[str, Any], name: str, part: Operands, g: Any, index: tuple[slice, ...]) -> None:
     """Add the pullback of one block for the target or a weight to the whole."""
     total = found[name]
     if name == "y":

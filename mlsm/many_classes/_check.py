@@ -2,25 +2,25 @@
 
 from typing import Any
 
-from . import _policy
-from ._check import (
+from .. import _policy
+from .._check import (
     _form,
-    _judge,
     _same_device,
     _same_library,
+    _verdict,
     _weight_form,
     check_label_smoothing,
     check_reduction,
 )
-from ._core import Operands
-from ._format import plain
+from .._core import Operands
+from .._format import plain
+from .._operands import operand
+from .._problem import Layout, Problem, State
+from .._typing import DType
+from ..libraries import library_of
+from ..libraries.base import Form, Library
 from ._labels import Labels, taken
-from ._operands import operand
-from ._problem import Layout, Problem, State
 from ._targets import target as made_target
-from ._typing import DType
-from .libraries import library_of
-from .libraries.base import Form, Library
 
 
 def linear(
@@ -79,9 +79,9 @@ def linear(
             f"`input`, `linear_weight` and `linear_bias` must have dtypes that their library multiplies together; got "
             f"{', '.join(kinds)}. Cast them to one dtype explicitly."
         ) from error
-    judge = _judge if library.memorable and state is not State.TRACED else _judge.__wrapped__
+    verdict = _verdict if library.memorable and state is not State.TRACED else _verdict.__wrapped__
     try:
-        problem, compute, acc = judge(
+        problem, compute, acc = verdict(
             h._replace(
                 dtype=dtype,
                 shape=(*h.shape[:-1], classes),

@@ -11,11 +11,11 @@ import pytest
 import scipy.sparse
 
 import mlsm
-from mlsm import _linear, _targets
 from mlsm.libraries import library_of
+from mlsm.many_classes import _linear, _targets
 
-from . import _support
-from ._support import check, identical
+from .. import _support
+from .._support import check, identical
 
 ROWS, FEATURES, CLASSES = 12, 6, 50
 
@@ -56,8 +56,8 @@ class Call:
         }
 
     def expected(self) -> tuple[Any, tuple[Any, Any, Any]]:
-        value, slope = mlsm.value_and_grad(self.h @ self.W.T + self.b, self.y, kernel="generic", **self.given)
-        return value, (slope @ self.W, slope.T @ self.h, slope.sum(0))
+        value, gradient = mlsm.value_and_grad(self.h @ self.W.T + self.b, self.y, kernel="generic", **self.given)
+        return value, (gradient @ self.W, gradient.T @ self.h, gradient.sum(0))
 
     def judge(self, found: Any, what: str, dtype: Any = np.float64, read: Callable[[Any], Any] = np.asarray) -> None:
         """3 u a row, and for a gradient 8 u of its largest entry, beside what the logits' own rounding moves them."""
@@ -175,7 +175,7 @@ def test_infinities_and_nan_reach_the_products_as_in_the_librarys_own(rng: np.ra
 
 
 def test_half_precision_keeps_its_gradients() -> None:
-    """1/(N*C) is below the least float16: the dense call's slopes are all 0, the head's gradients are right."""
+    """1/(N*C) is below the least float16: the dense call's gradients are all 0, the head's gradients are right."""
     rng = np.random.default_rng(0)
     n, d, c = 64, 64, 20000
     h, W = rng.normal(size=(n, d)).astype(np.float16), (rng.normal(size=(c, d)) / 8).astype(np.float16)
@@ -219,8 +219,8 @@ def test_jax_under_jit_and_grad(rng: np.random.Generator) -> None:
     call.judge((value, gradients), "jit of grad", np.float32)
     both = jax.jit(lambda h, W, b, y: mlsm.linear_value_and_grad(h, W, y, linear_bias=b, **options))
     call.judge(both(h, W, b, labels), "jit", np.float32)
-    slope = jax.grad(lambda W: mlsm.linear_value_and_grad(h, W, labels, linear_bias=b, **options)[0])(W)
-    check(slope, gradients[1], 1e-6)
+    gradient = jax.grad(lambda W: mlsm.linear_value_and_grad(h, W, labels, linear_bias=b, **options)[0])(W)
+    check(gradient, gradients[1], 1e-6)
     leaves, tree = jax.tree_util.tree_flatten(labels)
     assert len(leaves) == 1
     assert jax.tree_util.tree_unflatten(tree, leaves).num_classes == CLASSES

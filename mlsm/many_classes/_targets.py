@@ -8,8 +8,8 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
-from ._core import Operands
-from .libraries.base import Library
+from .._core import Operands
+from ..libraries.base import Library
 
 SMALL: Final = 32768  # elements of a target that is made at once
 

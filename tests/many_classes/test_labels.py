@@ -10,11 +10,12 @@ import pytest
 import scipy.sparse
 
 import mlsm
-from mlsm import _blocks, _row_blocks, _targets
+from mlsm import _blocks
 from mlsm.libraries import library_of
+from mlsm.many_classes import _row_blocks, _targets
 
-from . import _support
-from ._support import check, identical
+from .. import _support
+from .._support import check, identical
 
 CLASSES = 40
 FORMS = ("padded", "indptr", "csr_array", "csr_matrix")
@@ -469,7 +470,11 @@ CALLED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         r"`weight` must be an array; .* pass its `.toarray\(\)`",
     ),
-    "labels as input": (lambda: mlsm.grad(LABELS, X), TypeError, "`input` must be an array; got a mlsm._labels.Labels"),
+    "labels as input": (
+        lambda: mlsm.grad(LABELS, X),
+        TypeError,
+        "`input` must be an array; got a mlsm.many_classes._labels.Labels",
+    ),
 }
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import mlsm
-from mlsm import _blocks, _linear, _row_blocks, _targets
+from mlsm import _blocks
+from mlsm.many_classes import _linear, _row_blocks, _targets
 
-from ._support import check
+from .._support import check
 
 torch = pytest.importorskip("torch", reason="of PyTorch")
 
@@ -30,7 +31,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_blocks, "BLOCK", 32)
     monkeypatch.setattr(_targets, "SMALL", 32)
     monkeypatch.setattr(_row_blocks, "ROWS", 2 * CLASSES)
-    # A dense target of so many entries as labels have blocks for is too large for a slope that is kept.
+    # A dense target of so many entries as labels have blocks for is too large for a gradient that is kept.
     monkeypatch.setattr("mlsm.autograd.torch.KEPT", 0)
 
 
@@ -89,10 +90,10 @@ def test_labels_to_every_order() -> None:
     assert torch.autograd.gradcheck(loss, (x, w))
     assert torch.autograd.gradgradcheck(loss, (x, w))
 
-    def slope(x: Any) -> Any:
+    def gradient(x: Any) -> Any:
         return mlsm.grad(x, labels)
 
-    assert torch.autograd.gradcheck(slope, (x,))
+    assert torch.autograd.gradcheck(gradient, (x,))
 
 
 # ---------------------------------------------------------------- the node
@@ -228,9 +229,9 @@ def test_under_autocast(dtype: Any) -> None:
         loss = mlsm.linear_multilabel_soft_margin_loss(h, W, labels, linear_bias=b)
         value, gradients = mlsm.linear_value_and_grad(h.detach(), W.detach(), labels, linear_bias=b.detach())
     assert (x.dtype, loss.dtype, value.dtype) == (dtype, dtype, dtype)
-    expected, slope = mlsm.value_and_grad(x.detach().float(), labels)
+    expected, gradient = mlsm.value_and_grad(x.detach().float(), labels)
     check(loss.item(), expected.item(), float(torch.finfo(dtype).eps) * expected.item())
-    exact = slope.T @ h.detach()
+    exact = gradient.T @ h.detach()
     loss.backward()
     for found in (W.grad, gradients[1]):
         assert found.dtype == torch.float32

@@ -7,10 +7,10 @@ made of it, a block at a time, by `_targets`. Knows no formula and imports no ar
 import operator
 from typing import Any, NoReturn, final
 
-from . import _policy
-from ._format import spelled
-from .libraries import compressed, library_of
-from .libraries.base import Library
+from .. import _policy
+from .._format import spelled
+from ..libraries import compressed, library_of
+from ..libraries.base import Library
 
 _SIGNED = frozenset({"int8", "int16", "int32", "int64"})
 

@@ -7,12 +7,12 @@ formula.
 from collections.abc import Callable
 from typing import Any, Final
 
-from ._blocks import at
-from ._core import Operands
-from ._dispatch import GENERIC, Kernel
+from .._blocks import at
+from .._core import Operands
+from .._dispatch import GENERIC, Kernel
 from ._targets import cells, dense
 
-# Elements of a block of rows: 1 MiB of float32 for its slope, which is copied to where it belongs while in the cache.
+# Elements of a block of rows: 1 MiB of float32 for its gradient, which is copied to its place while in the cache.
 ROWS: Final = 2**18
 DEVICE: Final = 2**24  # of memory elsewhere, where a launch costs more than a block
 

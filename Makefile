@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BACKENDS ?=
 DEMO ?=
 PYTEST ?=
+GALLERY ?=
 
 # Every variant that needs no device, but for the sharded ones, which take minutes and have a job of the workflow; a test
 # compares this list with the suite's own.
@@ -26,7 +27,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow test-integrations lint types conformance unit parallel demo docs mutants bench dist format clean
+.PHONY: help test test-slow test-integrations lint types conformance unit parallel demo docs gallery mutants bench dist format clean
 # One step after the other: the checks print what they do, and two of them measure time.
 .NOTPARALLEL:
 
@@ -96,6 +97,18 @@ demo: $(DEMO_STAMP)  ## Handwritten digits as seven-segment displays: every libr
 docs: $(VENV)/.stamp-docs  ## Build the site into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs
 
+# An environment of its own: these engines are large, and where they are installed, tests and reports would find them.
+$(VENV)-gallery/.stamp: pyproject.toml Makefile mlsm/_version.py
+	$(PYTHON) -c '$(PYTHON_OK)'
+	$(PYTHON) -m venv $(VENV)-gallery
+	$(VENV)-gallery/bin/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
+	PYTHONWARNINGS=ignore::UserWarning $(VENV)-gallery/bin/python -m pip --disable-pip-version-check install --quiet \
+		--editable . --group gallery
+	@touch $@
+
+gallery: $(VENV)-gallery/.stamp  ## Judge other people's losses and write docs/gallery.md (minutes; GALLERY="torch_mlsm ..." for some)
+	$(VENV)-gallery/bin/python docs/figures/gallery.py $(GALLERY)
+
 bench: $(VENV)/.stamp-test  ## Side by side with every peer that is installed, as ratios
 	$(BIN)/python -m mlsm_conformance bench
 
@@ -114,5 +127,5 @@ format: $(VENV)/.stamp-test  ## Let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 clean:  ## Remove everything that make and the tools made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-gallery build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

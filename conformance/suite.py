@@ -138,7 +138,7 @@ def explained(violations: Sequence[Violation], causes: Sequence[Cause]) -> tuple
     found: dict[str, None] = {}
     for violation in violations:
         sentence = next((c.sentence for c in causes if c.explains(violation)), "")
-        if not sentence and violation.kind == "raised":
+        if not sentence and "raised " in violation.text:
             sentence = "raises " + violation.text.partition("raised ")[2].partition(" for the ")[0]
         if not sentence:
             return ()

@@ -75,15 +75,18 @@ class Other(Backend):
 
     @staticmethod
     def _at_once(array: Any, shape: tuple[int, ...]) -> list[float] | None:
-        """What NumPy reads, where that is numbers of a plain dtype in the right shape."""
-        try:
-            read = np.asarray(array)
-        except Exception:  # a stranger may refuse in any words
-            return None
-        if read.shape != shape or read.dtype.kind not in "biuf":
-            return None
-        with np.errstate(all="ignore"):
-            return read.astype(np.float64).ravel().tolist()
+        """What NumPy reads, or what the array makes of itself for NumPy (`unwrap_numpy` of ndonnx, `numpy` of others),
+        where that is numbers of a plain dtype in the right shape."""
+        own = (getattr(array, name) for name in ("unwrap_numpy", "numpy") if hasattr(array, name))
+        for read_by in (lambda: array, *own):
+            try:
+                read = np.asarray(read_by())
+            except Exception:  # a stranger may refuse in any words
+                continue
+            if read.shape == shape and read.dtype.kind in "biuf":
+                with np.errstate(all="ignore"):
+                    return read.astype(np.float64).ravel().tolist()
+        return None
 
     def _one_by_one(self, array: Any, shape: tuple[int, ...]) -> list[float]:
         if not shape:

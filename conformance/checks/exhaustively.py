@@ -10,7 +10,8 @@ from ..backends import Bulk
 from ..check import Ask, Context
 from ..record import Worst
 from ..reference import exhaustive
-from ..run.tally import Tally
+from ..run.tally import Question, Tally
+from ..tensors import Case, Tensor
 
 
 def halves(context: Context, tally: Tally, quantity: str) -> None:
@@ -47,9 +48,10 @@ def _sweep(context: Context, tally: Tally, dtype: str, quantity: str, stride: in
     seen = exhaustive.sweep(evaluate, dtype, quantity, stride=stride, limits=limits[0], flush=context.flush)
     tally.judged += seen.count
     for x, y, got, right in seen.examples:
-        tally.fail(f"{dtype}: {quantity} of ({x!r}, {y!r}): {got!r}, exactly {right!r}")
-    if seen.violations > len(seen.examples):
-        tally.fail(f"{dtype}: {quantity}: {seen.violations} of {seen.count} elements leave their bound")
+        logit, target = (Tensor((1, 1), (v,), dtype) for v in (x, y))
+        question = Question(Case(f"{dtype}-element", logit, target), quantity, "none")
+        tally.wrong(f"{dtype}: {quantity} at {x!r}, {y!r}", got, right, question)
+    tally.violated += seen.violations - len(seen.examples)
     if tally.worst is None or seen.ulp / seen.bound > tally.worst.ulp / tally.worst.bound:
         case = f"{dtype}: {quantity} of ({seen.where[0]!r}, {seen.where[1]!r})"
         tally.worst = Worst(seen.ulp, seen.bound, case)

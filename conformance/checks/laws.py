@@ -337,7 +337,7 @@ def padding(context: Context, tally: Tally) -> None:
             # Half of a subnormal (or of a rounded half) is no longer exact: compare where it is.
             keep = [i for i, v in enumerate(wanted) if abs(v) >= FORMATS[d].min_normal]
             padded, wanted = [padded[i] for i in keep], [wanted[i] for i in keep]
-        tally.exactly(padded, wanted, f"{d}: padded row")
+        tally.exactly(padded, wanted, f"{d}: row padded by x=inf, y=1.0")
 
 
 @check(

@@ -12,9 +12,9 @@ from typing import Any
 from ..backends import Unsupported
 from ..cases import dense_cases
 from ..cases.catalogue import hazards
-from ..check import Ask, Context, check, result_dtype
+from ..check import Ask, Context, check, result_dtype, row_of
 from ..formats import FORMATS
-from ..run.tally import Tally
+from ..run.tally import Question, Tally
 from ..subjects import Declined
 from ..tensors import Case, Hazard, Tensor
 
@@ -182,7 +182,8 @@ def hazard_table(context: Context, tally: Tally) -> None:
                 at = range(len(seen)) if place is None else [place]  # None: one answer for every element
                 for i in at:
                     told = line.replace("PLACE", str(i))
-                    tally.values([seen[i]], [right], [room[i]], name, result_dtype(case, ask), told)
+                    one = Question(case if place is None else row_of(case, i), ask.quantity, ask.reduction)
+                    tally.values([seen[i]], [right], [room[i]], name, result_dtype(case, ask), told, one)
 
 
 Wanted = dict[Ask, list[tuple[int | None, float, str]]]

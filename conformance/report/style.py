@@ -39,7 +39,8 @@ main,header,footer{max-width:1440px;margin:0 auto;padding:0 clamp(14px,3vw,40px)
 header{padding-top:34px}footer{padding-top:20px;padding-bottom:44px;color:var(--soft);font-size:.9rem}
 h1{font-size:clamp(1.5rem,4vw,2.2rem);line-height:1.15;margin:0 0 .3em;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.4em 0 .3em;border-top:1px solid var(--rule);padding-top:1.1em}
-h3{font-size:1.02rem;margin:1.6em 0 .5em}p{max-width:76ch;margin:.4em 0 .9em}.lead{color:var(--soft)}
+h3{font-size:1.02rem;margin:1.6em 0 .5em;overflow-wrap:anywhere}
+p{max-width:76ch;margin:.4em 0 .9em}.lead{color:var(--soft)}
 code,pre{font-family:ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;font-size:.86em}
 pre{background:var(--none);border-radius:6px;padding:.6em .8em;margin:.35em 0 0;overflow-x:auto}
 pre.wrap{white-space:pre-wrap;overflow-wrap:anywhere}
@@ -54,7 +55,8 @@ table{border-collapse:separate;border-spacing:0;font-size:.9rem;width:100%}
 th,td{padding:.45em .7em;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
 tr:last-child>td,tr:last-child>th{border-bottom:0}
 thead th{font-weight:600;color:var(--soft);white-space:nowrap}tbody th{font-weight:600;white-space:nowrap}
-.matrix td,.matrix thead th{padding:.4em .35em}.matrix tbody th{min-width:12em;white-space:normal}
+.matrix td,.matrix thead th{padding:.4em .35em}
+.matrix tbody th{min-width:12em;white-space:normal;overflow-wrap:anywhere}
 .matrix td{text-align:center;white-space:nowrap;vertical-align:middle;
 border-left:2px solid var(--card);border-bottom:2px solid var(--card);
 font-variant-numeric:tabular-nums;line-height:1.3}

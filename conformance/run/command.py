@@ -122,7 +122,7 @@ def _library_of(impl: str) -> str:
     from .. import peers as documented
 
     called = impl.partition(":")[2]
-    for peer in documented.PEERS:
+    for peer in (*documented.PEERS, *documented.OTHERS):
         if peer.call.__name__ == called and impl.startswith(f"{documented.__name__}:"):
             return next(iter(peer.backend.values()))
     return {"optax": "jax", "flax": "jax"}.get(impl.partition(":")[0].partition(".")[0], "numpy")

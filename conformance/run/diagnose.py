@@ -7,6 +7,7 @@ raises the same exception: then nothing that follows would say more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import warnings
@@ -17,6 +18,7 @@ from ..backends import Unsupported
 from ..cases import dense_cases
 from ..check import FAILURES, Ask, Cause, Context, exact, raised
 from ..formats import FORMATS, round_to
+from ..reference.bounds import ulp_error
 from ..subjects import Declined, Foreign
 from ..tensors import Case, Tensor
 from .tally import Violation
@@ -72,9 +74,12 @@ class _Examination:
         wide = self.context.dtypes[-1]
         self.factors(wide, "loss")
         self.infinities(wide)
+        self.digits(wide)
+        self.subnormals()
         self.tails(wide)
         self.soft_tails(wide)
         self.targets()
+        self.unsigned()
         self.halves()
         if "gradient" in self.subject.offers:
             self.gradient(wide)
@@ -285,6 +290,37 @@ class _Examination:
             lambda v: v.kind == "value" and math.isnan(v.seen) and _infinite(v),
         )
 
+    def digits(self, dtype: str) -> None:
+        """Whether float64 is an array of float64 with the digits of a narrower format."""
+        case = self.column(dtype, [(x / 4, 0.0) for x in range(-8, 9)])
+        ask = Ask("loss", self.asked())
+        seen, right = self.values(case, ask), exact(case, ask).values
+        if dtype != "float64" or seen is None or any("returned float32" in c.sentence for c in self.context.causes):
+            return
+        off = [abs(s / r - 1) for s, r in zip(seen, right, strict=True)]
+        if 2.0**-36 < max(off) < 2.0**-20:
+            at = off.index(max(off))
+            self.cause(
+                f"has the digits of float32 in float64: at x={case.input.values[at if len(off) > 1 else 0]}, y=0.0 it "
+                f"returns {seen[at]!r}, exactly {right[at]!r}",
+                "values.hard",
+                lambda v: v.kind == "value" and v.dtype == "float64" and _of_size(v, 2.0**-22),
+            )
+
+    def subnormals(self) -> None:
+        """Whether what is too small for a normal float32 is flushed to 0, on a backend that does not say so."""
+        if "float32" not in self.context.dtypes or "float32" in self.context.flush:
+            return
+        case = self.column("float32", [(-90.0, 0.0), (90.0, 1.0)])
+        ask = Ask("loss", self.asked())
+        seen, right = self.values(case, ask), exact(case, ask).values
+        if seen and seen[0] == 0 and self.values(self.column("float32", [(-80.0, 0.0)]), ask) not in ([0.0], None):
+            self.cause(
+                f"flushes subnormal numbers to 0: at x=-90.0, y=0.0 it returns 0.0, exactly {right[0]!r}",
+                "values.tail",
+                lambda v: v.kind == "value" and v.seen == 0 and abs(v.right) < FORMATS[v.dtype or "float32"].min_normal,
+            )
+
     def tails(self, dtype: str) -> None:
         """Where the loss of a label that agrees with its logit loses its digits, on each side of 0."""
         lost: dict[float, tuple[float, str]] = {}
@@ -322,7 +358,7 @@ class _Examination:
                 f"exactly {right!r}",
                 "values.soft-tail",
                 lambda v: (
-                    v.kind == "value" and (pair := _pair(v)) is not None and abs(pair[0]) >= 4 and 0 < pair[1] < 1
+                    v.kind == "value" and (pair := _pair(v)) is not None and abs(pair[0]) >= 1 and 0 < pair[1] < 1
                 ),
             )
 
@@ -337,11 +373,34 @@ class _Examination:
                 "casts targets down to the logits' dtype: at x=50.0 (float32), y=1-2**-30 (float64) it returns "
                 f"{seen[0]!r}, exactly {right!r}",
                 "values.dtypes",
-                lambda v: (
-                    v.question is not None
-                    and v.question.case.target.dtype in FORMATS
-                    and FORMATS[v.question.case.target.dtype].precision > FORMATS[v.question.case.input.dtype].precision
-                ),
+                _beside_a_wider_target,
+            )
+            return
+        case = self.column("float32", [(x / 4, 0.1) for x in range(-20, 21)], "float64")
+        ask = Ask("loss", self.asked())
+        seen, exactly = self.values(case, ask), exact(case, ask).values
+        off = [abs(s / r - 1) for s, r in zip(seen or exactly, exactly, strict=True)]
+        if max(off) > FORMATS["float32"].u / 8:
+            at = off.index(max(off))
+            self.cause(
+                "computes in the narrower dtype where those of logits and target differ: at "
+                f"x={case.input.values[at if len(off) > 1 else 0]!r} (float32), y=0.1 (float64) it returns "
+                f"{(seen or exactly)[at]!r}, exactly {exactly[at]!r}",
+                "values.dtypes",
+                _of_two_dtypes,
+            )
+
+    def unsigned(self) -> None:
+        """Whether 1 - y is taken in the target's own unsigned integers."""
+        case = dataclasses.replace(self.column("float32", [(2.0, 2.0)]), target=Tensor((1, 1), (2,), "uint8"))
+        ask = Ask("loss", self.asked())
+        seen, right = self.values(case, ask), exact(case, ask).values
+        if seen and abs(seen[0] - right[0]) > 1:
+            self.cause(
+                "subtracts an unsigned target from 1, which wraps around: at x=2.0, y=2 (uint8) it returns "
+                f"{seen[0]!r}, exactly {right[0]!r}",
+                "special.hazards",
+                lambda v: v.question is not None and v.question.case.target.dtype.startswith("uint"),
             )
 
     def halves(self) -> None:
@@ -360,14 +419,26 @@ class _Examination:
                 for s, r in zip(seen, exact(case, ask).values, strict=True)
             ]
             if max(off) > 3 * FORMATS[dtype].u:
-                at = off.index(max(off))
-                x, y = case.input.values[at], case.target.values[at]
-                self.cause(
-                    f"does not widen {dtype}: at x={x}, y={y} it returns {seen[at]!r}, exactly "
-                    f"{exact(case, ask).values[at]!r}",
-                    "values.hard",
-                    lambda v, dtype=dtype: v.kind == "value" and (v.dtype == dtype or v.text.startswith(dtype)),  # type: ignore[misc]  # same
-                )
+                self.narrow(case, seen, off.index(max(off)), f"does not widen {dtype}", "values.hard")
+                continue
+            # What is widened inside and rounded between two operations is off by one rounding more.
+            case = self.column(dtype, [(x / 8, y) for x in range(-64, 65) for y in (0.0, 0.3, 0.7, 1.0)])
+            seen = self.values(case, ask)
+            right = exact(case, ask).values
+            off = [ulp_error(s, r, dtype) for s, r in zip(seen or right, right, strict=True)]
+            if seen is not None and max(off) > 0.6:
+                words = f"rounds to {dtype} more than once"
+                self.narrow(case, seen, off.index(max(off)), words, "values.soft")
+
+    def narrow(self, case: Case, seen: Sequence[float], at: int, words: str, check: str) -> None:
+        """The cause that lies in a dtype of 16 bits: `words`, and what is seen at one place."""
+        dtype, (x, y) = case.input.dtype, (case.input.values[at], case.target.values[at])
+        right = exact(case, Ask("loss", "none")).values[at]
+        self.cause(
+            f"{words}: at x={x}, y={y} it returns {seen[at]!r}, exactly {right!r}",
+            check,
+            lambda v: v.kind == "value" and (v.dtype == dtype or v.text.startswith(dtype)),
+        )
 
     def gradients(self, dtype: str, quantity: str, words: str) -> None:
         """Where a derivative loses its digits far from 0."""
@@ -398,6 +469,7 @@ class _Examination:
     def gradient(self, dtype: str) -> None:
         self.factors(dtype, "gradient")
         self.gradients(dtype, "gradient", "has a gradient that loses its digits in the tail, as sigmoid(x) - y does")
+        self.exponent(dtype)
         ask = Ask("gradient", self.asked())
         case = self.column(dtype, [(0.0, 1.0), (0.0, 0.0)])
         seen = self.values(case, ask)
@@ -414,6 +486,52 @@ class _Examination:
                 lambda v: (pair := _pair(v)) is not None and pair[0] == 0 and "gradient" in v.text,
             )
 
+    def exponent(self, dtype: str) -> None:
+        """Whether a gradient comes as exp(x - softplus(x)): what rounds the exponent is an error relative to |x|."""
+        u = FORMATS[dtype].u
+        case = self.column(
+            dtype, [(x if y else -x, y) for x in (11.0, 13.5, 15.0, 16.0, 17.0, 19.0, 23.5, 27.0) for y in (0.0, 1.0)]
+        )
+        ask = Ask("gradient", self.asked())
+        seen, right = self.values(case, ask), exact(case, ask).values
+        if seen is None:
+            return
+        off = [abs(s / r - 1) / u for s, r in zip(seen, right, strict=True)]
+        if max(off) > 8 and all(o <= 4 + 4 * abs(x) for o, x in zip(off, case.input.values, strict=True)):
+            at = off.index(max(off))
+            x, y = case.input.values[at], case.target.values[at]
+            self.cause(
+                "has a gradient that loses a bit with every doubling of |x|, as exp(x - softplus(x)) does, whose "
+                f"exponent is rounded: at x={x}, y={y} it is {seen[at]!r}, exactly {right[at]!r}",
+                "derivatives.tail",
+                _of_exponent,
+            )
+
+
+def _beside_a_wider_target(v: Violation) -> bool:
+    if v.question is None:
+        return False
+    x, y = (tensor.dtype for tensor in (v.question.case.input, v.question.case.target))
+    return y in FORMATS and FORMATS[y].precision > FORMATS[x].precision
+
+
+def _of_two_dtypes(v: Violation) -> bool:
+    if v.question is None or v.kind != "value":
+        return False
+    x, y = (tensor.dtype for tensor in (v.question.case.input, v.question.case.target))
+    return x != y and {x, y} <= set(FORMATS)
+
+
+def _of_exponent(v: Violation) -> bool:
+    """Whether a gradient is off by no more than exp(x - softplus(x)) is, in either of its two terms."""
+    pair = _pair(v)
+    if pair is None or v.kind != "value" or v.question is None or v.question.quantity != "gradient":
+        return False
+    x, y, u = *pair, FORMATS[v.dtype].u
+    on = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x)) if x > -700 else 0.0
+    terms, slope = abs(1 - y) * on + abs(y) * (1 - on), on - y
+    return bool(slope) and abs(v.seen - v.right) <= (4 + 4 * abs(x)) * u * abs(v.right * terms / slope)
+
 
 def _pair(v: Violation) -> tuple[float, float] | None:
     return None if v.question is None else v.question.pair(v.place)
@@ -429,6 +547,22 @@ def _infinite(v: Violation) -> bool:
 def _tail(v: Violation, signs: frozenset[float]) -> bool:
     """Whether a loss of a label that agrees with its logit is wrong: digits go little by little from |x| = 1 on."""
     pair = _pair(v)
-    if v.kind != "value" or pair is None or v.question is None or v.question.quantity != "loss":
+    if v.kind != "value" or v.question is None or v.question.quantity != "loss":
         return False
-    return any(pair[0] * sign >= 1 and pair[1] == (1.0 if sign > 0 else 0.0) for sign in signs)
+    if pair is not None and any(pair[0] * sign >= 1 and pair[1] == (1.0 if sign > 0 else 0.0) for sign in signs):
+        return True
+    # With a soft label, or among others, what is lost is of the size of the rounded logits.
+    logits = [v.question.case.input.values[i] for i in v.question.places(v.place)]
+    return any(x * sign >= 1 for x in logits for sign in signs) and _of_size(v, 8 * FORMATS[v.dtype].u)
+
+
+def _of_size(v: Violation, part: float) -> bool:
+    """Whether a value is off by no more than this part of the logits that it is a mean of, or of itself."""
+    if v.question is None or not math.isfinite(v.seen):
+        return False
+    case, weight = v.question.case, v.question.case.weight
+    places = v.question.places(v.place)
+    count = case.classes * (math.prod(case.batch) if v.question.reduction == "mean" else 1)
+    scale = max((abs(w) for w in weight.values), default=1.0) if isinstance(weight, Tensor) else 1.0
+    room = sum(1 + abs(case.input.values[i]) for i in places) / count * max(1.0, scale)
+    return abs(v.seen - v.right) <= part * max(room, abs(v.right))

@@ -199,6 +199,13 @@ class Tally:
         self.judged += 1
         self._violated(Violation(what, kind, _case(what), repro=repro.replace("PLACE", "0")))
 
+    def wrong(self, what: str, seen: float, right: float, question: Question) -> None:
+        """A value that was found to leave its bound elsewhere, where values are compared in bulk."""
+        dtype = question.case.input.dtype
+        error = bounds.ulp_error(seen, right, dtype)
+        text = f"{what}: {question.words(0)}: {seen!r}, exactly {right!r}"
+        self._violated(Violation(text, "value", _case(what), seen, right, error, dtype, question))
+
     def passed_by(self, reason: str) -> None:
         """A case that does not concern this backend or subject, and why."""
         self.passed_over[reason] = self.passed_over.get(reason, 0) + 1

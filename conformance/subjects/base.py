@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..backends import Backend
-from .peers import PEERS
+from .peers import OTHERS, PEERS
 
 OPTIONS = ("weight", "reduction", "pos_weight", "where", "label_smoothing", "axis")
 
@@ -304,7 +304,7 @@ def _named(path: str, option: str) -> tuple[Any, Any, str]:
 def load(path: str) -> Loaded:
     """The callable that `pkg.module:attribute` names."""
     found, home, attribute = _named(path, "--impl")
-    for peer in PEERS:
+    for peer in (*PEERS, *OTHERS):
         absent = peer.absent() if found is peer.call else None
         if absent is not None:
             raise NotImportable(f"`--impl` {path!r}: {absent}")

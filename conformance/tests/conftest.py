@@ -11,8 +11,9 @@ from ..suite import BackendSuite
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option."""
+    """The options."""
     parser.addoption("--conformance-level", choices=LEVELS, default="quick", help="level of the suite's own classes")
+    parser.addoption("--replay", default="numpy", metavar="BACKEND", help="where test_replay.py pastes lines")
 
 
 def pytest_configure(config: pytest.Config) -> None:

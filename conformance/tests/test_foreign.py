@@ -192,3 +192,20 @@ def test_show_knows_a_foreign_loss(capsys: pytest.CaptureFixture[str]) -> None:
         exec(text[text.index("from mlsm_conformance") :], {})
     assert "loses the tail" in out.getvalue()
     assert "fail " in out.getvalue()
+
+
+def test_what_is_wrong_with_optax_is_explained_as_a_whole() -> None:
+    pytest.importorskip("optax", reason="it is optax's loss")
+    found = backends.find("jax-x64")
+    context = Context(found, subject_of(found, "mlsm_conformance.peers:optax_sigmoid_bce"), "quick", ("float64",))
+    diagnose(context)
+    causes = run_check(by_id("derivatives.tail"), context).causes
+    assert any("as exp(x - softplus(x)) does, whose exponent is rounded" in c for c in causes), causes
+    assert any("second derivative that loses its digits" in c for c in causes), causes
+
+
+def test_what_a_bulk_comparison_finds_has_a_cause() -> None:
+    found = verdict("values.half-exhaustive", "wrong:log_of_one_plus")
+    assert found.status == "fail"
+    assert re.search(r"x=[^,]+, y=[^:]+: ", found.reason), found.reason
+    assert not any(c.startswith("raises") for c in found.causes), found.causes

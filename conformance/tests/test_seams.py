@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -114,3 +116,31 @@ def test_arrays_are_read_at_once_and_checked_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lying, "_at_once", lambda array, shape: [0.0] * 4)
     assert str(lying.to_list(array)) == "[0.5, -0.0, nan, inf]"
     assert seams.Mine().to_list(array)[0] == 0.5
+
+
+def test_an_array_that_numpy_cannot_read_may_say_itself_what_it_is() -> None:
+    import numpy as np
+
+    from ..backends.other import Other
+
+    class Wrapped:
+        """An array as ndonnx has it: NumPy sees an object, and `unwrap_numpy` gives the values."""
+
+        shape = (3,)
+
+        def __init__(self, values: list[float]) -> None:
+            self.values = values
+
+        def unwrap_numpy(self) -> Any:
+            return np.asarray(self.values, dtype=np.float32)
+
+        def __getitem__(self, index: int) -> float:
+            return [0.5, 2.0, 1.0][index]
+
+    other = Other(np)
+    namespace: Any = SimpleNamespace(reshape=lambda array, shape: array)
+    other._module = namespace
+    for values in ([0.5, 2.0, 1.0], [0.5, 3.0, 1.0]):  # and where it says another thing than its elements, they count
+        other._trusted = None
+        assert other.to_list(Wrapped(values)) == [0.5, 2.0, 1.0]
+        assert other._trusted == (values[1] == 2.0)

@@ -1,0 +1,262 @@
+"""Why each peer errs: a sentence, and the peer's own arithmetic in mpmath, each operation rounded as it is there.
+
+A sentence is confirmed where the peer is wrong, and the same arithmetic at its precision is wrong by the same amount,
+while at 200 bits it is right. `look("torch_mlsm")` shows it for one peer. Refuses to say anything of a peer that is
+not in this table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import peers
+from ..backends import find
+from ..check import Ask, Context
+from ..formats import FORMATS
+from ..subjects import subject_of
+from ..tensors import Case, Tensor
+
+Form = Callable[[Any, Any], Any]
+"""A quantity of one element out of logit and label, in mpmath's numbers and at its working precision."""
+
+
+class Why(NamedTuple):
+    """One mistake: in words, in arithmetic, and the places at which it is looked at."""
+
+    sentence: str
+    form: Form
+    points: tuple[tuple[float, float], ...]
+    dtype: str = "float64"
+    quantity: str = "loss"
+
+
+def recomputed(why: Why, x: float, y: float) -> tuple[float, float]:
+    """What is right at this place, and what the peer's arithmetic gives there when each operation is rounded."""
+    from mpmath import mp
+
+    with mp.workprec(200):
+        right = float(_EXACT[why.quantity](mp.mpf(x), mp.mpf(y)))
+    with mp.workprec(FORMATS[why.dtype].precision):
+        return right, float(why.form(mp.mpf(x), mp.mpf(y)))
+
+
+def explains(why: Why, x: float, y: float, seen: float) -> bool:
+    """Whether the peer is wrong here, by more than any bound allows, and as wrong as its arithmetic is."""
+    right, rounded = recomputed(why, x, y)
+    if not math.isfinite(seen):
+        return math.isnan(seen) and math.isnan(rounded) and math.isfinite(right)
+    error = abs(seen - right)
+    return error > 8 * FORMATS[why.dtype].u * abs(right) and abs(seen - rounded) <= error / 4
+
+
+def returned(name: str, why: Why, x: float, y: float) -> float:
+    """What the peer returns for one logit and label; `keras_bce_numpy` needs `KERAS_BACKEND=numpy`."""
+    numpys, name = name.endswith("_numpy"), name.removesuffix("_numpy")
+    peer = next(p for p in (*peers.PEERS, *peers.OTHERS) if p.call.__name__ == name)
+    backend = find("numpy" if numpys else next(iter(peer.backend.values())))
+    context = Context(backend, subject_of(backend, f"{peers.__name__}:{name}"))
+    case = Case("claim", Tensor((1, 1), (x,), why.dtype), Tensor((1, 1), (y,), why.dtype))
+    with backend.session():
+        return backend.to_list(context.answer(case, Ask(why.quantity, "none")))[0]
+
+
+def look(name: str) -> None:
+    """Print what one peer returns where a sentence is about it, what is right, and what its arithmetic gives."""
+    for why in WHY[name]:
+        print(f"{name} {why.sentence}")
+        for x, y in why.points:
+            seen, (right, rounded) = returned(name, why, x, y), recomputed(why, x, y)
+            verdict = "confirmed" if explains(why, x, y, seen) else "NOT the reason"
+            print(
+                f"  {why.quantity} in {why.dtype} at x={x!r}, y={y!r}: {seen!r}, exactly {right!r}; "
+                f"its arithmetic, rounded, gives {rounded!r}: {verdict}"
+            )
+
+
+# ------------------------------------------------------------ what is right
+
+
+def _right_loss(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    on = y * mp.log1p(mp.exp(-x)) if y else 0
+    return on + ((1 - y) * mp.log1p(mp.exp(x)) if y != 1 else 0)
+
+
+def _right_gradient(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    return (1 - y) / (1 + mp.exp(-x)) - y / (1 + mp.exp(x))
+
+
+def _right_hessian(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    return 1 / ((1 + mp.exp(-x)) * (1 + mp.exp(x)))
+
+
+_EXACT: dict[str, Form] = {"loss": _right_loss, "gradient": _right_gradient, "hessian": _right_hessian}
+
+
+# ------------------------------------------------------------ what others write
+
+
+def _softplus(x: Any) -> Any:
+    from mpmath import mp
+
+    return max(x, mp.mpf(0)) + mp.log1p(mp.exp(-abs(x)))
+
+
+def _log_sigmoids(x: Any, y: Any) -> Any:
+    return y * _softplus(-x) + (1 - y) * _softplus(x)
+
+
+def _one_sided(x: Any, y: Any) -> Any:
+    return (1 - y) * x + _softplus(-x)
+
+
+def _maximum(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    return max(x, mp.mpf(0)) - x * y + mp.log1p(mp.exp(-abs(x)))
+
+
+def _softplus_minus(x: Any, y: Any) -> Any:
+    return _softplus(x) - x * y
+
+
+def _log_of_a_sum(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    def log_sigmoid(v: Any) -> Any:
+        most = max(-v, mp.mpf(0))
+        return -(most + mp.log(mp.exp(-most) + mp.exp(-v - most)))
+
+    return -(y * log_sigmoid(x) + (1 - y) * log_sigmoid(-x))
+
+
+def _clipped(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    tiny = mp.mpf("1e-7")
+    p = min(max(1 / (1 + mp.exp(-x)), tiny), 1 - tiny)
+    return -(y * mp.log(p) + (1 - y) * mp.log(1 - p))
+
+
+def _slope_by_exponent(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    return (1 - y) * mp.exp(x - _softplus(x)) - y * mp.exp(-x - _softplus(-x))
+
+
+def _bend_by_exponent(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    e = mp.exp(x - _softplus(x)) if not y else mp.exp(-x - _softplus(-x))
+    return e * (1 - e)
+
+
+def _bend_by_difference(x: Any, y: Any) -> Any:
+    from mpmath import mp
+
+    s = 1 / (1 + mp.exp(-x))
+    return s * (1 - s)
+
+
+_INFINITE = ((math.inf, 1.0), (-math.inf, 0.0))
+_ONE_SIDED = Why(
+    "computes (1 - y)·x - log σ(x): beside a label of 0 and a logit far below 0 these are two numbers of the logit's "
+    "size, and the loss is what their difference leaves of it",
+    _one_sided,
+    ((-40.0, 0.0), (-60.0, 0.0)),
+)
+_BEND = Why(
+    "takes the second derivative as s·(1 - s), and 1 - s has no digit left where s is next to 1",
+    _bend_by_difference,
+    ((40.0, 1.0),),
+    quantity="hessian",
+)
+_ZERO_TIMES_INFINITY = Why(
+    "multiplies the label that is absent by -∞: at an infinite logit that is right, 0·∞ is NaN, where the loss is 0",
+    _log_sigmoids,
+    _INFINITE,
+)
+
+WHY: dict[str, tuple[Why, ...]] = {
+    "torch_mlsm": (_ZERO_TIMES_INFINITY, _BEND),
+    "torch_bce_with_logits": (_ONE_SIDED, _BEND),
+    "optax_sigmoid_bce": (
+        _ZERO_TIMES_INFINITY,
+        Why(
+            "has JAX differentiate log σ, which gives exp(x - softplus(x)): the exponent is rounded at the size of x, "
+            "and that is an error of |x|·u relative to the gradient",
+            _slope_by_exponent,
+            ((17.0, 1.0), (-17.0, 0.0)),
+            quantity="gradient",
+        ),
+        Why(
+            "has JAX differentiate e = exp(x - softplus(x)) once more, which gives e·(1 - e), and 1 - e has no digit "
+            "left where e is next to 1",
+            _bend_by_exponent,
+            ((40.0, 0.0), (-40.0, 1.0)),
+            quantity="hessian",
+        ),
+    ),
+    "keras_bce": (_ONE_SIDED, _BEND),
+    "keras_bce_numpy": (
+        Why(
+            "clips σ(x) to within 1e-7 of 0 and 1 before the logarithm: no loss exceeds 16.2, whatever the logit",
+            _clipped,
+            ((30.0, 0.0), (-60.0, 1.0)),
+            "float32",
+        ),
+    ),
+    "tensorflow_bce": (
+        Why(
+            "computes max(x, 0) - x·y + log1p(exp(-|x|)): beside a soft label next to 1 the first two are numbers of "
+            "the logit's size, and their difference has the digits that rounding x·y left",
+            _maximum,
+            ((1e4, 1 - 2.0**-52), (1e3, 1 - 2.0**-50)),
+        ),
+    ),
+    "sklearn_half_binomial": (
+        Why(
+            "computes log(1 + exp(x)) - y·x: beside a label of 1 and a large logit these are two numbers of the "
+            "logit's size, and the loss is what their difference leaves of it",
+            _softplus_minus,
+            ((40.0, 1.0), (60.0, 1.0)),
+        ),
+    ),
+    "scipy_log_expit": (_ZERO_TIMES_INFINITY,),
+    "mlx_bce": (
+        Why(
+            "computes logaddexp(0, x) - x·y: beside a label of 1 and a large logit these are two numbers of the "
+            "logit's size, and the loss is what their difference leaves of it",
+            _softplus_minus,
+            ((17.5, 1.0), (30.0, 1.0)),
+            "float32",
+        ),
+    ),
+    "paddle_mlsm": (
+        Why(
+            "takes log σ(x) as the logarithm of exp(-m) + exp(-x - m), which is next to 1 and keeps nothing of a term "
+            "below its last digit",
+            _log_of_a_sum,
+            ((40.0, 1.0), (-40.0, 0.0)),
+        ),
+    ),
+    "timm_bce": (_ONE_SIDED, _BEND),
+    "torchvision_focal": (_ONE_SIDED, _BEND),
+    "monai_focal": (
+        Why(
+            "computes x - x·y - log σ(x) in float32, whatever the dtype of its arguments: beside a label of 0 and a "
+            "logit far below 0 the difference of two numbers of the logit's size has no digit left",
+            _one_sided,
+            ((-17.5, 0.0), (-30.0, 0.0)),
+            "float32",
+        ),
+    ),
+}
+"""By the name of the peer's function (`keras_bce_numpy`: the same function, where Keras runs on NumPy)."""

@@ -893,7 +893,7 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
             apply=inside("apply", reduction.apply), adjoint=inside("adjoint", reduction.adjoint)
         )
         monkeypatch.setitem(_reduce.REDUCE, name, wrapped)
-    _check._judge.cache_clear()
+    _check._verdict.cache_clear()
     x, y = np.zeros((2, 3)), np.ones((2, 3))
     options = {"weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "kernel": "generic"}
     mlsm.multilabel_soft_margin_loss(x, y, **options)
@@ -905,7 +905,7 @@ def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch
     seen.clear()
     mlsm.grad(x, y, grad_output=2.0, wrt="weight", **options)
     assert seen == ["asarray", "full", "full", "adjoint"]
-    _check._judge.cache_clear()
+    _check._verdict.cache_clear()
 
 
 def test_rocm_declines(stub: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ SMOKE = frozenset(
         "types.dtype",
         "types.library",
         "refusals.target-shape",
+        "labels.set",
     }
 )
 """The checks of level smoke: a sign of life in seconds, in float32 alone."""

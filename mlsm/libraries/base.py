@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from .. import _policy
 from .._problem import Layout, Shape, State
 from .._typing import DType, Namespace
-from ..many_classes._scratch import Parts, Scratch, Written
+from ..many_classes._scratch import Compared, Parts, Scratch, Written
 
 NOTHING: AbstractContextManager[Any] = nullcontext()
 
@@ -133,10 +133,15 @@ class Library:
         """What makes blocks of the dense target: ``blocks(rows, classes)``, slices of the batch axes and a slice."""
         if self.mutable:
             return Scratch(self.xp, labels, device, host=self.readable(labels.indices) is not None)
+        if not hasattr(labels.indices, "__dlpack__"):
+            return Compared(self.xp, labels, device)
         import array_api_compat.numpy as np
 
         host: Any = np  # a type checker finds its modules empty
-        made = Scratch(host, labels.mapped(host.from_dlpack), "cpu")
+        try:
+            made = Scratch(host, labels.mapped(host.from_dlpack), "cpu")
+        except (BufferError, NotImplementedError):  # a library that has the method, and no memory to show
+            return Compared(self.xp, labels, device)
         return lambda rows, classes: self.xp.asarray(made(rows, classes), device=device, copy=True)
 
     def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:

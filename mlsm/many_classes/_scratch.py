@@ -91,3 +91,33 @@ class Scratch:
             self.buffer[self.written] = self.off
         self.buffer[place] = values
         self.written = place
+
+
+class Compared:
+    """Blocks of the dense target by comparing each label with every class: for arrays that can neither be written to
+    nor be read as NumPy's."""
+
+    def __init__(self, xp: Any, labels: Any, device: Any) -> None:
+        self.xp, self.labels, self.device = xp, labels, device
+
+    def __call__(self, cell: tuple[slice, ...], classes: slice) -> Any:
+        indices, values, starts = self.labels.indices, self.labels.values, self.labels.indptr
+        if starts is None:
+            return self._rows(indices[(*cell, ...)], None if values is None else values[(*cell, ...)], classes)
+        first, end, _ = cell[0].indices(starts.shape[0] - 1)
+        places = [slice(int(starts[i]), int(starts[i + 1])) for i in range(first, end)]
+        rows = [self._rows(indices[at], None if values is None else values[at], classes) for at in places]
+        return self.xp.stack(rows) if rows else self._rows(self.xp.reshape(indices[:0], (0, 0)), None, classes)
+
+    def _rows(self, indices: Any, values: Any, classes: slice) -> Any:
+        """One label of every row after the other."""
+        xp = self.xp
+        first, end, _ = classes.indices(self.labels.num_classes)
+        columns = xp.arange(first, end, dtype=xp.int64, device=self.device)
+        indices = xp.astype(indices, xp.int64, copy=False)
+        dtype = xp.bool if self.labels.values is None else self.labels.values.dtype
+        found = xp.zeros((*indices.shape[:-1], end - first), dtype=dtype, device=self.device)
+        for k in range(indices.shape[-1]):
+            here = indices[..., k : k + 1] == columns
+            found = found | here if values is None else xp.where(here, values[..., k : k + 1], found)
+        return found

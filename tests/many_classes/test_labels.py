@@ -534,3 +534,40 @@ def test_libraries_are_not_mixed(library: _support.Library) -> None:
         mlsm.Labels(INDICES, values=library.make(INDICES), num_classes=3)
     with pytest.raises(TypeError, match="`indptr` must belong to the library of `indices`, numpy"):
         mlsm.Labels(INDICES[0], indptr=library.make(INDPTR), num_classes=3)
+
+
+@pytest.mark.parametrize("shown", ["no method", "no memory"])
+@pytest.mark.parametrize("form", ["padded", "soft", "rows", "none"])
+def test_a_library_that_shows_its_memory_to_nobody(monkeypatch: pytest.MonkeyPatch, shown: str, form: str) -> None:
+    """Its arrays can neither be written to nor be read as NumPy's: every label is compared with every class."""
+    xp = pytest.importorskip("array_api_strict", reason="a library that is nothing but the standard")
+    x = xp.asarray(np.linspace(-3, 3, 12).reshape(3, 4))
+    indices, dense = np.asarray([[3, -1], [-1, -1], [0, 2]], np.int8), np.zeros((3, 4))
+    if form == "rows":
+        labels = mlsm.Labels(xp.asarray([3, 0, 2]), indptr=xp.asarray([0, 1, 1, 3]), num_classes=4)
+    elif form == "none":
+        labels, indices = mlsm.Labels(xp.asarray(np.zeros((3, 0), np.int64)), num_classes=4), np.zeros((3, 0), np.int8)
+    else:
+        values = xp.asarray([[0.25, 9.0], [9.0, 9.0], [0.5, 1.0]]) if form == "soft" else None
+        labels = mlsm.Labels(xp.asarray(indices), num_classes=4, values=values)
+    for row, classes in enumerate(indices):
+        dense[row, classes[classes >= 0]] = 1
+    if form == "soft":
+        dense[0, 3], dense[2, 0] = 0.25, 0.5
+    right = [np.asarray(v) for v in mlsm.value_and_grad(x, xp.asarray(dense))]
+    head = mlsm.linear_multilabel_soft_margin_loss(x, xp.eye(4), xp.asarray(dense))
+
+    def refuse(self: Any, **options: Any) -> Any:
+        raise BufferError("no export")
+
+    if shown == "no method":
+        monkeypatch.delattr(type(x), "__dlpack__")
+    else:
+        monkeypatch.setattr(type(x), "__dlpack__", refuse)
+    for seen, wanted in zip(mlsm.value_and_grad(x, labels), right, strict=True):
+        identical(np.asarray(seen), wanted)
+    check(
+        np.asarray(mlsm.linear_multilabel_soft_margin_loss(x, xp.eye(4), labels)),
+        np.asarray(head),
+        4 * np.finfo(np.float64).eps,
+    )

@@ -179,7 +179,7 @@ _BEND = Why(
     quantity="hessian",
 )
 _ZERO_TIMES_INFINITY = Why(
-    "multiplies the label that is absent by -∞: at an infinite logit that is right, 0·∞ is NaN, where the loss is 0",
+    "forms 0·∞, which is NaN: at an infinite logit that agrees with its label the loss is 0",
     _log_sigmoids,
     _INFINITE,
 )

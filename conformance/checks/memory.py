@@ -21,36 +21,34 @@ ROWS, CLASSES = 32_768, 1000  # 125 MiB of float32: a single temporary of the in
 PLENTY = math.ceil(ROWS * CLASSES * 4 / MIB)
 
 
-def _served(context: Context) -> str:
-    """Which kernel would serve the measured call; the generic code makes no promise about temporaries."""
+def _served(context: Context, tally: Tally) -> str:
+    """Which kernel serves the measured call; none, with the reason counted, where nothing is promised."""
     import mlsm
 
+    if context.backend.name not in ("numpy", "torch"):
+        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
+        return ""
     probe = context.array((0.5,) * 64, (8, 8), "float32")
-    return context.subject.kernel if context.subject.kernel != "auto" else mlsm.explain(probe, probe).chosen
+    served = context.subject.kernel if context.subject.kernel != "auto" else mlsm.explain(probe, probe).chosen
+    if served == "generic":
+        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
+        return ""
+    return served
 
 
 @check(
     "memory.extra",
     "A loss takes its row losses and a few MiB, a gradient its result besides, whatever the batch.",
     "16 MiB",
-    level="quick",
     anybody=False,
 )
 def extra(context: Context, tally: Tally) -> None:
-    library = context.backend.library
-    if library not in ("numpy", "torch") or context.backend.name not in ("numpy", "torch"):
-        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
-        return
-    if "float32" not in context.dtypes:
+    served = _served(context, tally)
+    if served and "float32" not in context.dtypes:
         tally.passed_by("float32 is not among the dtypes of this run")
-        return
-    served = _served(context)
-    if served == "generic":
-        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
-        return
-    if library == "numpy":
+    elif served and context.backend.library == "numpy":
         _numpy(context, tally)
-    else:
+    elif served:
         _torch(context, tally, served)
 
 
@@ -172,13 +170,8 @@ def _case(
     call: str, arrays: dict[str, _Shape], tracked: tuple[str, ...] = (), dtype: str = "float32", wrt: str = ""
 ) -> dict[str, Any]:
     """One measured call: the shapes of its arrays ("N" rows, "C" classes), and which of them require a gradient."""
-    return {
-        "call": call,
-        "arrays": arrays,
-        "tracked": tracked,
-        "dtype": dtype,
-        "options": {"wrt": wrt} if wrt else {},
-    }
+    options = {"wrt": wrt} if wrt else {}
+    return {"call": call, "arrays": arrays, "tracked": tracked, "dtype": dtype, "options": options}
 
 
 _FUNCTIONS = ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag")
@@ -207,20 +200,15 @@ FEW = 8 * MIB
     "memory.options",
     "Masks, weights of rows, derivatives of every argument, half precision and tracked tensors take no more.",
     "8 MiB",
-    level="quick",
     anybody=False,
 )
 def options(context: Context, tally: Tally) -> None:
-    library = context.backend.library
-    if library not in ("numpy", "torch") or context.backend.name not in ("numpy", "torch"):
-        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
-        return
-    if _served(context) == "generic":
-        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
+    if not _served(context, tally):
         return
     if not Path("/proc/self/clear_refs").exists():
         tally.passed_by("the peak of a process can be read and reset on Linux only")
         return
+    library = context.backend.library
     kernel = None if context.subject.kernel == "auto" else context.subject.kernel
     cases = [c for c in _CASES + _TENSORS * (library == "torch") if c["dtype"] in context.dtypes]
     spec = json.dumps((kernel, library, HEIGHT, WIDTH, cases))

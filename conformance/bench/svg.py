@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..report.panels import style_of
-from ..report.style import COLOURS, DRAWING
-from ..report.svg import Box, line, logarithmic, marker, number, path, power_of_ten, rect, svg, text
+from ..report.style import standalone
+from ..report.svg import Box, line, logarithmic, marker, path, power_of_ten, rect, text
 from .cases import PLAIN
 from .report import case_of
 
@@ -21,7 +21,9 @@ WIDTH = 760.0
 GAP = 14.0
 """Least distance between two labels: the height of their letters and a little air."""
 OUR_MARK = {"numpy": "circle", "torch": "square", "jax": "triangle", "dask": "diamond", "cupy": "bar"}
-STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STYLE = (
+    ".leader{fill:none;stroke:var(--rule);stroke-width:1}.strong.series{stroke-width:2.4}.key.strong{font-weight:600}"
+)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,4 @@ def picture(report: Mapping[str, Any]) -> str:
             title = f"{dtype}, {work}, {'one thread' if threads == '1' else 'all threads'}"
             drawn, top = panel(lines, title, top)
             body += drawn
-    style = (
-        f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}.leader{{fill:none;stroke:var(--rule);stroke-width:1}}"
-        ".strong.series{stroke-width:2.4}.key.strong{font-weight:600}"
-    )
-    ground = f'<rect class="paper" width="{number(WIDTH)}" height="{number(top)}"/>'
-    return svg(WIDTH, top, "Time over floor against size", [ground, *body], style) + "\n"
+    return standalone(WIDTH, top, "Time over floor against size", body, STYLE)

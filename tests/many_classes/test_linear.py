@@ -280,62 +280,56 @@ def test_dask_computes_nothing_while_the_graph_is_built(rng: np.random.Generator
 H, W = np.zeros((2, 4)), np.zeros((3, 4))
 LABELS = mlsm.Labels(np.asarray([[0], [2]]), num_classes=3)
 loss = mlsm.linear_multilabel_soft_margin_loss
-REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "input": (lambda: loss([[0.0]], W, LABELS), TypeError, "`input` must be an array; got a list"),
-    "input dtype": (lambda: loss(H > 0, W, LABELS), TypeError, "`input` must have a real floating dtype .* got bool"),
-    "input 0-d": (lambda: loss(np.asarray(1.0), W, LABELS), ValueError, "`input` must have at least one dimension"),
-    "weight": (lambda: loss(H, W.tolist(), LABELS), TypeError, "`linear_weight` must be an array; got a list"),
-    "weight dtype": (lambda: loss(H, W > 0, LABELS), TypeError, "`linear_weight` must have a real floating dtype"),
+# Beside, or in place of, right logits, weights and labels.
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "input": ({"input": [[0.0]]}, TypeError, "`input` must be an array; got a list"),
+    "input dtype": ({"input": H > 0}, TypeError, "`input` must have a real floating dtype .* got bool"),
+    "input 0-d": ({"input": np.asarray(1.0)}, ValueError, "`input` must have at least one dimension"),
+    "weight": ({"linear_weight": W.tolist()}, TypeError, "`linear_weight` must be an array; got a list"),
+    "weight dtype": ({"linear_weight": W > 0}, TypeError, "`linear_weight` must have a real floating dtype"),
     "features": (
-        lambda: loss(H, W[:, :3], LABELS),
+        {"linear_weight": W[:, :3]},
         ValueError,
         r"`linear_weight` must have shape \(num_classes, 4\), with the features of `input`, \(2, 4\); got \(3, 3\)",
     ),
-    "weight ndim": (lambda: loss(H, W[0], LABELS), ValueError, r"`linear_weight` must have shape .* got \(4,\)"),
-    "no class": (lambda: loss(H, W[:0], LABELS), ValueError, "`linear_weight` must have at least one class"),
+    "weight ndim": ({"linear_weight": W[0]}, ValueError, r"`linear_weight` must have shape .* got \(4,\)"),
+    "no class": ({"linear_weight": W[:0]}, ValueError, "`linear_weight` must have at least one class"),
     "bias": (
-        lambda: loss(H, W, LABELS, linear_bias=np.zeros(4)),
+        {"linear_bias": np.zeros(4)},
         ValueError,
         r"`linear_bias` must have one number a class, \(3,\), for a `linear_weight` of shape \(3, 4\); got \(4,\)",
     ),
-    "bias dtype": (
-        lambda: loss(H, W, LABELS, linear_bias=np.zeros(3, int)),
-        TypeError,
-        "`linear_bias` must have a real",
-    ),
+    "bias dtype": ({"linear_bias": np.zeros(3, int)}, TypeError, "`linear_bias` must have a real"),
     "target": (
-        lambda: loss(H, W, np.zeros((2, 4))),
+        {"target": np.zeros((2, 4))},
         ValueError,
         r"`target` must have exactly the shape of the logits, \(2, 3\); got \(2, 4\)",
     ),
     "labels": (
-        lambda: loss(H, W, mlsm.Labels(np.asarray([[0], [2]]), num_classes=4)),
+        {"target": mlsm.Labels(np.asarray([[0], [2]]), num_classes=4)},
         ValueError,
         r"`target` must have exactly the shape of the logits, \(2, 3\); got \(2, 4\)",
     ),
-    "indices": (lambda: loss(H, W, LABELS.indices), ValueError, "pass `mlsm.Labels.target, num_classes=3.`"),
+    "indices": ({"target": LABELS.indices}, ValueError, "pass `mlsm.Labels.target, num_classes=3.`"),
     "class weight": (
-        lambda: loss(H, W, LABELS, np.zeros(4)),
+        {"weight": np.zeros(4)},
         ValueError,
         r"`weight` must broadcast to the shape of the logits, \(2, 3\)",
     ),
-    "where": (lambda: loss(H, W, LABELS, where=np.ones((2, 3))), TypeError, "`where` must be a bool array"),
-    "reduction": (lambda: loss(H, W, LABELS, reduction="avg"), ValueError, "`reduction` must be one of"),
-    "smoothing": (lambda: loss(H, W, LABELS, label_smoothing=2), ValueError, "`label_smoothing` must be a"),
-    "grad_output": (
-        lambda: mlsm.linear_value_and_grad(H, W, LABELS, grad_output=np.ones(2)),
-        ValueError,
-        "`grad_output` must have the shape of the loss",
-    ),
-    "kernel": (lambda: loss(H, W, LABELS, kernel="nobody"), ValueError, "`kernel` must be one of .* got 'nobody'"),
-    "axis": (lambda: loss(H, W, LABELS, axis=0), TypeError, "axis"),
+    "where": ({"where": np.ones((2, 3))}, TypeError, "`where` must be a bool array"),
+    "reduction": ({"reduction": "avg"}, ValueError, "`reduction` must be one of"),
+    "smoothing": ({"label_smoothing": 2}, ValueError, "`label_smoothing` must be a"),
+    "grad_output": ({"grad_output": np.ones(2)}, ValueError, "`grad_output` must have the shape of the loss"),
+    "kernel": ({"kernel": "nobody"}, ValueError, "`kernel` must be one of .* got 'nobody'"),
+    "axis": ({"axis": 0}, TypeError, "axis"),
 }
 
 
-@pytest.mark.parametrize(("call", "kind", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(("given", "kind", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(given: dict[str, Any], kind: type[Exception], message: str) -> None:
+    function: Any = mlsm.linear_value_and_grad if "grad_output" in given else loss
     with pytest.raises(kind, match=message):
-        call()
+        function(**{"input": H, "linear_weight": W, "target": LABELS, **given})
 
 
 @_support.needs_kernels

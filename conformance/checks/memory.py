@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def extra(context: Context, tally: Tally) -> None:
     elif served and context.backend.library == "numpy":
         _numpy(context, tally)
     elif served:
-        _torch(context, tally, served)
+        cases = [_case(call, {}) for call in ("multilabel_soft_margin_loss", "value_and_grad")]
+        for case, over in _probed(context, tally, ROWS, CLASSES, cases):
+            within = over != "declined" and int(over) <= SPARE
+            tally.true(within, f"{case['call']} of {PLENTY} MiB: {over} bytes beyond its result")
 
 
 def _numpy(context: Context, tally: Tally) -> None:
@@ -78,38 +82,7 @@ def _numpy(context: Context, tally: Tally) -> None:
         tally.true(over <= SPARE, f"{name} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
 
 
-# A fresh process, because the peak of a process never falls; VmHWM, because ru_maxrss survives an exec.
-_LOSS_PROBE = """
-import re, sys, torch, mlsm
-torch.set_num_threads(1)
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) << 10
-kernel, call, rows, classes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-x = torch.full((rows, classes), 0.5); y = torch.zeros((rows, classes))
-f = getattr(mlsm, call)
-f(x[:64], y[:64], kernel=kernel)
-before = peak()
-made = f(x, y, kernel=kernel)
-print(peak() - before)
-"""
-
-
-def _torch(context: Context, tally: Tally, kernel: str) -> None:
-    if not Path("/proc/self/status").exists():
-        tally.passed_by("the peak of a process can be read on Linux only")
-        return
-    result = ROWS * CLASSES * 4
-    for call, size in (("multilabel_soft_margin_loss", ROWS * 8), ("value_and_grad", result + ROWS * 8)):
-        command = [sys.executable, "-c", _LOSS_PROBE, kernel, call, str(ROWS), str(CLASSES)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            tally.fail(f"{call}: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no answer'}")
-            continue
-        over = int(done.stdout) - size
-        tally.true(over <= SPARE, f"{call} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
-
-
-# Many cases in one process, where Linux lets its peak be reset.
+# A process of its own for many cases: there is no other library in it, and Linux lets its peak be reset.
 _PROBE = """
 import gc, json, re, sys
 import numpy as np, mlsm
@@ -174,6 +147,23 @@ def _case(
     return {"call": call, "arrays": arrays, "tracked": tracked, "dtype": dtype, "options": options}
 
 
+def _probed(
+    context: Context, tally: Tally, rows: int, classes: int, cases: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each case, and the bytes that it takes beyond its result ("declined" by a kernel that was named)."""
+    if not Path("/proc/self/clear_refs").exists():
+        tally.passed_by("the peak of a process can be read and reset on Linux only")
+        return
+    kernel = None if context.subject.kernel == "auto" else context.subject.kernel
+    spec = json.dumps((kernel, context.backend.library, rows, classes, cases))
+    command = [sys.executable, "-c", _PROBE, spec]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        tally.fail(done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
+        return
+    yield from zip(cases, done.stdout.split(), strict=True)
+
+
 _FUNCTIONS = ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag")
 _SHAPES: tuple[_Shape, ...] = (("N", "C"), ("N", 1), (1, "C"), ("C",))
 _WEIGHTS = ("weight", "pos_weight")
@@ -205,19 +195,8 @@ FEW = 8 * MIB
 def options(context: Context, tally: Tally) -> None:
     if not _served(context, tally):
         return
-    if not Path("/proc/self/clear_refs").exists():
-        tally.passed_by("the peak of a process can be read and reset on Linux only")
-        return
     library = context.backend.library
-    kernel = None if context.subject.kernel == "auto" else context.subject.kernel
     cases = [c for c in _CASES + _TENSORS * (library == "torch") if c["dtype"] in context.dtypes]
-    spec = json.dumps((kernel, library, HEIGHT, WIDTH, cases))
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE, spec], capture_output=True, text=True, check=False, timeout=600
-    )
-    if done.returncode:
-        tally.fail(done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
-        return
-    for case, over in zip(cases, done.stdout.split(), strict=True):
+    for case, over in _probed(context, tally, HEIGHT, WIDTH, cases):
         if over != "declined":
             tally.true(int(over) <= FEW, f"{case}: {int(over) / MIB:.1f} MiB beyond the result")

@@ -13,25 +13,17 @@ import pytest
 
 import mlsm
 
-from ..backends import Backend, NotInstalled, find
 from ..check import Check, Context
 from ..run.sabotage import CRASH, conforming, plant
 from ..subjects import Mlsm
 from ..subjects.reference_impl import Own
 from ..subjects.sabotage import ROW_LEVEL, SABOTAGES, Sabotage, as_kernel
 from ..suite import by_id, run_check, select
-from ._slow import slow_where
+from ._slow import backend_or_skip, slow_where
 
 LIBRARIES = ("numpy", "array-api-strict", "torch", "jax", "dask")
 LAZY = ("jax", "dask")
 """Of which each call costs milliseconds, compiled or built as a graph."""
-
-
-def backend_or_skip(name: str) -> Backend:
-    try:
-        return find(name)
-    except NotInstalled as absent:
-        pytest.skip(str(absent))
 
 
 @pytest.mark.parametrize("name", slow_where(LAZY.__contains__, LIBRARIES))

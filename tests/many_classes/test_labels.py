@@ -15,7 +15,7 @@ from mlsm.libraries import library_of
 from mlsm.many_classes import _row_blocks, _targets
 
 from .. import _support
-from .._support import check, identical
+from .._support import check, identical, padded
 
 CLASSES = 40
 FORMS = ("padded", "indptr", "csr_array", "csr_matrix")
@@ -36,23 +36,11 @@ def _dense(rng: np.random.Generator, rows: int = 13, dtype: Any = bool) -> Any:
     return y if dtype is bool else np.where(y, rng.uniform(0.25, 1, size=y.shape), 0).astype(dtype)
 
 
-def _padded(y: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Indices of any order among -1, and the values that belong to them (another number where there is none)."""
-    width = max(1, int((y != 0).sum(-1).max())) + 2
-    indices = np.full((y.shape[0], width), -1, np.int64)
-    values = np.full(indices.shape, 7, y.dtype)
-    for i, row in enumerate(y):
-        (columns,) = np.nonzero(row)
-        places = rng.permutation(width)[: columns.size]
-        indices[i, places], values[i, places] = columns, row[columns]
-    return indices, values
-
-
 def _made(form: str, y: Any, rng: np.random.Generator) -> Any:
     """The labels of a dense target in one of the forms in which they may come."""
     hard = y.dtype == bool
     if form == "padded":
-        indices, values = _padded(y, rng)
+        indices, values = padded(y, rng)
         return mlsm.Labels(indices, num_classes=y.shape[1], values=None if hard else values)
     if form == "indptr":
         rows, columns = np.nonzero(y)
@@ -139,7 +127,7 @@ def test_bits_by_name_and_in_any_layout(kernel: str, rng: np.random.Generator) -
 @pytest.mark.usefixtures("small_blocks")
 def test_several_batch_axes(rng: np.random.Generator) -> None:
     y = _dense(rng, rows=12)
-    indices, _ = _padded(y, rng)
+    indices, _ = padded(y, rng)
     x = rng.normal(size=(3, 4, CLASSES)).astype(np.float32)
     labels = mlsm.Labels(indices.reshape(3, 4, -1), num_classes=CLASSES)
     g, w = rng.normal(size=(3, 4)), rng.uniform(size=(1, 4, 1)).astype(np.float32)
@@ -477,7 +465,7 @@ def test_every_library(library: _support.Library, rng: np.random.Generator) -> N
         kind = _support.numpy_dtype(dtype)
         y = _dense(rng, dtype=np.float32 if soft else bool)
         y = y.astype(kind) if soft else y
-        indices, values = _padded(y, rng)
+        indices, values = padded(y, rng)
         x = library.make(rng.normal(size=y.shape).astype(kind))
         labels = mlsm.Labels(
             library.make(indices.astype(np.int32)),

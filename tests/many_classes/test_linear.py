@@ -1,7 +1,6 @@
 """The linear head: the dense call's value and gradients by blocks, and what it must never hold."""
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ from mlsm.libraries import library_of
 from mlsm.many_classes import _linear, _targets
 
 from .. import _support
-from .._support import check, identical
+from .._support import check, identical, nothing_computed, padded, python
 
 ROWS, FEATURES, CLASSES = 12, 6, 50
 
@@ -40,14 +39,9 @@ class Call:
         self.given = OPTIONS[options](rng)
 
     def labels(self, make: Callable[[Any], Any] = np.asarray, dtype: Any = np.float64) -> mlsm.Labels:
-        width = int((self.y != 0).sum(-1).max()) + 1
-        indices = np.full((ROWS, width), -1, np.int32)
-        values = np.zeros((ROWS, width))
-        for i, row in enumerate(self.y):
-            (columns,) = np.nonzero(row)
-            indices[i, : columns.size], values[i, : columns.size] = columns[::-1], row[columns[::-1]]
+        indices, values = padded(self.y, np.random.default_rng(0))
         soft = None if self.y.dtype == bool else make(values.astype(dtype))
-        return mlsm.Labels(make(indices), num_classes=CLASSES, values=soft)
+        return mlsm.Labels(make(indices.astype(np.int32)), num_classes=CLASSES, values=soft)
 
     def options(self, make: Callable[[Any], Any] = np.asarray, dtype: Any = np.float64) -> dict[str, Any]:
         return {
@@ -251,14 +245,11 @@ def test_dask_computes_nothing_while_the_graph_is_built(rng: np.random.Generator
     da = pytest.importorskip("dask.array", reason="of Dask")
     import dask
 
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("computed")
-
     call = Call(rng, "masked")
     h, W, b = (da.from_array(v, chunks=c) for v, c in ((call.h, (5, 3)), (call.W, (9, 4)), (call.b, 20)))
     options = call.options(lambda a: da.from_array(a, chunks=(7, 13)))
     for target in (call.labels(lambda a: da.from_array(a, chunks=(4, 2))), da.from_array(call.y, chunks=(3, 30))):
-        with dask.config.set(scheduler=refuse):
+        with nothing_computed():
             found = mlsm.linear_value_and_grad(h, W, target, linear_bias=b, **options)
         call.judge(dask.compute(found, scheduler="synchronous")[0], "chunks")
     unknown = h[h[:, 0] > -math.inf]
@@ -369,10 +360,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - gra
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 @_support.needs_kernels
 def test_memory_does_not_grow_with_the_classes() -> None:
-    used = [
-        float(subprocess.run([sys.executable, "-c", PEAK, str(c)], check=True, capture_output=True, text=True).stdout)
-        for c in (200_000, 400_000)
-    ]
+    used = [float(python(PEAK, str(c))) for c in (200_000, 400_000)]
     logits = 64 * 400_000 * 4 / 2**20
     assert used[1] < 64 < logits, f"{used} MiB beside the gradients"
     assert used[1] - used[0] <= 8, f"{used} MiB: it grows with the classes"

@@ -336,8 +336,9 @@ class Context:
         """Whether a case can be built here and the subject claims it; where not, why is counted."""
         if not self.backend.serves(case):
             return False
+        names = ("input", "weight", "pos_weight", "where", "label_smoothing", "axis")
         try:
-            self.subject.claims(_arguments(case))
+            self.subject.claims({name: getattr(case, name) for name in names})
         except Declined as reason:
             tally.passed_by(str(reason))
             return False
@@ -508,14 +509,3 @@ def row_of(case: Case, index: int) -> Case:
     """One row of a case of one class, as a case of its own."""
     x, y = (Tensor((1, 1), (t.values[index],), t.dtype) for t in (case.input, case.target))
     return dataclasses.replace(case, name=f"{case.name}-row{index}", input=x, target=y)
-
-
-def _arguments(case: Case) -> dict[str, Any]:
-    return {
-        "weight": case.weight,
-        "pos_weight": case.pos_weight,
-        "where": case.where,
-        "label_smoothing": case.label_smoothing,
-        "axis": case.axis,
-        "input": case.input,
-    }

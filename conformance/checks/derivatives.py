@@ -9,6 +9,7 @@ from ..cases import dense_cases
 from ..check import Ask, Context, check
 from ..run.tally import Tally
 from ..tensors import Tensor
+from .exhaustively import halves, singles
 from .values import of_cases, of_elements, themed, turned
 
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
@@ -144,8 +145,6 @@ def value_and_grad(context: Context, tally: Tally) -> None:
     offers=OFFERS,
 )
 def half_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import halves
-
     for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
         halves(context, tally, ask.quantity)
 
@@ -158,7 +157,5 @@ def half_exhaustive(context: Context, tally: Tally) -> None:
     level="full",
 )
 def float32_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import singles
-
     for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
         singles(context, tally, ask.quantity)

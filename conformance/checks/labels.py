@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from ..cases import dense_cases
 from ..check import Ask, Context, check, exact
@@ -219,14 +220,10 @@ def _small_blocks() -> Iterator[None]:
         (_linear, "ELEMENTS", 16 * 7),
         (_linear, "HEIGHT", 16),
     )
-    kept = [getattr(module, name) for module, name, _ in sizes]
-    try:
+    with contextlib.ExitStack() as patches:
         for module, name, size in sizes:
-            setattr(module, name, size)
+            patches.enter_context(mock.patch.object(module, name, size))
         yield
-    finally:
-        for (module, name, _), size in zip(sizes, kept, strict=True):
-            setattr(module, name, size)
 
 
 def _many(context: Context, rows: int, classes: int, dtype: str) -> tuple[Any, Any]:

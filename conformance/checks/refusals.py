@@ -33,17 +33,11 @@ def _flat(context: Context, shape: tuple[int, ...], dtype: str | None = None, va
 
 
 def _refused(context: Context, tally: Tally, calls: Calls) -> None:
-    s = context.subject
-    functions: dict[str, Callable[..., Any]] = {
-        "loss": s.loss,
-        "grad": s.grad,
-        "value_and_grad": s.value_and_grad,
-        "hessian_diag": s.hessian_diag,
-    }
     for what, cls, fragments, given in calls:
-        for name, function in functions.items():
+        for name in ("loss", "grad", "value_and_grad", "hessian_diag"):
             if ("grad_output" in given or "wrt" in given) and name != "grad":
                 continue
+            function = getattr(context.subject, name)
             _one(tally, f"{name}: {what}", cls, fragments, functools.partial(function, **given))
 
 

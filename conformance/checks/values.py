@@ -9,6 +9,7 @@ from ..cases import dense_cases
 from ..check import Ask, Check, Context, check, floats_of
 from ..run.tally import Tally
 from ..tensors import Case, Tensor
+from .exhaustively import halves, singles
 
 REDUCTIONS = ("none", "sum", "mean")
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two, + the sum's roundings"
@@ -121,8 +122,6 @@ def accumulation(context: Context, tally: Tally) -> None:
     "0.51 ULP",
 )
 def half_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import halves
-
     halves(context, tally, "loss")
 
 
@@ -133,6 +132,4 @@ def half_exhaustive(context: Context, tally: Tally) -> None:
     level="full",
 )
 def float32_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import singles
-
     singles(context, tally, "loss")

@@ -214,12 +214,8 @@ def test_third_order_of_what_is_returned(made: str) -> None:
     exact = -torch.sign(x) * w * ((1 - y) + p * y) * s * (1 - s) * (1 - 2 * s)
     x.requires_grad_()
     options: dict[str, Any] = {"weight": w, "pos_weight": p, "reduction": "sum"}
-    if made == "grad":
-        found = mlsm.grad(x[:, None], y[:, None], **options)
-    elif made == "value_and_grad":
-        found = mlsm.value_and_grad(x[:, None], y[:, None], **options)[1]
-    else:
-        found = mlsm.hessian_diag(x[:, None], y[:, None], **options)
+    found = getattr(mlsm, made)(x[:, None], y[:, None], **options)
+    found = found[1] if made == "value_and_grad" else found
     for more in (True, False) if made != "hessian_diag" else (False,):
         (found,) = torch.autograd.grad(found.sum(), x, create_graph=more)
     check(found.numpy(), exact.numpy(), 24 * 2.0**-53 * exact.abs().numpy(), made)

@@ -3,8 +3,6 @@
 That its results obey the contract is the conformance suite's to say (`run --kernel dask`).
 """
 
-import importlib
-import importlib.util
 import pickle
 from typing import Any
 
@@ -19,18 +17,9 @@ from .._support import check, identical, nothing_computed
 loss = mlsm.multilabel_soft_margin_loss
 
 
-def _reason() -> str | None:
-    """Why the kernel cannot be tested here; None where it can."""
-    if importlib.util.find_spec("mlsm.kernels") is None or importlib.util.find_spec("mlsm.kernels.dask") is None:
-        return "mlsm/kernels/dask.py is deleted"
-    return "dask is not installed" if importlib.util.find_spec("dask") is None else None
-
-
-REASON = _reason()
-if REASON is not None:
-    pytest.skip(REASON, allow_module_level=True)
-dask: Any = importlib.import_module("dask")  # as Any: Dask ships its types in part
-da: Any = importlib.import_module("dask.array")
+dask = pytest.importorskip("dask", reason="this file tests Dask")
+da = pytest.importorskip("dask.array", reason="this file tests Dask")
+pytest.importorskip("mlsm.kernels.dask", reason="mlsm/kernels/dask.py is deleted")
 
 SHAPE = (12, 9)
 CHUNKS: dict[str, Any] = {"rows": (5, -1), "classes": (-1, 2), "both": (5, 4), "uneven": ((1, 11), (8, 1))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from .backends import Backend, Unsupported
@@ -238,13 +238,32 @@ class Context:
             out["axis"] = case.axis
         return out
 
+    @property
+    def few_dtypes(self) -> tuple[str, ...]:
+        """The dtypes, or the widest alone where calls are dear."""
+        return self.dtypes[-1:] if self.expensive else self.dtypes
+
+    @property
+    def wide_dtypes(self) -> list[str]:
+        """float32 and float64, or the wider alone where calls are dear (halves are the same formula, cast)."""
+        wide = [d for d in self.dtypes if d in ("float32", "float64")]
+        return wide[-1:] if self.expensive else wide
+
     def array(self, values: Sequence[float], shape: Sequence[int], dtype: str) -> Any:
         """A plain array of this backend."""
         return self.backend.make(Tensor(tuple(shape), tuple(values), dtype))
 
+    def call(self, function: Callable[..., Any], arrays: dict[str, Any], **fixed: Any) -> Any:
+        """A function of arguments by name, called as this backend calls: `fixed` stays outside its trace."""
+        return self.backend.call(by_place(function, arrays, **fixed), *arrays.values())
+
     def answer(self, case: Case, ask: Ask) -> Any:
         """What the subject answers, as an array of the backend. Raises `Declined` or `Unsupported`."""
         return self.answers(case, [ask])[0]
+
+    def numbers(self, case: Case, *asks: Ask) -> list[list[float]]:
+        """What the subject answers, as flat lists; raises likewise."""
+        return [self.backend.to_list(array) for array in self.answers(case, asks)]
 
     def answers(self, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> list[Any]:
         """Several answers in one call of the backend (one trace, where it traces); `arrays` in place of the case's."""
@@ -261,17 +280,14 @@ class Context:
                 cotangents[f"cotangent{index}"] = self.backend.cotangent(
                     Tensor(case.batch, ask.grad_output, dtype), case
                 )
-        names = [*arrays, *cotangents]
 
-        def run(*values: Any) -> list[Any]:
-            given = dict(zip(names, values, strict=True))
+        def run(**given: Any) -> list[Any]:
             seeds = {name: given.pop(name) for name in cotangents}
-            return [self.one(ask, {**given, **fixed}, seeds.get(f"cotangent{i}")) for i, ask in enumerate(asks)]
+            return [self.one(ask, given, seeds.get(f"cotangent{i}")) for i, ask in enumerate(asks)]
 
-        found = self.backend.call(run, *arrays.values(), *cotangents.values())
-        return list(found)
+        return list(self.call(run, {**arrays, **cotangents}, **fixed))
 
-    def one(self, ask: Ask, given: dict[str, Any], cotangent: Any) -> Any:
+    def one(self, ask: Ask, given: dict[str, Any], cotangent: Any = None) -> Any:
         """One question, put to the subject with these arguments."""
         given = {**given, "reduction": ask.reduction}
         if ask.quantity == "loss":
@@ -321,8 +337,9 @@ class Context:
         """Whether a case can be built here and the subject claims it; where not, why is counted."""
         if not self.backend.serves(case):
             return False
+        names = ("input", "weight", "pos_weight", "where", "label_smoothing", "axis")
         try:
-            self.subject.claims(_arguments(case))
+            self.subject.claims({name: getattr(case, name) for name in names})
         except Declined as reason:
             tally.passed_by(str(reason))
             return False
@@ -381,8 +398,9 @@ class Context:
             return None
 
     def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
-        """Ask, and judge every value by its bound. A case that does not concern the subject is counted as passed by."""
-        asks = self.owed(case, self.offered(asks, tally))
+        """Ask, and judge every value by its bound, of a case that can be built here. One that does not concern the
+        subject is counted as passed by."""
+        asks = self.owed(case, self.offered(asks, tally)) if self.backend.serves(case) else []
         if not asks:
             return
         alone = [ask for ask in asks if ask.reduction == "none" and "none" not in self.reductions]
@@ -400,16 +418,40 @@ class Context:
         limits = self.limits(case)
         for ask, seen in zip(asks, found, strict=True):
             if seen is not None:
-                self.judge_one(tally, case, ask, seen, exact(case, ask).values, limits)
+                self.judge_one(tally, case, ask, seen, limits)
 
-    def judge_one(
-        self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], right: Sequence[float], limits: str
-    ) -> None:
+    def judge_one(self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], limits: str) -> None:
         """Judge one answer that has been read already."""
-        bound = self.allowed(case, ask, limits)
+        right, bound = exact(case, ask).values, self.allowed(case, ask, limits)
         what = f"{case.name}: {ask} on {self.backend.name}"
         question = Question(case, ask.quantity, ask.reduction, ask.wrt)
         tally.values(seen, right, bound, what, result_dtype(case, ask), self.again(case, ask), question)
+
+    def judge_transformed(
+        self,
+        tally: Tally,
+        case: Case,
+        ask: Ask,
+        array: Any,
+        how: str,
+        times: float = 1.0,
+        leave: Sequence[int] = (),
+    ) -> None:
+        """Judge what came by a transform of the library, by so many budgets, but for the places to `leave` out."""
+        seen, right = self.backend.to_list(array), exact(case, ask).values
+        room = allowed(case, ask, "generic", self.flush, self.accumulator)
+        if len(seen) != len(right):
+            tally.fail(f"{case.name}: {ask} by {how}: {len(seen)} values, {len(right)} expected")
+            return
+        kept = [i for i in range(len(right)) if i not in leave]
+        tally.values(
+            [seen[i] for i in kept],
+            [right[i] for i in kept],
+            [times * room[i] for i in kept],
+            f"{case.name}: {ask} by {how}",
+            result_dtype(case, ask),
+            question=None if leave else Question(case, ask.quantity, ask.reduction, ask.wrt),
+        )
 
     def again(self, case: Case, ask: Ask) -> str:
         """A line to paste: it asks the same question of the same case, and prints what came and what was right."""
@@ -439,6 +481,16 @@ class Context:
         return " ".join(words)
 
 
+def by_place(function: Callable[..., Any], names: Iterable[str], **fixed: Any) -> Callable[..., Any]:
+    """A function of arguments by name as one of values in the order of `names`, which is what transforms take."""
+    names = tuple(names)
+
+    def placed(*values: Any) -> Any:
+        return function(**dict(zip(names, values, strict=True)), **fixed)
+
+    return placed
+
+
 def raised(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -458,17 +510,3 @@ def row_of(case: Case, index: int) -> Case:
     """One row of a case of one class, as a case of its own."""
     x, y = (Tensor((1, 1), (t.values[index],), t.dtype) for t in (case.input, case.target))
     return dataclasses.replace(case, name=f"{case.name}-row{index}", input=x, target=y)
-
-
-def _arguments(case: Case) -> dict[str, Any]:
-    return {
-        "weight": case.weight,
-        "pos_weight": case.pos_weight,
-        "where": case.where,
-        "label_smoothing": case.label_smoothing,
-        "axis": case.axis,
-        "input": case.input,
-    }
-
-
-Options = Mapping[str, Any]

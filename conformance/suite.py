@@ -203,9 +203,7 @@ class _Finder(Context):
     def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
         self._look(case, arrays)
 
-    def judge_one(
-        self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], right: Sequence[float], limits: str
-    ) -> None:
+    def judge_one(self, tally: Tally, case: Case, ask: Ask, seen: Sequence[float], limits: str) -> None:
         self._look(case, None)
 
     def tried(

@@ -3,15 +3,22 @@
 Refuses absolute tolerances: `check` takes what each element may be off by, and special values must be exactly right.
 """
 
+import contextlib
 import importlib.util
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+import mlsm
 from mlsm_conformance import backends, oracle
 from mlsm_conformance.backends import Backend
 from mlsm_conformance.formats import FORMATS
@@ -77,6 +84,28 @@ def find(name: str) -> Library:
         pytest.skip(str(error))
 
 
+@contextlib.contextmanager
+def nothing_computed() -> Iterator[None]:
+    """A scheduler of Dask's that raises, for as long as graphs are built."""
+    import dask
+
+    def never(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a graph was computed while another was built")
+
+    with dask.config.set(scheduler=never):
+        yield
+
+
+def python(code: str, *arguments: str, cwd: Path | None = None) -> str:
+    """What a fresh interpreter prints, its warnings being errors."""
+    # Bytecode is written, whatever this process was told: without it every import is a compilation.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def numpy_dtype(name: str) -> Any:
     return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
@@ -118,6 +147,45 @@ def identical(a: Any, b: Any, what: str = "") -> None:
     a, b = np.asarray(a), np.asarray(b)
     assert (a.dtype, a.shape) == (b.dtype, b.shape), f"{what}: {a.dtype}{a.shape} and {b.dtype}{b.shape}"
     assert a.tobytes() == b.tobytes(), f"{what}: bits differ: {a!r} and {b!r}"
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def everything(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    pos_weight: Any = None,
+    where: Any = None,
+    *,
+    reduction: Any = "mean",
+    **options: Any,
+) -> Iterator[tuple[str, Any]]:
+    """Every public result of these operands, by name; the derivatives by one reduction."""
+    options |= {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight, "where": where}
+    for r in ("none", "mean", "sum"):
+        yield r, mlsm.multilabel_soft_margin_loss(**options, reduction=r)
+    value, gradient = mlsm.value_and_grad(**options)
+    yield "value_and_grad, value", value
+    yield "value_and_grad, gradient", gradient
+    yield "hessian_diag", mlsm.hessian_diag(**options)
+    for wrt in ("input", "target", "weight", "pos_weight"):
+        if options[wrt] is not None:
+            yield wrt, mlsm.grad(**options, wrt=wrt, reduction=reduction)
+
+
+def padded(y: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """The positives of a dense target: indices of any order among -1, and the values that belong to them (another
+    number where there is none)."""
+    width = max(1, int((y != 0).sum(-1).max())) + 2
+    indices = np.full((y.shape[0], width), -1, np.int64)
+    values = np.full(indices.shape, 7, y.dtype)
+    for i, row in enumerate(y):
+        (columns,) = np.nonzero(row)
+        places = rng.permutation(width)[: columns.size]
+        indices[i, places], values[i, places] = columns, row[columns]
+    return indices, values
 
 
 # ---------------------------------------------------------------- what is right
@@ -178,3 +246,17 @@ def closed(x: float, y: float, w: float, p: float) -> Closed:
             h[i][j] = h[j][i]
     rows = tuple((r[0], r[1], r[2], r[3]) for r in h)
     return Closed(w * bracket, (w * by_x, w * by_y, bracket, w * times(y, down)), rows)
+
+
+def differentiated(x: float, y: float, w: float, p: float) -> tuple[float, Any, Any]:
+    """The closed form, and what plain differentiation gives at a matched infinity, (+inf, 1) and (-inf, 0).
+
+    The guard that makes the loss 0 there is a constant choice: by the target, and by the target and another argument,
+    differentiation gives 0, and `mlsm.grad` the formula's own -(1-eps)*w*x. Each is tested as it is.
+    """
+    exact = closed(x, y, w, p)
+    gradient, hessian = np.asarray(exact.gradient), np.asarray(exact.hessian)
+    if (x, y) in ((math.inf, 1.0), (-math.inf, 0.0)):
+        gradient[1] = 0
+        hessian[1, :] = hessian[:, 1] = 0
+    return exact.value, gradient, hessian

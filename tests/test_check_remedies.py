@@ -1,12 +1,11 @@
 """Every mistake that people make gets the remedy that works: the words of the message, and then the remedy itself."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import scipy.sparse
+from scipy import sparse
 
 import mlsm
 
@@ -26,101 +25,85 @@ class Column:
         return Y
 
 
-MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str, Callable[[], Any]]] = {
+NULLABLE = "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`"
+FLOATS = Y.astype(float)
+KNOWN = {"target": FLOATS, "where": ~np.isnan(FLOATS)}
+# What is given beside, or in place of, right logits and targets; the error and its words; and what is right instead.
+MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]] = {
     "lists of class indices": (
-        lambda: loss(X, [[0, 2], [1], [], [3], [0], [1]]),
+        {"target": [[0, 2], [1], [], [3], [0], [1]]},
         TypeError,
         "one column a class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
-        lambda: loss(X, np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]),
+        {"target": np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]},
     ),
     "a list of numbers": (
-        lambda: loss(X, Y.tolist()),
+        {"target": Y.tolist()},
         TypeError,
         "`numpy.asarray(...)`",
-        lambda: loss(X, np.asarray(Y.tolist())),
+        {"target": np.asarray(Y.tolist())},
     ),
-    "COO target": (
-        lambda: loss(X, scipy.sparse.coo_array(Y)),
-        TypeError,
-        "`.tocsr()`",
-        lambda: loss(X, scipy.sparse.coo_array(Y).tocsr()),
-    ),
-    "CSC target": (
-        lambda: loss(X, scipy.sparse.csc_array(Y)),
-        TypeError,
-        "`.tocsr()`",
-        lambda: loss(X, scipy.sparse.csc_array(Y).tocsr()),
-    ),
+    "COO target": ({"target": sparse.coo_array(Y)}, TypeError, "`.tocsr()`", {"target": sparse.coo_array(Y).tocsr()}),
+    "CSC target": ({"target": sparse.csc_array(Y)}, TypeError, "`.tocsr()`", {"target": sparse.csc_array(Y).tocsr()}),
     "sparse input": (
-        lambda: loss(scipy.sparse.csr_array(X), Y),
+        {"input": sparse.csr_array(X)},
         TypeError,
         "pass its `.toarray()`",
-        lambda: loss(scipy.sparse.csr_array(X).toarray(), Y),
+        {"input": sparse.csr_array(X).toarray()},
     ),
     "sparse weight": (
-        lambda: loss(X, Y, scipy.sparse.coo_array(X)),
+        {"weight": sparse.coo_array(X)},
         TypeError,
         "pass its `.toarray()`",
-        lambda: loss(X, Y, scipy.sparse.coo_array(X).toarray()),
-    ),
-    "reduction by position": (
-        lambda: loss(X, Y, "sum"),  # type: ignore[arg-type]
-        TypeError,
-        "`reduction` is given by keyword: reduction='sum'",
-        lambda: loss(X, Y, reduction="sum"),
+        {"weight": sparse.coo_array(X).toarray()},
     ),
     "swapped": (
-        lambda: loss(Y.astype(int), X),
+        {"input": Y.astype(int), "target": X},
         TypeError,
         "Are `input` and `target` swapped?",
-        lambda: loss(X, Y.astype(int)),
+        {"target": Y.astype(int)},
     ),
     "weight of rows": (
-        lambda: loss(X, Y, np.ones(6)),
+        {"weight": np.ones(6)},
         ValueError,
         "`weight[:, None]` is one value a row",
-        lambda: loss(X, Y, np.ones(6)[:, None]),
+        {"weight": np.ones((6, 1))},
     ),
     "mask of rows": (
-        lambda: loss(X, Y, where=np.ones(6, dtype=bool)),
+        {"where": X[:, 0] < 9},
         ValueError,
         "`where[:, None]` is one value a row",
-        lambda: loss(X, Y, where=np.ones(6, dtype=bool)[:, None]),
+        {"where": (X[:, 0] < 9)[:, None]},
     ),
-    "None": (lambda: loss(X, None), TypeError, "got None", lambda: loss(X, Y)),
+    "None": ({"target": None}, TypeError, "got None", {}),
     "objects": (
-        lambda: loss(X, Y.astype(object)),
+        {"target": Y.astype(object)},
         TypeError,
         "`.to_numpy(dtype=float, na_value=float('nan'))`",
-        lambda: loss(X, Y.astype(object).astype(float)),
+        {"target": Y.astype(object).astype(float)},
     ),
-    "nullable frame": (
-        lambda: loss(X, Column(na=True, frame=True)),
-        TypeError,
-        "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`",
-        lambda: loss(X, Y.astype(float), where=~np.isnan(Y.astype(float))),
-    ),
-    "nullable column": (
-        lambda: loss(X, Column(na=True, frame=False)),
-        TypeError,
-        "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`",
-        lambda: loss(X, Y.astype(float), where=~np.isnan(Y.astype(float))),
-    ),
+    "nullable frame": ({"target": Column(na=True, frame=True)}, TypeError, NULLABLE, KNOWN),
+    "nullable column": ({"target": Column(na=True, frame=False)}, TypeError, NULLABLE, KNOWN),
     "frame": (
-        lambda: loss(X, Column(na=False, frame=True)),
+        {"target": Column(na=False, frame=True)},
         TypeError,
         "pass its `.to_numpy()`.",
-        lambda: loss(X, Column(na=False, frame=True).to_numpy()),
+        {"target": Column(na=False, frame=True).to_numpy()},
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_remedy_is_named_and_works(mistake: str) -> None:
-    call, expected, words, remedied = MISTAKES[mistake]
+    given, expected, words, remedied = MISTAKES[mistake]
     with pytest.raises(expected, match=re.escape(words)):
-        call()
-    assert np.isfinite(remedied())
+        loss(**{"input": X, "target": Y, **given})
+    assert np.isfinite(loss(**{"input": X, "target": Y, **remedied}))
+
+
+def test_reduction_by_position() -> None:
+    with pytest.raises(TypeError, match="`reduction` is given by keyword: reduction='sum'"):
+        loss(X, Y, "sum")  # type: ignore[arg-type]
+    assert np.isfinite(loss(X, Y, reduction="sum"))
 
 
 def test_swapped_is_not_suspected_of_integers_alone() -> None:

@@ -3,19 +3,20 @@
 In processes of their own, because this one has imported everything.
 """
 
-import os
 import statistics
-import subprocess
-import sys
 
 import pytest
+
+from ._support import python
 
 ARRAY_LIBRARIES = (
     "array_api_compat",
     "array_api_strict",
     "cupy",
     "dask",
+    "distributed",
     "jax",
+    "jaxlib",
     "ml_dtypes",
     "numba",
     "numpy",
@@ -23,23 +24,18 @@ ARRAY_LIBRARIES = (
 )
 
 
-def _run(code: str) -> str:
-    # Bytecode is written, whatever this process was told: without it every import is a compilation.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_import_imports_no_array_library() -> None:
-    loaded = _run("import sys, mlsm; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
+    loaded = python("import sys, mlsm; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
     assert not set(loaded) & set(ARRAY_LIBRARIES)
     assert "mlsm" in loaded
 
 
+def test_what_is_imported_would_be_seen() -> None:
+    assert "numpy" in python("import sys, numpy; print(*sys.modules)").split()
+
+
 def test_import_imports_no_kernel() -> None:
-    loaded = _run("import sys, mlsm; print(*[name for name in sys.modules if name.startswith('mlsm')])").split()
+    loaded = python("import sys, mlsm; print(*[name for name in sys.modules if name.startswith('mlsm')])").split()
     assert not [
         name
         for name in loaded
@@ -68,7 +64,7 @@ for module in (mlsm, mlsm.nn):
         "MultiLabelSoftMarginLoss(reduction='sum')\n"
         "module 'mlsm' has no attribute 'nonesuch'\nmodule 'mlsm.nn' has no attribute 'nonesuch'"
     )
-    assert _run(code) == expected
+    assert python(code) == expected
 
 
 @pytest.mark.parametrize("spelled", ["mlsm.nn.torch", "__import__('mlsm.nn.torch')", "from mlsm.nn import torch"])
@@ -81,14 +77,14 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert "pip install 'mlsm[torch]'" in _run(code)
+    assert "pip install 'mlsm[torch]'" in python(code)
 
 
 def test_import_takes_less_than_50_ms() -> None:
     # Processor time: what other processes do to the clock on the wall is not this package's.
     code = "import time; start = time.process_time(); import mlsm; print(time.process_time() - start)"
-    _run(code)  # bytecode is written on the first import
-    times = [float(_run(code)) for _ in range(7)]
+    python(code)  # bytecode is written on the first import
+    times = [float(python(code)) for _ in range(7)]
     assert min(times) < 0.05, f"median {statistics.median(times)}"
 
 
@@ -104,7 +100,7 @@ for bad in ([0.0], 0.0, None, "x"):
         raise AssertionError(bad)
 print(*sorted({name.partition('.')[0] for name in sys.modules}))
 """
-    assert not set(_run(code).split()) & (set(ARRAY_LIBRARIES) - {"array_api_compat"})
+    assert not set(python(code).split()) & (set(ARRAY_LIBRARIES) - {"array_api_compat"})
 
 
 def test_options_alone_import_nothing() -> None:
@@ -113,7 +109,7 @@ import sys, mlsm
 print(mlsm.MultiLabelSoftMarginLoss([1.0, 2.0], pos_weight=2, label_smoothing=0.5))
 print(*sorted({name.partition('.')[0] for name in sys.modules}))
 """
-    assert not set(_run(code).splitlines()[1].split()) & set(ARRAY_LIBRARIES)
+    assert not set(python(code).splitlines()[1].split()) & set(ARRAY_LIBRARIES)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +132,7 @@ mlsm.value_and_grad(x, x)
 after = {{name.partition('.')[0] for name in sys.modules}}
 print(*sorted(after - before))
 """
-    assert not set(_run(code).split()) & (set(ARRAY_LIBRARIES) - allowed)
+    assert not set(python(code).split()) & (set(ARRAY_LIBRARIES) - allowed)
 
 
 def test_the_file_of_a_library_is_imported_when_one_of_its_arrays_arrives() -> None:
@@ -151,14 +147,14 @@ for a in (x, torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
     print(*sorted(set(found) - {"mlsm.libraries.base"}))
 """
     node, numpy, torch = "mlsm.autograd.torch", "mlsm.libraries.numpy", "mlsm.libraries.torch"
-    assert _run(code).split("\n") == [numpy, f"{numpy} {torch}", f"{node} {numpy} {torch}"]
+    assert python(code).split("\n") == [numpy, f"{numpy} {torch}", f"{node} {numpy} {torch}"]
 
 
 def test_every_module_imports_alone() -> None:
     """Without an order of imports that somebody else happened to make."""
     for module in ("_core", "_check", "_dispatch", "_reduce", "_policy", "_module", "libraries", "libraries.numpy"):
-        assert _run(f"import mlsm.{module}; print('fine')") == "fine"
+        assert python(f"import mlsm.{module}; print('fine')") == "fine"
 
 
 def test_no_warning_on_import() -> None:
-    assert _run("import mlsm") == ""
+    assert python("import mlsm") == ""

@@ -6,7 +6,7 @@ And the environment is left alone: no warning, no floating-point flag, the same 
 import itertools
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 import mlsm
 
-from ._support import BFLOAT16, Library, Route, check, identical
+from ._support import BFLOAT16, Library, Route, check, everything, identical
 
 KERNELS = [None, "generic"]
 
@@ -58,20 +58,6 @@ def _data(dtype: Any = np.float32, shape: tuple[int, ...] = (6, 5)) -> list[Any]
     return [8 * x - 4, y, w, p, rng.random(shape) < 0.7]
 
 
-def _everything(x: Any, y: Any, w: Any, p: Any, m: Any, **options: Any) -> Iterator[tuple[str, Any]]:
-    """Every public result for these operands, by name."""
-    options |= {"pos_weight": p, "where": m}
-    for reduction in ("none", "mean", "sum"):
-        yield reduction, mlsm.multilabel_soft_margin_loss(x, y, w, reduction=reduction, **options)
-    value, gradient = mlsm.value_and_grad(x, y, w, **options)
-    yield "value_and_grad, value", value
-    yield "value_and_grad, gradient", gradient
-    yield "hessian_diag", mlsm.hessian_diag(x, y, w, **options)
-    for wrt in ("input", "target", "weight", "pos_weight"):
-        if {"weight": w, "pos_weight": p}.get(wrt, x) is not None:
-            yield wrt, mlsm.grad(x, y, w, wrt=wrt, **options)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -81,7 +67,7 @@ def test_numpy_layout(layout: str, dtype: Any, kernel: str | None, options: bool
     if not options:
         data[2:] = [None] * 3
     other = [None if v is None else LAYOUTS[layout](v) for v in data]
-    for (name, a), (_, b) in zip(_everything(*data, kernel=kernel), _everything(*other, kernel=kernel), strict=True):
+    for (name, a), (_, b) in zip(everything(*data, kernel=kernel), everything(*other, kernel=kernel), strict=True):
         assert b.dtype.name == a.dtype.name, name
         check(b, a, _slack(a), name)
 
@@ -95,7 +81,7 @@ def _slack(a: Any) -> Any:
 def test_the_reference_has_the_same_bits_in_every_layout(layout: str) -> None:
     data = _data(np.float64, (40, 30))
     other = [LAYOUTS[layout](v) for v in data]
-    pairs = zip(_everything(*data, kernel="generic"), _everything(*other, kernel="generic"), strict=True)
+    pairs = zip(everything(*data, kernel="generic"), everything(*other, kernel="generic"), strict=True)
     for (name, a), (_, b) in pairs:
         identical(np.ascontiguousarray(a), np.ascontiguousarray(b), name)
 
@@ -117,8 +103,8 @@ def test_broadcast_input(kernel: str | None) -> None:
     y = np.broadcast_to(np.asarray([1, 0, 1]), (7, 3))
     full = [np.ascontiguousarray(v) for v in (x, y)]
     for (name, a), (_, b) in zip(
-        _everything(*full, None, None, None, kernel=kernel),
-        _everything(x, y, None, None, None, kernel=kernel),
+        everything(*full, kernel=kernel),
+        everything(x, y, kernel=kernel),
         strict=True,
     ):
         check(b, a, _slack(a), name)
@@ -133,7 +119,7 @@ def test_memory_mapped_input(kernel: str | None, tmp_path: pathlib.Path) -> None
         path = tmp_path / f"{i}.npy"
         np.save(path, v)
         mapped.append(np.load(path, mmap_mode="r"))
-    for (name, a), (_, b) in zip(_everything(*data, kernel=kernel), _everything(*mapped, kernel=kernel), strict=True):
+    for (name, a), (_, b) in zip(everything(*data, kernel=kernel), everything(*mapped, kernel=kernel), strict=True):
         check(b, a, _slack(a), name)
         assert type(b) in (np.ndarray, type(a)), f"{name} is a {type(b)}"
 
@@ -146,7 +132,7 @@ def test_class_axis(axis: int, kernel: str | None) -> None:
     copied = [np.ascontiguousarray(v) for v in moved]
     for operands in (moved, copied):
         for (name, a), (_, b) in zip(
-            _everything(x, y, w, p, m, kernel=kernel), _everything(*operands, kernel=kernel, axis=axis), strict=True
+            everything(x, y, w, p, m, kernel=kernel), everything(*operands, kernel=kernel, axis=axis), strict=True
         ):
             check(np.moveaxis(b, axis, -1) if np.ndim(b) == 3 else b, a, _slack(a), name)
 
@@ -163,8 +149,8 @@ def test_torch_layout(layout: str, kernel: str | None) -> None:
         "storage offset": lambda v: torch.cat([v[:1], v])[1:],
     }[layout]
     a, b = other(x), other(y)
-    full = _everything(a.contiguous(), b.contiguous(), None, None, None, kernel=kernel)
-    for (name, one), (_, two) in zip(full, _everything(a, b, None, None, None, kernel=kernel), strict=True):
+    full = everything(a.contiguous(), b.contiguous(), kernel=kernel)
+    for (name, one), (_, two) in zip(full, everything(a, b, kernel=kernel), strict=True):
         check(two.numpy(), one.numpy(), _slack(one.numpy()), name)
 
 
@@ -178,7 +164,7 @@ def test_inputs_are_bit_identical_after_every_call(route: Route) -> None:
     for options in (raw, [*raw[:2], None, None, None]):
         arrays = [None if v is None else library.make(v) for v in options]
         before = [None if v is None else library.read(v).copy() for v in arrays]
-        for name, result in _everything(*arrays, kernel=kernel):
+        for name, result in everything(*arrays, kernel=kernel):
             library.read(result)
             for a, b in zip(arrays, before, strict=True):
                 if a is not None:
@@ -196,7 +182,7 @@ def test_outputs_never_alias_inputs(route: Route, dtype: Any, shape: tuple[int, 
     data[4][...] = True
     for given in (data, [*data[:2], None, None, None], [data[0], data[1], data[2] * 0 + 1, None, None]):
         arrays = [None if v is None else library.make(np.array(v)) for v in given]
-        for name, result in _everything(*arrays, kernel=kernel):
+        for name, result in everything(*arrays, kernel=kernel):
             kept = [None if v is None else library.read(v).copy() for v in arrays]
             if np.ndim(library.read(result)) and not isinstance(result, np.generic):
                 result[...] = 99
@@ -216,10 +202,10 @@ def test_results_of_two_calls_do_not_share_memory(route: Route) -> None:
     """A kernel that keeps a scratch buffer must not hand it out."""
     library, kernel = route
     x, y = (library.make(v) for v in _data()[:2])
-    first = dict(_everything(x, y, None, None, None, kernel=kernel))
+    first = dict(everything(x, y, kernel=kernel))
     kept = {name: library.read(v).copy() for name, v in first.items()}
     other = library.make(_data()[0] * 2)
-    for _, result in _everything(other, y, None, None, None, kernel=kernel):
+    for _, result in everything(other, y, kernel=kernel):
         library.read(result)
     for name, v in first.items():
         identical(library.read(v), kept[name], name)
@@ -245,11 +231,11 @@ def test_no_floating_point_flag_and_no_warning(dtype: Any, kernel: str | None) -
         x = np.asarray([v for v, _ in itertools.product(EXTREME, (0.0, 0.5, 1.0))])[:, None].astype(dtype)
         y = np.asarray([v for _, v in itertools.product(EXTREME, (0.0, 0.5, 1.0))])[:, None].astype(dtype)
     w, p, m = np.asarray([0.0]).astype(dtype), np.asarray([2.0]).astype(dtype), np.ones(1, dtype=bool)
-    for operands in ((x, y, None, None, None), (x, y, w, p, m), (x[:0], y[:0], None, None, None)):
+    for operands in ((x, y), (x, y, w, p, m), (x[:0], y[:0], None, None, None)):
         with np.errstate(all="raise"), warnings.catch_warnings():
             warnings.simplefilter("error")
             for label_smoothing in (0.0, 1e-7):
-                list(_everything(*operands, kernel=kernel, label_smoothing=label_smoothing))
+                list(everything(*operands, kernel=kernel, label_smoothing=label_smoothing))
 
 
 def test_flags_of_the_caller_are_given_back() -> None:
@@ -267,7 +253,7 @@ def test_no_warning_on_any_library(library: Library) -> None:
     x, y = (library.make(v) for v in _data()[:2])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _, result in _everything(x, y, None, None, None):
+        for _, result in everything(x, y):
             library.read(result)
         library.read(mlsm.multilabel_soft_margin_loss(x[:0, ...], y[:0, ...]))
 
@@ -278,9 +264,9 @@ def test_no_warning_on_any_library(library: Library) -> None:
 def test_the_same_call_gives_the_same_bits(route: Route) -> None:
     library, kernel = route
     arrays = [library.make(v) for v in _data()]
-    first = [library.read(v) for _, v in _everything(*arrays, kernel=kernel)]
+    first = [library.read(v) for _, v in everything(*arrays, kernel=kernel)]
     for _ in range(2):
-        for a, (name, b) in zip(first, _everything(*arrays, kernel=kernel), strict=True):
+        for a, (name, b) in zip(first, everything(*arrays, kernel=kernel), strict=True):
             identical(a, library.read(b), name)
 
 
@@ -291,10 +277,10 @@ def test_eight_threads_give_the_same_bits(name: str, kernel: str | None) -> None
 
     library = find(name)
     data = [[library.make(v) for v in _data(shape=(n, 300))] for n in (50, 70, 90, 110)]
-    serial = [[library.read(r).tobytes() for _, r in _everything(*d, kernel=kernel)] for d in data]
+    serial = [[library.read(r).tobytes() for _, r in everything(*d, kernel=kernel)] for d in data]
 
     def work(i: int) -> list[bytes]:
-        return [library.read(r).tobytes() for _, r in _everything(*data[i % 4], kernel=kernel)]
+        return [library.read(r).tobytes() for _, r in everything(*data[i % 4], kernel=kernel)]
 
     with ThreadPoolExecutor(8) as pool:
         for i, result in enumerate(pool.map(work, range(32))):

@@ -22,7 +22,6 @@ SIZE, ULPS = 24, 8
 # Beyond these the tail is subnormal in the storage dtype, where some libraries flush it: that has tests of its own.
 LARGEST = {"float16": 8.0, "bfloat16": 60.0, "float32": 60.0, "float64": 600.0}
 
-each_library = pytest.mark.parametrize("name", _support.LIBRARIES)
 quick = settings(strategies.profile("quick"), max_examples=15)
 
 
@@ -90,326 +89,233 @@ def same(a: Any, b: Any, what: str) -> None:
     _support.identical(np.asarray(a) + 0.0, np.asarray(b) + 0.0, what)
 
 
+def law(
+    *more: st.SearchStrategy[Any], target: str = "soft", dtypes: tuple[str, ...] | None = None
+) -> Callable[[Callable[..., None]], Callable[[str], None]]:
+    """Makes a test of every library of what holds for each sample, and for each of what else is drawn."""
+
+    def made(holds: Callable[..., None]) -> Callable[[str], None]:
+        @pytest.mark.parametrize("name", _support.LIBRARIES)
+        def test(name: str) -> None:
+            if dtypes is not None and not set(dtypes) & set(_support.find(name).dtypes):
+                pytest.skip(f"{name} has no {' and no '.join(dtypes)}")
+            quick(given(samples(name, target, dtypes), *more)(holds))()
+
+        return test
+
+    return made
+
+
 # ---------------------------------------------------------------- symmetry
 
 
-@each_library
-def test_reflection(name: str) -> None:
+@law()
+def test_reflection(s: Sample) -> None:
     """⟂ loss(x, y) = loss(-x, 1-y); the gradient is odd and the Hessian even."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        y = exact_targets(s)
-        other = (1 - y).astype(y.dtype)
-        same(s.loss(s.x, y), s.loss(-s.x, other), "loss")
-        same(s.gradient(s.x, y), -s.gradient(-s.x, other), "gradient")
-        same(s.gradient(s.x, y, mlsm.hessian_diag), s.gradient(-s.x, other, mlsm.hessian_diag), "Hessian")
-
-    law()
+    y = exact_targets(s)
+    other = (1 - y).astype(y.dtype)
+    same(s.loss(s.x, y), s.loss(-s.x, other), "loss")
+    same(s.gradient(s.x, y), -s.gradient(-s.x, other), "gradient")
+    same(s.gradient(s.x, y, mlsm.hessian_diag), s.gradient(-s.x, other, mlsm.hessian_diag), "Hessian")
 
 
-@each_library
-def test_difference_is_the_logit(name: str) -> None:
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        off, on = s.loss(s.x, np.zeros_like(s.x)), s.loss(s.x, np.ones_like(s.x))
-        s.near(off - on, s.x.astype(np.float64), np.maximum(off, on), "loss(x,0) - loss(x,1) = x")
-
-    law()
+@law()
+def test_difference_is_the_logit(s: Sample) -> None:
+    off, on = s.loss(s.x, np.zeros_like(s.x)), s.loss(s.x, np.ones_like(s.x))
+    s.near(off - on, s.x.astype(np.float64), np.maximum(off, on), "loss(x,0) - loss(x,1) = x")
 
 
-@each_library
-def test_affine_in_the_target(name: str) -> None:
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        y = s.y.astype(np.float64)
-        between = (1 - y) * s.loss(s.x, np.zeros_like(s.x)) + y * s.loss(s.x, np.ones_like(s.x))
-        s.near(s.loss(s.x, s.y), between, between, "affine in y")
-
-    law()
+@law()
+def test_affine_in_the_target(s: Sample) -> None:
+    y = s.y.astype(np.float64)
+    between = (1 - y) * s.loss(s.x, np.zeros_like(s.x)) + y * s.loss(s.x, np.ones_like(s.x))
+    s.near(s.loss(s.x, s.y), between, between, "affine in y")
 
 
-@each_library
-def test_homogeneous_in_the_weight(name: str) -> None:
+@law(st.integers(0, 3))
+def test_homogeneous_in_the_weight(s: Sample, k: int) -> None:
     """⟂ for powers of two."""
-
-    @quick
-    @given(samples(name), st.integers(0, 3))
-    def law(s: Sample, k: int) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        one, many = np.ones(6).astype(s.x.dtype), np.full(6, 2.0**k).astype(s.x.dtype)
-        for ask in (s.loss, s.gradient):
-            once, often = ask(x, y, weight=one), ask(x, y, weight=many)
-            whole = np.abs(once) >= 2.0**-14  # below, a half is subnormal, and its double has digits that it lacks
-            same(np.where(whole, often, 0), np.where(whole, once * 2.0**k, 0), f"weight of 2^{k}")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    one, many = np.ones(6).astype(s.x.dtype), np.full(6, 2.0**k).astype(s.x.dtype)
+    for ask in (s.loss, s.gradient):
+        once, often = ask(x, y, weight=one), ask(x, y, weight=many)
+        whole = np.abs(once) >= 2.0**-14  # below, a half is subnormal, and its double has digits that it lacks
+        same(np.where(whole, often, 0), np.where(whole, once * 2.0**k, 0), f"weight of 2^{k}")
 
 
 # ---------------------------------------------------------------- shape of the curve
 
 
-@each_library
-def test_at_least_the_entropy(name: str) -> None:
+@law()
+def test_at_least_the_entropy(s: Sample) -> None:
     """The loss is never negative, nor below the entropy of its target."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        y = s.y.astype(np.float64)
-        with np.errstate(all="ignore"):
-            entropy = -np.where(y > 0, y * np.log(y), 0) - np.where(y < 1, (1 - y) * np.log1p(-y), 0)
-        seen = s.loss(s.x, s.y)
-        assert (seen >= 0).all()
-        s.at_least(seen, entropy, entropy, "entropy")
-
-    law()
+    y = s.y.astype(np.float64)
+    with np.errstate(all="ignore"):
+        entropy = -np.where(y > 0, y * np.log(y), 0) - np.where(y < 1, (1 - y) * np.log1p(-y), 0)
+    seen = s.loss(s.x, s.y)
+    assert (seen >= 0).all()
+    s.at_least(seen, entropy, entropy, "entropy")
 
 
-@each_library
-def test_monotone_and_convex(name: str) -> None:
+@law()
+def test_monotone_and_convex(s: Sample) -> None:
     """With a label of 0 the loss rises with the logit, with 1 it falls; a chord lies above."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x = np.sort(s.x.astype(np.float64)).astype(s.x.dtype)
-        rising, falling = s.loss(x, np.zeros_like(x)), s.loss(x, np.ones_like(x))
-        s.at_least(rising[1:], rising[:-1], rising[:-1], "rising")
-        s.at_least(falling[:-1], falling[1:], falling[1:], "falling")
-        step = np.asarray(2.0**-3, x.dtype)
-        a, b, c = (s.loss((x + k * step).astype(x.dtype), s.y) for k in (-1, 0, 1))
-        mid = (x + step).astype(np.float64) + (x - step).astype(np.float64) == 2 * x.astype(np.float64)
-        s.at_least(np.where(mid, (a + c) / 2, 0), np.where(mid, b, 0), np.maximum(np.maximum(a, b), c), "chord")
-
-    law()
+    x = np.sort(s.x.astype(np.float64)).astype(s.x.dtype)
+    rising, falling = s.loss(x, np.zeros_like(x)), s.loss(x, np.ones_like(x))
+    s.at_least(rising[1:], rising[:-1], rising[:-1], "rising")
+    s.at_least(falling[:-1], falling[1:], falling[1:], "falling")
+    step = np.asarray(2.0**-3, x.dtype)
+    a, b, c = (s.loss((x + k * step).astype(x.dtype), s.y) for k in (-1, 0, 1))
+    mid = (x + step).astype(np.float64) + (x - step).astype(np.float64) == 2 * x.astype(np.float64)
+    s.at_least(np.where(mid, (a + c) / 2, 0), np.where(mid, b, 0), np.maximum(np.maximum(a, b), c), "chord")
 
 
-@each_library
-def test_derivatives_are_bounded(name: str) -> None:
+@law()
+def test_derivatives_are_bounded(s: Sample) -> None:
     """|g| <= 1/C and 0 <= h <= 1/4C for targets in [0, 1]."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        sixth, quarter = np.full((4, 6), 1 / 6), np.full((4, 6), 1 / 24)
-        s.at_least(sixth, np.abs(s.gradient(x, y)), sixth, "gradient")
-        h = s.gradient(x, y, mlsm.hessian_diag)
-        assert (h >= 0).all()
-        s.at_least(quarter, h, quarter, "Hessian")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    sixth, quarter = np.full((4, 6), 1 / 6), np.full((4, 6), 1 / 24)
+    s.at_least(sixth, np.abs(s.gradient(x, y)), sixth, "gradient")
+    h = s.gradient(x, y, mlsm.hessian_diag)
+    assert (h >= 0).all()
+    s.at_least(quarter, h, quarter, "Hessian")
 
 
-@each_library
-def test_stationary_at_the_target(name: str) -> None:
+@law(st.lists(st.integers(1, 63), min_size=SIZE, max_size=SIZE))
+def test_stationary_at_the_target(s: Sample, steps: list[int]) -> None:
     """The gradient vanishes where the logit is the logit of the target, up to that logit's rounding."""
-
-    @quick
-    @given(samples(name), st.lists(st.integers(1, 63), min_size=SIZE, max_size=SIZE))
-    def law(s: Sample, steps: list[int]) -> None:
-        y = np.asarray(steps) / 64
-        x = np.log(y / (1 - y)).astype(s.x.dtype)
-        gradient = s.gradient(x, y.astype(s.x.dtype))
-        rounding = _support.spacing(x.astype(np.float64), s.dtype) / 8  # half a spacing of x, times h <= 1/4
-        s.near(gradient, np.zeros(SIZE), np.maximum(y, 1 - y) + rounding, "root")
-
-    law()
+    y = np.asarray(steps) / 64
+    x = np.log(y / (1 - y)).astype(s.x.dtype)
+    gradient = s.gradient(x, y.astype(s.x.dtype))
+    rounding = _support.spacing(x.astype(np.float64), s.dtype) / 8  # half a spacing of x, times h <= 1/4
+    s.near(gradient, np.zeros(SIZE), np.maximum(y, 1 - y) + rounding, "root")
 
 
-@each_library
-def test_complex_step_and_taylor(name: str) -> None:
+@law(dtypes=("float64",))
+def test_complex_step_and_taylor(s: Sample) -> None:
     """In float64: the gradient is the complex step of the formula, and a Taylor step meets the next value."""
-    if "float64" not in _support.find(name).dtypes:
-        pytest.skip(f"{name} has no float64")
-
-    @quick
-    @given(samples(name, dtypes=("float64",)))
-    def law(s: Sample) -> None:
-        x, y = np.clip(s.x, -30, 30), s.y
-        z = x + 1e-200j
-        step = np.imag(y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))) / 1e-200
-        g, h = s.gradient(x, y), s.gradient(x, y, mlsm.hessian_diag)
-        terms = y / (1 + np.exp(x)) + (1 - y) / (1 + np.exp(-x))
-        s.near(g, step, terms, "complex step")
-        d = 2.0**-10
-        here, there = s.loss(x, y), s.loss(x + d, y)
-        moved = (x + d) - x  # the step that was taken, after rounding
-        line = here + moved * g + moved**2 / 2 * h
-        room = d**3 / 62 + ULPS * _support.spacing(np.maximum(here, there), "float64")  # |third derivative| < 6/62
-        _support.check(there, line, room, f"{name}: Taylor")
-
-    law()
+    x, y = np.clip(s.x, -30, 30), s.y
+    z = x + 1e-200j
+    step = np.imag(y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))) / 1e-200
+    g, h = s.gradient(x, y), s.gradient(x, y, mlsm.hessian_diag)
+    terms = y / (1 + np.exp(x)) + (1 - y) / (1 + np.exp(-x))
+    s.near(g, step, terms, "complex step")
+    d = 2.0**-10
+    here, there = s.loss(x, y), s.loss(x + d, y)
+    moved = (x + d) - x  # the step that was taken, after rounding
+    line = here + moved * g + moved**2 / 2 * h
+    room = d**3 / 62 + ULPS * _support.spacing(np.maximum(here, there), "float64")  # |third derivative| < 6/62
+    _support.check(there, line, room, f"{s.library.name}: Taylor")
 
 
 # ---------------------------------------------------------------- rows and batches
 
 
-@each_library
-def test_permutations(name: str) -> None:
+@law(st.permutations(range(4)), st.permutations(range(6)))
+def test_permutations(s: Sample, rows: list[int], classes: list[int]) -> None:
     """⟂ the order of the rows; the order of the classes within the rounding of a sum."""
-
-    @quick
-    @given(samples(name), st.permutations(range(4)), st.permutations(range(6)))
-    def law(s: Sample, rows: list[int], classes: list[int]) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        seen = s.loss(x, y)
-        same(s.loss(x[rows], y[rows]), seen[rows], "rows")
-        s.near(s.loss(x[:, classes], y[:, classes]), seen, seen, "classes")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    seen = s.loss(x, y)
+    same(s.loss(x[rows], y[rows]), seen[rows], "rows")
+    s.near(s.loss(x[:, classes], y[:, classes]), seen, seen, "classes")
 
 
-@each_library
-def test_reductions_split_and_duplicate(name: str) -> None:
+@law()
+def test_reductions_split_and_duplicate(s: Sample) -> None:
     """none -> sum -> mean; a batch in two parts; every row twice."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        rows, total, mean = (s.loss(x, y, reduction=r) for r in ("none", "sum", "mean"))
-        s.near(total, rows.sum(), rows.sum() + rows.max(), "sum")
-        s.near(mean, rows.sum() / 4, rows.sum() / 4 + rows.max(), "mean")
-        s.near(np.concatenate([s.loss(x[:1], y[:1]), s.loss(x[1:], y[1:])]), rows, rows, "parts")
-        twice = s.loss(np.concatenate([x, x]), np.concatenate([y, y]), reduction="mean")
-        s.near(twice, mean, mean, "duplicates")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    rows, total, mean = (s.loss(x, y, reduction=r) for r in ("none", "sum", "mean"))
+    s.near(total, rows.sum(), rows.sum() + rows.max(), "sum")
+    s.near(mean, rows.sum() / 4, rows.sum() / 4 + rows.max(), "mean")
+    s.near(np.concatenate([s.loss(x[:1], y[:1]), s.loss(x[1:], y[1:])]), rows, rows, "parts")
+    twice = s.loss(np.concatenate([x, x]), np.concatenate([y, y]), reduction="mean")
+    s.near(twice, mean, mean, "duplicates")
 
 
-@each_library
-def test_pullback_is_linear(name: str) -> None:
+@law()
+def test_pullback_is_linear(s: Sample) -> None:
     """⟂ twice the `grad_output`, twice the gradient; and a reduction's gradient is its adjoint of the rows'."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        g = np.asarray([1.0, -0.5, 2.0, 0.25]).astype(s.x.dtype)
-        once, twice = (
-            s.gradient(x, y, reduction="none", grad_output=k * g) for k in (s.x.dtype.type(1), s.x.dtype.type(2))
-        )
-        whole = (np.abs(once) >= 2.0**-14) | (once == 0)
-        same(np.where(whole, twice, 0), np.where(whole, 2 * once, 0), "linear")
-        mean = s.gradient(x, y, reduction="mean")
-        through = s.gradient(x, y, reduction="none", grad_output=np.full(4, 0.25).astype(s.x.dtype))
-        s.near(mean, through, through, "adjoint of the mean")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    g = np.asarray([1.0, -0.5, 2.0, 0.25]).astype(s.x.dtype)
+    once, twice = (
+        s.gradient(x, y, reduction="none", grad_output=k * g) for k in (s.x.dtype.type(1), s.x.dtype.type(2))
+    )
+    whole = (np.abs(once) >= 2.0**-14) | (once == 0)
+    same(np.where(whole, twice, 0), np.where(whole, 2 * once, 0), "linear")
+    mean = s.gradient(x, y, reduction="mean")
+    through = s.gradient(x, y, reduction="none", grad_output=np.full(4, 0.25).astype(s.x.dtype))
+    s.near(mean, through, through, "adjoint of the mean")
 
 
 # ---------------------------------------------------------------- the same question, asked otherwise
 
 
-@each_library
-def test_half_is_rounded_once(name: str) -> None:
+@law(dtypes=("float16", "bfloat16"))
+def test_half_is_rounded_once(s: Sample) -> None:
     """⟂ a half-precision result is the float32 result of the same numbers, rounded."""
-    halves = tuple(d for d in ("float16", "bfloat16") if d in _support.find(name).dtypes)
-    if not halves:
-        pytest.skip(f"{name} has no half precision")
-
-    @quick
-    @given(samples(name, dtypes=halves))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        wide = x.astype(np.float32), y.astype(np.float32)
-        for reduction in ("none", "mean", "sum"):
-            narrow = s.loss(x, y, reduction=reduction)
-            right = np.asarray(s.loss(*wide, reduction=reduction)).astype(np.float32).astype(s.x.dtype)
-            same(narrow, right.astype(np.float64), f"{reduction} {s.dtype}")
-        with np.errstate(under="ignore"):
-            right = s.gradient(*wide).astype(np.float32).astype(s.x.dtype)
-        big = np.abs(right.astype(np.float64)) >= 2.0**-14  # some libraries flush a subnormal half
-        same(np.where(big, s.gradient(x, y), 0), np.where(big, right.astype(np.float64), 0), "gradient")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    wide = x.astype(np.float32), y.astype(np.float32)
+    for reduction in ("none", "mean", "sum"):
+        narrow = s.loss(x, y, reduction=reduction)
+        right = np.asarray(s.loss(*wide, reduction=reduction)).astype(np.float32).astype(s.x.dtype)
+        same(narrow, right.astype(np.float64), f"{reduction} {s.dtype}")
+    with np.errstate(under="ignore"):
+        right = s.gradient(*wide).astype(np.float32).astype(s.x.dtype)
+    big = np.abs(right.astype(np.float64)) >= 2.0**-14  # some libraries flush a subnormal half
+    same(np.where(big, s.gradient(x, y), 0), np.where(big, right.astype(np.float64), 0), "gradient")
 
 
-@each_library
-def test_hard_targets_of_any_dtype(name: str) -> None:
+@law(target="hard")
+def test_hard_targets_of_any_dtype(s: Sample) -> None:
     """⟂ bool, uint8, int32 and floating 0 and 1."""
-
-    @quick
-    @given(samples(name, target="hard"))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        for kind in (np.bool_, np.uint8, np.int32):
-            other = y.astype(kind)
-            same(s.loss(x, other), s.loss(x, y), f"{kind.__name__}: loss")
-            same(s.gradient(x, other), s.gradient(x, y), f"{kind.__name__}: gradient")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    for kind in (np.bool_, np.uint8, np.int32):
+        other = y.astype(kind)
+        same(s.loss(x, other), s.loss(x, y), f"{kind.__name__}: loss")
+        same(s.gradient(x, other), s.gradient(x, y), f"{kind.__name__}: gradient")
 
 
-@each_library
-def test_padding_and_masking(name: str) -> None:
+@law(st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_padding_and_masking(s: Sample, junk: float) -> None:
     """⟂ a class of (+inf, 1) adds 0; a masked class is not there, whatever it holds."""
-
-    @quick
-    @given(samples(name), st.sampled_from([np.nan, np.inf, -np.inf]))
-    def law(s: Sample, junk: float) -> None:
-        x, y = s.x[:, None], s.y[:, None]
-        alone = s.loss(x, y)
-        assume((alone >= 2.0**-13).all() or s.dtype != "float16")
-        inf, one = np.full_like(x, np.inf), np.ones_like(y)
-        same(s.loss(np.concatenate([x, inf], 1), np.concatenate([y, one], 1)), alone / 2, "padding")
-        mask = np.concatenate([np.ones_like(x, bool), np.zeros_like(x, bool)], 1)
-        wide = np.concatenate([x, np.full_like(x, junk)], 1), np.concatenate([y, np.full_like(y, junk)], 1)
-        s.near(s.loss(*wide, where=mask), alone, alone, "masking")
-        for function in (mlsm.grad, mlsm.hessian_diag):
-            assert (s.gradient(*wide, function, where=mask)[:, 1] == 0).all()
-
-    law()
+    x, y = s.x[:, None], s.y[:, None]
+    alone = s.loss(x, y)
+    assume((alone >= 2.0**-13).all() or s.dtype != "float16")
+    inf, one = np.full_like(x, np.inf), np.ones_like(y)
+    same(s.loss(np.concatenate([x, inf], 1), np.concatenate([y, one], 1)), alone / 2, "padding")
+    mask = np.concatenate([np.ones_like(x, bool), np.zeros_like(x, bool)], 1)
+    wide = np.concatenate([x, np.full_like(x, junk)], 1), np.concatenate([y, np.full_like(y, junk)], 1)
+    s.near(s.loss(*wide, where=mask), alone, alone, "masking")
+    for function in (mlsm.grad, mlsm.hessian_diag):
+        assert (s.gradient(*wide, function, where=mask)[:, 1] == 0).all()
 
 
-@each_library
-def test_axis_and_layout(name: str) -> None:
+@law()
+def test_axis_and_layout(s: Sample) -> None:
     """⟂ the class axis first, on the transposed memory."""
-
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        same(s.loss(x.T, y.T, axis=0), s.loss(x, y), "loss")
-        same(s.gradient(x.T, y.T, axis=0).T, s.gradient(x, y), "gradient")
-
-    law()
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    same(s.loss(x.T, y.T, axis=0), s.loss(x, y), "loss")
+    same(s.gradient(x.T, y.T, axis=0).T, s.gradient(x, y), "gradient")
 
 
-@each_library
-def test_smoothing_is_a_target(name: str) -> None:
-    @quick
-    @given(samples(name, target="hard"), st.sampled_from([0.125, 0.25, 1.0]))
-    def law(s: Sample, eps: float) -> None:
-        smoothed = (s.y.astype(np.float64) * (1 - eps) + eps / 2).astype(s.y.dtype)
-        seen = s.loss(s.x, s.y, label_smoothing=eps)
-        s.near(seen, s.loss(s.x, smoothed), seen, "smoothing")
-
-    law()
+@law(st.sampled_from([0.125, 0.25, 1.0]), target="hard")
+def test_smoothing_is_a_target(s: Sample, eps: float) -> None:
+    smoothed = (s.y.astype(np.float64) * (1 - eps) + eps / 2).astype(s.y.dtype)
+    seen = s.loss(s.x, s.y, label_smoothing=eps)
+    s.near(seen, s.loss(s.x, smoothed), seen, "smoothing")
 
 
-@each_library
-def test_every_library_agrees_with_numpy(name: str) -> None:
+@law()
+def test_every_library_agrees_with_numpy(s: Sample) -> None:
     """Eager, lazy and traced: the same numbers as NumPy's reference, and jitted as eager."""
+    x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
+    seen = s.loss(x, y)
+    with np.errstate(all="ignore"):
+        right = mlsm.multilabel_soft_margin_loss(x, y, reduction="none", kernel="generic").astype(np.float64)
+    s.near(seen, right, right, "NumPy")
+    if s.library.name.startswith("jax"):
+        import jax
 
-    @quick
-    @given(samples(name))
-    def law(s: Sample) -> None:
-        x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
-        seen = s.loss(x, y)
-        with np.errstate(all="ignore"):
-            right = mlsm.multilabel_soft_margin_loss(x, y, reduction="none", kernel="generic").astype(np.float64)
-        s.near(seen, right, right, "NumPy")
-        if name.startswith("jax"):
-            import jax
-
-            jitted = jax.jit(lambda a, b: mlsm.multilabel_soft_margin_loss(a, b, reduction="none"))
-            with s.library.session():
-                s.near(np.asarray(jitted(x, y)).astype(np.float64), seen, seen, "jit")
-
-    law()
+        jitted = jax.jit(lambda a, b: mlsm.multilabel_soft_margin_loss(a, b, reduction="none"))
+        with s.library.session():
+            s.near(np.asarray(jitted(x, y)).astype(np.float64), seen, seen, "jit")

@@ -1,7 +1,6 @@
 """Sums of very many terms, and how little memory they take. Data are tiled, so that the exact sum is known at once."""
 
 import json
-import subprocess
 import sys
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import mlsm
 from mlsm_conformance.reference.exhaustive import reference
 
-from ._support import check, needs_kernels, spacing
+from ._support import check, needs_kernels, python, spacing
 
 ROWS, CLASSES = 100_000, 1_000
 MIB = 1 << 20
@@ -105,11 +104,7 @@ def test_memory_of_the_loss_of_a_gibibyte(kernel: str, what: str) -> None:
         pytest.skip("Windows has no getrusage")
     if what == "tensor":
         pytest.importorskip("torch", reason="the same for CPU tensors")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, kernel, what], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = json.loads(python(SCRIPT, kernel, what))
     assert seen["value"] == np.float32(np.log(2))
     assert seen["resident"] < 16 * MIB, seen
     assert seen["traced"] < 16 * MIB, seen

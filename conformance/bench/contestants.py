@@ -15,7 +15,7 @@ from typing import Any
 import mlsm
 
 from ..backends import find
-from .candidate import Candidate, Work, installed, library, ready
+from .candidate import Candidate, Work, installed, library
 from .cases import PLAIN, Case, Data, numpy_dtype
 from .heads import numpy_heads, torch_heads
 
@@ -39,6 +39,11 @@ def _options(data: Data, convert: Callable[[Any], Any]) -> dict[str, Any]:
     return {argument: convert(value) for argument, value in given.items() if value is not None}
 
 
+def value_of(results: Any) -> Any:
+    """The loss among the results of a call: the first of several, or the only one."""
+    return results[0] if isinstance(results, tuple) else results
+
+
 def _ours(
     case: Case, name: str, x: Any, y: Any, finish: Callable[[Any], Any], options: dict[str, Any] | None = None
 ) -> Iterator[Candidate]:
@@ -48,20 +53,48 @@ def _ours(
 
         def for_weight() -> Any:
             # The loss is linear in the weight, whose elements are 1 here.
-            return finish((mlsm.grad(x, y, wrt="weight", **options).sum(),))
+            return finish(mlsm.grad(x, y, wrt="weight", **options).sum())
 
-        yield Candidate(f"mlsm, {name}", name, "value_and_grad", partial(ready, for_weight), True)
+        yield Candidate(f"mlsm, {name}", name, "value_and_grad", lambda: for_weight, True)
         return
+    function: Any = mlsm.value_and_grad if case.gradient else mlsm.multilabel_soft_margin_loss
+    way = "value_and_grad" if case.gradient else "loss"
+
+    def work_of(kernel: str | None) -> Work:
+        return lambda: finish(function(x, y, kernel=kernel, **options))
+
     for kernel, forced in _kernels(x, y, **options):
+        make = partial(work_of, forced)
+        yield Candidate(f"mlsm, {name}, {kernel}", name, way, make, True, kernel, bool(forced))
 
-        def loss(forced: str | None = forced) -> Any:
-            return finish((mlsm.multilabel_soft_margin_loss(x, y, kernel=forced, **options),))
 
-        def both(forced: str | None = forced) -> Any:
-            return finish(mlsm.value_and_grad(x, y, kernel=forced, **options))
+def _plain(case: Case, name: str, xp: Any, x: Any, y: Any, finish: Callable[[Any], Any]) -> Candidate:
+    """The expression that everybody writes, by the functions of one library."""
 
-        way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
-        yield Candidate(f"mlsm, {name}, {kernel}", name, way, partial(ready, work), True, kernel, bool(forced))
+    def work() -> Any:
+        value = xp.mean(xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-xp.abs(x))))
+        return finish((value, (1 / (1 + xp.exp(-x)) - y) / x.size) if case.gradient else value)
+
+    way = "value_and_grad" if case.gradient else "loss"
+    return Candidate(f"plain expression, {name}", name, way, lambda: work)
+
+
+def differentiated(function: Callable[[Any, Any], Any], leaf: Any, y: Any, wait: Callable[[], None]) -> Work:
+    """A loss of tensors, and PyTorch's own backward pass where the logits want a gradient, which is dropped."""
+
+    def loss() -> Any:
+        value = function(leaf, y)
+        wait()
+        return value
+
+    def backward() -> Any:
+        value = function(leaf, y)
+        value.backward()
+        leaf.grad = None
+        wait()
+        return value.detach()
+
+    return backward if leaf.requires_grad else loss
 
 
 def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -75,21 +108,9 @@ def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         return
     x, y = data.x, data.y
     ours = y if data.labels is None else mlsm.Labels(data.labels, num_classes=case.shape[1])
-    yield from _ours(case, "numpy", x, ours, lambda results: results[0], _options(data, lambda value: value))
-    if data.where is not None or data.weight is not None:
-        return  # everybody writes that in a way of their own
-
-    def loss() -> Any:
-        return np.mean(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x))))
-
-    def both() -> Any:
-        value = loss()
-        gradient = (1 / (1 + np.exp(-x)) - y) / x.size
-        del gradient
-        return value
-
-    way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
-    yield Candidate("plain expression, numpy", "numpy", way, lambda: work)
+    yield from _ours(case, "numpy", x, ours, value_of, _options(data, lambda value: value))
+    if data.where is None and data.weight is None:  # everybody writes these in a way of their own
+        yield _plain(case, "numpy", np, x, y, value_of)
 
 
 def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -99,21 +120,12 @@ def cupy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     cp, backend = library("cupy"), find("cupy")
     x, y = map(backend.of_numpy, (data.x, data.y))
 
-    def finish(results: tuple[Any, ...]) -> Any:
+    def finish(results: Any) -> Any:
         cp.cuda.get_current_stream().synchronize()
-        return results[0]
+        return value_of(results)
 
     yield from _ours(case, "cupy", x, y, finish)
-
-    def loss() -> Any:
-        return finish((cp.mean(cp.maximum(x, 0) - x * y + cp.log1p(cp.exp(-cp.abs(x)))),))
-
-    def both() -> Any:
-        value = cp.mean(cp.maximum(x, 0) - x * y + cp.log1p(cp.exp(-cp.abs(x))))
-        return finish((value, (1 / (1 + cp.exp(-x)) - y) / x.size))
-
-    way, work = ("value_and_grad", both) if case.gradient else ("loss", loss)
-    yield Candidate("plain expression, cupy", "cupy", way, lambda: work)
+    yield _plain(case, "cupy", cp, x, y, finish)
 
 
 def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -135,22 +147,12 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         if device != "cpu":
             torch.cuda.synchronize()
 
-    def finish(results: tuple[Any, ...]) -> Any:
+    def finish(results: Any) -> Any:
         wait()
-        return results[0]
+        return value_of(results)
 
     def work_of(function: Callable[[Any, Any], Any]) -> Work:
-        def loss() -> Any:
-            return finish((function(leaf, y),))
-
-        def backward() -> Any:
-            value = function(leaf, y)
-            value.backward()
-            leaf.grad = None
-            wait()
-            return value.detach()
-
-        return backward if case.gradient else loss
+        return differentiated(function, leaf, y, wait)
 
     options = _options(data, tensor)
     yield from _ours(case, "torch", x, labels, finish, options)
@@ -184,16 +186,14 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
         yield Candidate(name, "torch", way, partial(work_of, function))
     if case.variant != PLAIN:
         return
-    compiled: dict[str, Callable[..., Any]] = {"mlsm, torch compiled": mlsm.multilabel_soft_margin_loss}
-    compiled |= {f"{name} compiled": function for name, function in theirs.items()}
 
     def make_compiled(function: Callable[..., Any]) -> Work:
         return work_of(torch.compile(function, dynamic=False))
 
-    for name, function in compiled.items():
-        ours_too = name.startswith("mlsm")
-        kernel = "generic" if ours_too else ""
-        yield Candidate(name, "torch", way, partial(make_compiled, function), ours_too, kernel, compiled=True)
+    for name, function in {"mlsm, torch": mlsm.multilabel_soft_margin_loss, **theirs}.items():
+        own = name.startswith("mlsm")
+        kernel, make = "generic" if own else "", partial(make_compiled, function)
+        yield Candidate(f"{name} compiled", "torch", way, make, own, kernel, compiled=True)
 
 
 def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -210,12 +210,7 @@ def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     def work_of(function: Callable[[Any, Any], Any]) -> Callable[[], Work]:
         def make() -> Work:
             compiled = jax.jit(function)
-
-            def work() -> Any:
-                results = jax.block_untilready(compiled(x, y))
-                return results[0] if isinstance(results, tuple) else results
-
-            return work
+            return lambda: value_of(jax.block_until_ready(compiled(x, y)))
 
         return make
 
@@ -248,7 +243,7 @@ def dask_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
     x, y = (da.from_array(v, chunks=(rows, case.shape[1]), name=False) for v in (data.x, data.y))
     scheduler = "synchronous" if case.threads == "1" else "threads"
 
-    def finish(results: tuple[Any, ...]) -> Any:
-        return dask.compute(*results, scheduler=scheduler)[0]
+    def finish(results: Any) -> Any:
+        return value_of(dask.compute(results, scheduler=scheduler)[0])
 
     yield from _ours(case, "dask", x, y, finish)

@@ -20,6 +20,7 @@ from typing import Any
 import mlsm
 
 from ..backends import installed_versions
+from .contestants import differentiated, value_of
 
 SHAPES = ((65536, 1000), (64, 1_000_000), (1_000_000, 64), (3_276_800, 20), (819_200, 80), (655_360, 100))
 TINY = ((64, 100), (2, 5000), (500, 6), (300, 20))
@@ -70,24 +71,16 @@ def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> I
     theirs = torch.nn.functional.multilabel_soft_margin_loss
 
     def of(function: Callable[[Any, Any], Any]) -> Callable[[], Any]:
-        leaf = x.detach().requires_grad_(gradient)
+        return differentiated(function, x.detach().requires_grad_(gradient), y, lambda: None)
 
-        def work() -> Any:
-            value = function(leaf, y)
-            if gradient:
-                value.backward()
-                leaf.grad = None
-            return value.detach()
-
-        return work
-
+    function: Any = mlsm.value_and_grad if gradient else mlsm.multilabel_soft_margin_loss
     served: list[tuple[str, str | None]] = [(mlsm.explain(x, y).chosen, None)]
     if x.device.type == "cuda" and served[0][0] == "cupy" and importlib.util.find_spec("triton"):
         served.append(("triton", "triton"))
     for name, forced in served:
 
         def ours(forced: str | None = forced) -> Any:
-            return (mlsm.value_and_grad if gradient else mlsm.multilabel_soft_margin_loss)(x, y, kernel=forced)
+            return function(x, y, kernel=forced)
 
         yield f"mlsm, torch, {name}", ours
     if x.device.type == "cuda" and importlib.util.find_spec("cupy") and x.dtype != torch.bfloat16:
@@ -98,7 +91,7 @@ def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> I
 
         def arrays() -> Any:
             with stream:
-                return (mlsm.value_and_grad if gradient else mlsm.multilabel_soft_margin_loss)(a, b)
+                return function(a, b)
 
         yield f"mlsm, cupy, {mlsm.explain(a, b).chosen}", arrays
     yield "torch eager", of(theirs)
@@ -121,7 +114,7 @@ def measured(
     for name, work in contestants(torch, x, y, gradient, compiled):
         try:
             value = work()
-            values[name] = float(value[0] if isinstance(value, tuple) else value)
+            values[name] = float(value_of(value))
             clock(work, 2)
         except Exception as error:  # whatever another library raises is its line of the result, not the end
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

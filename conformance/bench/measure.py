@@ -157,21 +157,9 @@ def measure(
     entries = []
     for c in candidates:
         if c.name in reasons:
-            entries.append(Entry(c.name, c.library, c.way, c.ours, c.kernel, c.forced, reason=reasons[c.name]))
-            continue
-        t = timed[c.name]
-        entries.append(
-            Entry(
-                c.name,
-                c.library,
-                c.way,
-                c.ours,
-                c.kernel,
-                c.forced,
-                over_floor=t.median / base,
-                low=t.low / base,
-                high=t.high / base,
-                error=errors[c.name],
-            )
-        )
+            told: dict[str, Any] = {"reason": reasons[c.name]}
+        else:
+            t = timed[c.name]
+            told = {"over_floor": t.median / base, "low": t.low / base, "high": t.high / base, "error": errors[c.name]}
+        entries.append(Entry(c.name, c.library, c.way, c.ours, c.kernel, c.forced, **told))
     return entries, done, base * 1e6

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..run.channel import Channel, Wire
 from .candidate import Candidate
-from .cases import PLAIN, Case, make_data, varied
+from .cases import Case, make_data, varied
 from .peers import BUILDERS
 
 METHOD = (
@@ -84,8 +84,7 @@ def main() -> None:
     wire = Wire()
     wanted = next(wire.hear())
     case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"], wanted["variant"])
-    data = make_data(case.shape, case.dtype)
-    data = data if case.variant == PLAIN else varied(data, case.variant)
+    data = varied(make_data(case.shape, case.dtype), case.variant)
     for candidate in BUILDERS[wanted["library"]](case, data, wanted["device"]):
         if candidate.name == wanted["name"]:
             peak, method = peak_of(candidate.make())

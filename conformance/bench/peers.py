@@ -18,6 +18,7 @@ from .contestants import (
     jax_candidates,
     numpy_candidates,
     torch_candidates,
+    value_of,
 )
 
 
@@ -37,19 +38,13 @@ def tensorflow_candidates(case: Case, data: Data, device: str) -> Iterator[Candi
         return value, tape.gradient(value, x)
 
     def wait(function: Callable[[], Any]) -> Work:
-        def work() -> Any:
-            results = function()
-            value = results[0] if isinstance(results, tuple) else results
-            return value.numpy()
-
-        return work
+        return lambda: value_of(function()).numpy()
 
     function = both if case.gradient else loss
     way = "backward" if case.gradient else "loss"
     yield Candidate("TensorFlow", "tensorflow", way, lambda: wait(function))
-    yield Candidate(
-        "TensorFlow compiled", "tensorflow", way, lambda: wait(tf.function(function, jit_compile=True)), compiled=True
-    )
+    compiled = partial(tf.function, function, jit_compile=True)
+    yield Candidate("TensorFlow compiled", "tensorflow", way, lambda: wait(compiled()), compiled=True)
 
 
 def paddle_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
@@ -97,7 +92,7 @@ def mlx_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
         def work() -> Any:
             results = call(x, y)
             mx.eval(results)
-            return (results[0] if isinstance(results, tuple) else results).item()
+            return value_of(results).item()
 
         return work
 

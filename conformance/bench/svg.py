@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..report.style import COLOURS, DRAWING
-from ..report.svg import Box, line, logarithmic, marker, number, path, power_of_ten, rect, svg, text
+from ..report.style import standalone
+from ..report.svg import Box, line, logarithmic, marker, path, power_of_ten, rect, text
 from .cases import PLAIN
 from .report import case_of
 
 WIDTH = 760.0
 GAP = 14.0
 """Least distance between two labels: the height of their letters and a little air."""
-STYLE = {"numpy": ("ours", "circle"), "torch": ("p0", "square"), "jax": ("p2", "triangle"), "dask": ("p3", "diamond")}
+LIBRARY = {"numpy": ("ours", "circle"), "torch": ("p0", "square"), "jax": ("p2", "triangle"), "dask": ("p3", "diamond")}
 """Colour and mark of a library; all others share one."""
 OTHERS = ("p4", "cross")
-STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STYLE = (
+    ".leader{fill:none;stroke:var(--rule);stroke-width:1}.strong.series{stroke-width:2.6}"
+    ".peer.series{stroke-dasharray:5 4}.key.strong{font-weight:600}"
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str
                 points.setdefault(name, []).append((float(case.size), e["over_floor"]))
                 about[name] = e
     return [
-        Line(name, e["ours"], *STYLE.get(e["library"], OTHERS), tuple(sorted(points[name])))
+        Line(name, e["ours"], *LIBRARY.get(e["library"], OTHERS), tuple(sorted(points[name])))
         for name, e in about.items()
     ]
 
@@ -133,9 +136,4 @@ def picture(report: Mapping[str, Any]) -> str:
             title = f"{dtype}, {work}, {'one thread' if threads == '1' else 'all threads'}"
             drawn, top = panel(lines, title, top)
             body += drawn
-    style = (
-        f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}.leader{{fill:none;stroke:var(--rule);stroke-width:1}}"
-        ".strong.series{stroke-width:2.6}.peer.series{stroke-dasharray:5 4}.key.strong{font-weight:600}"
-    )
-    ground = f'<rect class="paper" width="{number(WIDTH)}" height="{number(top)}"/>'
-    return svg(WIDTH, top, "Time over floor against size", [ground, *body], style) + "\n"
+    return standalone(WIDTH, top, "Time over floor against size", body, STYLE)

@@ -73,13 +73,8 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
         except Exception as error:  # a library that is installed and cannot start is reported, not fatal
             failed.append(Entry(library, library, "", False, reason=first_line(error)))
             continue
-        for candidate in made:
-            if (
-                wanted(candidate, spec["only"])
-                and candidate.way in spec["works"]
-                and (spec["compiled"] or not candidate.compiled)
-            ):
-                chosen.append(candidate)
+        made = [c for c in made if c.way in spec["works"] and (spec["compiled"] or not c.compiled)]
+        chosen += [c for c in made if wanted(c, spec["only"])]
     return chosen, failed
 
 
@@ -113,7 +108,7 @@ def main() -> None:
     # Only now: what is imported below asks how many processors there are.
     import numpy as np
 
-    from .cases import PLAIN, copy_scaling, floor, make_data, varied
+    from .cases import copy_scaling, floor, make_data, varied
     from .measure import measure
     from .memory import measure_memory
 
@@ -126,7 +121,7 @@ def main() -> None:
             data, of_data = None, None  # let go of the old before making the new
             data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
         assert data is not None
-        given = data if case.variant == PLAIN else varied(data, case.variant)
+        given = varied(data, case.variant)
         candidates, failed = candidates_of(case, given, spec)
         least = floor(case, given) if spec["device"] == "cpu" else device_floor(case, given, spec["device"])
         entries, rounds, microseconds = measure(

@@ -6,34 +6,18 @@ import math
 from typing import Any
 
 from ..cases import dense_cases
-from ..check import Ask, Check, Context, check
+from ..check import Ask, Context, check
 from ..run.tally import Tally
 from ..tensors import Tensor
-from .values import themed, turned
+from .exhaustively import halves, singles
+from .values import of_cases, of_elements, themed, turned
 
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
 OFFERS = ("gradient",)
 
 
-def _packed(theme: str, rule: str) -> Check:
-    def run(context: Context, tally: Tally) -> None:
-        for dtype in context.dtypes:
-            case = dense_cases.elementwise(theme, dtype)
-            if context.backend.serves(case):
-                context.judge(tally, case, [Ask("gradient", "none"), Ask("hessian", "none")])
-
-    return check(f"derivatives.{theme}", rule, BOUND, offers=OFFERS)(run)
-
-
-def _theme(theme: str, rule: str) -> Check:
-    def run(context: Context, tally: Tally) -> None:
-        for case, reductions in turned(context, themed(context, theme)):
-            asks = [Ask(quantity, r) for r in reductions for quantity in ("gradient", "hessian")]
-            context.judge(tally, case, asks)
-
-    return check(f"derivatives.{theme}", rule, BOUND, offers=OFFERS)(run)
-
-
+_packed = of_elements("derivatives", ("gradient", "hessian"), BOUND, offers=OFFERS)
+_theme = of_cases("derivatives", ("gradient", "hessian"), BOUND, offers=OFFERS)
 hard = _packed("hard", "With targets 0 and 1, gradient and Hessian of every element are the oracle's.")
 soft = _packed("soft", "With targets between 0 and 1, gradient and Hessian of every element are the oracle's.")
 tail = _packed(
@@ -84,8 +68,6 @@ def grad_output(context: Context, tally: Tally) -> None:
             *dense_cases.optioned("where", dtype)[:1],
             *dense_cases.optioned("weight", dtype)[:2],
         ):
-            if not context.backend.serves(case):
-                continue
             seeds = tuple((1.0, -0.75, 0.0, 3.0, 0.625, 2.0)[: math.prod(case.batch)])
             asks = [Ask("gradient", "none", "input", seeds), Ask("gradient", "mean", "input", (-1.5,))]
             if case.weight is not None:
@@ -100,31 +82,27 @@ def grad_output(context: Context, tally: Tally) -> None:
     anybody=False,
 )
 def grad_output_of_both(context: Context, tally: Tally) -> None:
-    backend = context.backend
+    backend, s = context.backend, context.subject
+
+    def all_(seed: Any, **given: Any) -> Any:
+        return (
+            *s.value_and_grad(**given, reduction="none", grad_output=seed),
+            *s.value_and_grad(**given, reduction="none"),
+            s.hessian_diag(**given, reduction="none", grad_output=seed),
+            s.hessian_diag(**given, reduction="none"),
+            s.hessian_diag(**given, grad_output=-2.0),
+            s.hessian_diag(**given),
+        )
+
     for dtype in [d for d in context.dtypes if d in ("float32", "float64")]:
         for case in (dense_cases.plain(dtype), *dense_cases.optioned("where", dtype)[:1]):
             if not backend.serves(case):
                 continue
-            fixed, arrays = context.options(case), context.arrays(case)
-            names = list(arrays)
             # Powers of two, negative and 0: exact wherever they are multiplied in.
             factors = (1.0, -0.5, 0.0, 4.0, 2.0, -8.0)
             seed = backend.cotangent(Tensor(case.batch, factors, case.compute_dtype), case)
-
-            def all_(seed: Any, *values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
-                rows = {**dict(zip(names, values, strict=True)), **fixed, "reduction": "none"}
-                mean = {**rows, "reduction": "mean"}
-                s = context.subject
-                return (
-                    *s.value_and_grad(**rows, grad_output=seed),
-                    *s.value_and_grad(**rows),
-                    s.hessian_diag(**rows, grad_output=seed),
-                    s.hessian_diag(**rows),
-                    s.hessian_diag(**mean, grad_output=-2.0),
-                    s.hessian_diag(**mean),
-                )
-
-            found = [backend.to_list(v) for v in backend.call(all_, seed, *arrays.values())]
+            made = context.call(all_, {"seed": seed, **context.arrays(case)}, **context.options(case))
+            found = [backend.to_list(v) for v in made]
             scale = [f for f in factors for _ in range(case.classes)]
             tally.exactly(found[0], found[2], f"{case.name}: the value is not scaled")
             for place, what in ((1, "gradient"), (4, "Hessian")):
@@ -141,6 +119,10 @@ def grad_output_of_both(context: Context, tally: Tally) -> None:
 )
 def value_and_grad(context: Context, tally: Tally) -> None:
     backend = context.backend
+
+    def both(**given: Any) -> Any:
+        return (*context.subject.value_and_grad(**given), context.subject.loss(**given))
+
     for dtype in context.dtypes:
         for case in (
             dense_cases.plain(dtype),
@@ -150,21 +132,10 @@ def value_and_grad(context: Context, tally: Tally) -> None:
             if not backend.serves(case):
                 continue
             for reduction in ("none", "mean"):
-                fixed = {**context.options(case), "reduction": reduction}
-                arrays = context.arrays(case)
-                names = list(arrays)
-
-                def both(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
-                    given = {**dict(zip(names, values, strict=True)), **fixed}
-                    return (*context.subject.value_and_grad(**given), context.subject.loss(**given))
-
-                value, gradient, loss = backend.call(both, *arrays.values())
-                tally.exactly(backend.to_list(value), backend.to_list(loss), f"{case.name}: value ({reduction})")
-                ask = Ask("gradient", reduction)
-                from ..check import exact
-
-                seen = backend.to_list(gradient)
-                context.judge_one(tally, case, ask, seen, exact(case, ask).values, context.limits(case))
+                made = context.call(both, context.arrays(case), **context.options(case), reduction=reduction)
+                value, gradient, loss = (backend.to_list(v) for v in made)
+                tally.exactly(value, loss, f"{case.name}: value ({reduction})")
+                context.judge_one(tally, case, Ask("gradient", reduction), gradient, context.limits(case))
 
 
 @check(
@@ -172,11 +143,8 @@ def value_and_grad(context: Context, tally: Tally) -> None:
     "Every one of the 65,536 half-precision logits has the nearest gradient and Hessian.",
     "0.51 ULP",
     offers=OFFERS,
-    level="quick",
 )
 def half_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import halves
-
     for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
         halves(context, tally, ask.quantity)
 
@@ -189,7 +157,5 @@ def half_exhaustive(context: Context, tally: Tally) -> None:
     level="full",
 )
 def float32_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import singles
-
     for ask in context.offered([Ask("gradient"), Ask("hessian")], tally):
         singles(context, tally, ask.quantity)

@@ -36,8 +36,7 @@ def again(context: Context, tally: Tally) -> None:
         if not context.concerns(tally, case):
             continue
         asks = _asks(context)
-        first = [context.backend.to_list(a) for a in context.answers(case, asks)]
-        second = [context.backend.to_list(a) for a in context.answers(case, asks)]
+        first, second = context.numbers(case, *asks), context.numbers(case, *asks)
         for ask, a, b in zip(asks, first, second, strict=True):
             tally.exactly(b, a, f"{case.name}: {ask}")
 
@@ -54,11 +53,11 @@ def layout(context: Context, tally: Tally) -> None:
         if not context.concerns(tally, base):
             continue
         asks = _asks(context)
-        right = [context.backend.to_list(a) for a in context.answers(base, asks)]
+        right = context.numbers(base, *asks)
         for name in sorted(context.backend.layouts - {"C", "broadcast"}):
             case = Case(f"{base.name}-{name}", base.input, base.target, layout=name)
-            for ask, seen, expected in zip(asks, context.answers(case, asks), right, strict=True):
-                tally.exactly(context.backend.to_list(seen), expected, f"{case.name}: {ask}")
+            for ask, seen, expected in zip(asks, context.numbers(case, *asks), right, strict=True):
+                tally.exactly(seen, expected, f"{case.name}: {ask}")
 
 
 @check("threads.bits", "Eight threads that call at once, each with data of its own, all get the bits of one.")
@@ -73,7 +72,7 @@ def threads(context: Context, tally: Tally) -> None:
         if not all(context.concerns(tally, case) for case in cases):
             continue
         asks = _asks(context)
-        right = [[context.backend.to_list(a) for a in context.answers(case, asks)] for case in cases[:different]]
+        right = [context.numbers(case, *asks) for case in cases[:different]]
         right *= 8 // different
         found: list[Any] = [None] * 8
         start = threading.Barrier(8)
@@ -83,7 +82,7 @@ def threads(context: Context, tally: Tally) -> None:
             try:
                 with context.backend.session():  # flags and switches are thread-local in most libraries
                     for _ in range(1 if context.backend.slow >= 4 else TURNS):
-                        found[index] = [context.backend.to_list(a) for a in context.answers(cases[index], asks)]
+                        found[index] = context.numbers(cases[index], *asks)
                         if found[index] != right[index]:  # noqa: B023 - likewise; it is judged below
                             break
             except FAILURES as error:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 from ..cases import dense_cases
-from ..check import Ask, Context, check, exact, floats_of
+from ..check import Ask, Context, by_place, check, floats_of
 from ..reference.oracle import broadcast_indices
 from ..run.tally import Tally
 from ..tensors import Case, Tensor, flat, shape_of
-from .transforms import _dtypes, _judge, _points
+from .transforms import POINTS, SECOND, derivative
 
 BUDGET = "the elementwise budget, +1 ULP per factor that is no power of two"
-OFFERS = ("elements",)
 NONE = Ask("loss", "none")
+_check = functools.partial(check, offers=("elements",), anybody=False)
 
 
 def _call(context: Context, case: Case) -> Any:
     """The elements of a case, as an array."""
-    arrays, options = context.arrays(case), context.options(case)
-    names = list(arrays)
-
-    def run(*values: Any) -> Any:
-        return context.subject.elements(**dict(zip(names, values, strict=True)), **options)
-
-    return context.backend.call(run, *arrays.values())
+    return context.call(context.subject.elements, context.arrays(case), **context.options(case))
 
 
 def _column(case: Case) -> Case:
@@ -59,17 +54,13 @@ def _judged(context: Context, tally: Tally, case: Case) -> None:
     found = _call(context, case)
     tally.equal(context.backend.shape_of(context.backend.force(found)), case.input.shape, f"{case.name}: shape")
     tally.equal(context.backend.dtype_of(found), case.loss_dtype, f"{case.name}: dtype")
-    column = _column(case)
-    seen = context.backend.to_list(found)
-    context.judge_one(tally, column, NONE, seen, exact(column, NONE).values, "generic")
+    context.judge_one(tally, _column(case), NONE, context.backend.to_list(found), "generic")
 
 
-@check(
+@_check(
     "elements.values",
     "Every element is the oracle's, hard and soft, in the tail and outside [0, 1].",
     BUDGET,
-    offers=OFFERS,
-    anybody=False,
 )
 def values(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
@@ -77,30 +68,26 @@ def values(context: Context, tally: Tally) -> None:
             _judged(context, tally, dense_cases.elementwise(theme, dtype))
 
 
-@check(
+@_check(
     "elements.options",
     "Weights, `pos_weight`, `where`, smoothing and target dtypes act on each element as they do inside the loss.",
     BUDGET,
-    offers=OFFERS,
-    anybody=False,
 )
 def options(context: Context, tally: Tally) -> None:
-    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
+    for dtype in context.few_dtypes:
         for theme in ("plain", "weight", "pos_weight", "where", "label_smoothing", "dtypes"):
             for case in dense_cases.optioned(theme, dtype)[: 1 if context.expensive else None]:
                 if floats_of(case) <= set(context.dtypes):
                     _judged(context, tally, case)
 
 
-@check(
+@_check(
     "elements.shapes",
     "A 0-d array, a vector, three axes and every empty array are shapes like any other.",
     BUDGET,
-    offers=OFFERS,
-    anybody=False,
 )
 def shapes(context: Context, tally: Tally) -> None:
-    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
+    for dtype in context.few_dtypes:
         for shape in ((), (5,), (3, 2, 4), (0,), (0, 3), (3, 0)):
             count = math.prod(shape)
             x = Tensor(shape, tuple(0.5 * k - 1 for k in range(count)), dtype)
@@ -108,11 +95,9 @@ def shapes(context: Context, tally: Tally) -> None:
             _judged(context, tally, Case(f"{dtype}-elements-{'x'.join(map(str, shape)) or '0-d'}", x, y))
 
 
-@check(
+@_check(
     "elements.masked",
     "Where `where` is false the element is exactly 0, whatever stands there.",
-    offers=OFFERS,
-    anybody=False,
 )
 def masked(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
@@ -126,11 +111,9 @@ def masked(context: Context, tally: Tally) -> None:
             tally.true(all(v > 0 for v in seen[4:]), f"{case.name}: observed elements {seen[4:]}")
 
 
-@check(
+@_check(
     "elements.infinite",
     "An infinite logit on the right side costs exactly 0, on the wrong side +inf.",
-    offers=OFFERS,
-    anybody=False,
 )
 def infinite(context: Context, tally: Tally) -> None:
     inf = math.inf
@@ -141,74 +124,59 @@ def infinite(context: Context, tally: Tally) -> None:
             tally.exactly(context.backend.to_list(_call(context, case)), (0.0, 0.0, inf, inf, inf), case.name)
 
 
-@check(
+@_check(
     "elements.gradient",
     "Differentiating the elements gives the gradient, at 0 and at ±inf too, and differentiating twice the curvature.",
     "the budget of the hand-derived gradient, three budgets of the Hessian",
     needs=("autograd",),
-    offers=OFFERS,
-    anybody=False,
 )
 def gradient(context: Context, tally: Tally) -> None:
-    b = context.backend
-    for dtype in _dtypes(context):
+    for dtype in context.wide_dtypes:
         for case in (
-            _points[dtype],
+            POINTS[dtype],
             *dense_cases.optioned("pos_weight", dtype)[:1],
             *dense_cases.optioned("where", dtype)[:1],
         ):
             case = _column(case)
-            arrays = context.arrays(case)
-            f = _elements(context, case, list(arrays))
-            values = list(arrays.values())
-
-            def differentiated(*v: Any, f: Callable[..., Any] = f) -> Any:
-                return b.vjp(f, v, 0)
-
-            _judge(context, tally, case, Ask("gradient", "none"), differentiated(*values), "differentiation")
-            found = b.vjp(differentiated, values, 0)
-            _judge(context, tally, case, Ask("hessian", "none"), found, "differentiating twice", 3.0)
+            f, values = _elements(context, case)
+            differentiated = derivative(context, f)
+            found = differentiated(*values)
+            context.judge_transformed(tally, case, Ask("gradient", "none"), found, "differentiation")
+            found = context.backend.vjp(differentiated, values, 0)
+            context.judge_transformed(tally, case, Ask("hessian", "none"), found, "differentiating twice", SECOND)
 
 
-@check(
+@_check(
     "elements.jit",
     "Traced, the elements keep their budget, and so does the derivative of the trace.",
     "as values and gradient",
     needs=("jit", "autograd"),
-    offers=OFFERS,
-    anybody=False,
 )
 def jit(context: Context, tally: Tally) -> None:
     b = context.backend
-    for dtype in _dtypes(context):
-        case = _column(_points[dtype])
-        arrays = context.arrays(case)
-        traced = b.jit(_elements(context, case, list(arrays)))
-        _judge(context, tally, case, NONE, traced(*arrays.values()), "jit")
-        differentiated = b.vjp(traced, list(arrays.values()), 0)
-        _judge(context, tally, case, Ask("gradient", "none"), differentiated, "differentiating the trace")
+    for dtype in context.wide_dtypes:
+        case = _column(POINTS[dtype])
+        f, values = _elements(context, case)
+        traced = b.jit(f)
+        context.judge_transformed(tally, case, NONE, traced(*values), "jit")
+        found = b.vjp(traced, values, 0)
+        context.judge_transformed(tally, case, Ask("gradient", "none"), found, "differentiating the trace")
 
 
-@check(
+@_check(
     "elements.vmap",
     "Mapped over a leading axis, the elements are those of each slice.",
     "as values",
     needs=("vmap",),
-    offers=OFFERS,
-    anybody=False,
 )
 def vmap(context: Context, tally: Tally) -> None:
-    for dtype in _dtypes(context):
-        case = _column(_points[dtype])
-        arrays = context.arrays(case)
-        found = context.backend.vmap(_elements(context, case, list(arrays)), *arrays.values())
-        _judge(context, tally, case, NONE, found, "vmap")
+    for dtype in context.wide_dtypes:
+        case = _column(POINTS[dtype])
+        f, values = _elements(context, case)
+        context.judge_transformed(tally, case, NONE, context.backend.vmap(f, *values), "vmap")
 
 
-def _elements(context: Context, case: Case, names: list[str]) -> Callable[..., Any]:
-    fixed = context.options(case)
-
-    def elements(*values: Any) -> Any:
-        return context.subject.elements(**dict(zip(names, values, strict=True)), **fixed)
-
-    return elements
+def _elements(context: Context, case: Case) -> tuple[Callable[..., Any], list[Any]]:
+    """The elements of a case as a function of its arrays, and these."""
+    arrays = context.arrays(case)
+    return by_place(context.subject.elements, arrays, **context.options(case)), list(arrays.values())

@@ -34,7 +34,7 @@ def _sweep(context: Context, tally: Tally, dtype: str, quantity: str, stride: in
     limits: list[str] = []
 
     def run(a: Any, b: Any) -> Any:  # one function for the whole sweep, so that it is traced once
-        return context.one(ask, {"input": a, "target": b}, None)
+        return context.one(ask, {"input": a, "target": b})
 
     def evaluate(x: exhaustive.Floats, y: exhaustive.Floats, _: str) -> exhaustive.Floats:
         shape = (len(x), 1)

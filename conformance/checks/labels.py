@@ -7,10 +7,12 @@ head too, and its gradient for `linear_weight` is the case's own gradient, turne
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from ..cases import dense_cases
 from ..check import Ask, Context, check, exact
@@ -18,7 +20,7 @@ from ..formats import FORMATS
 from ..run.tally import Tally
 from ..tensors import Case, Tensor
 
-OFFERS = ("labels",)
+_check = functools.partial(check, offers=("labels",), anybody=False)
 THEMES = ("plain", "weight", "pos_weight", "where", "label_smoothing")
 ASKS = (Ask("loss", "none"), Ask("loss"), Ask("gradient"), Ask("hessian", "sum"))
 HEAD = 2.0
@@ -54,7 +56,7 @@ def _labels(context: Context, target: Tensor, case: Case | None = None, *, twice
 
 def _cases(context: Context) -> list[Case]:
     found = []
-    for dtype in context.dtypes[-1:] if context.expensive else context.dtypes:
+    for dtype in context.few_dtypes:
         for theme in THEMES:
             for case in dense_cases.optioned(theme, dtype)[: 1 if context.expensive else None]:
                 if context.backend.serves(case):
@@ -62,12 +64,10 @@ def _cases(context: Context) -> list[Case]:
     return found
 
 
-@check(
+@_check(
     "labels.values",
     "Labels in place of a dense target, hard or soft, in any order and padded: loss, gradient and Hessian.",
     "the budgets of the dense call",
-    offers=OFFERS,
-    anybody=False,
 )
 def values(context: Context, tally: Tally) -> None:
     for case in _cases(context):
@@ -75,12 +75,10 @@ def values(context: Context, tally: Tally) -> None:
         context.judge(tally, case, ASKS, arrays)
 
 
-@check(
+@_check(
     "labels.set",
     "A hard label that is given twice counts once; a row without a label has none.",
     "exactly what once gives",
-    offers=OFFERS,
-    anybody=False,
 )
 def repeated(context: Context, tally: Tally) -> None:
     dtype = context.dtypes[-1]
@@ -93,12 +91,10 @@ def repeated(context: Context, tally: Tally) -> None:
     tally.exactly(seen[1], seen[0], "twice and once")
 
 
-@check(
+@_check(
     "labels.blocks",
     "Labels of more entries than one block has: what the dense target of the same labels gives.",
     "to the bit on NumPy arrays and CPU tensors, else 4 ULP",
-    offers=OFFERS,
-    anybody=False,
 )
 def blocks(context: Context, tally: Tally) -> None:
     b, dtype = context.backend, context.dtypes[-1]
@@ -121,12 +117,10 @@ def blocks(context: Context, tally: Tally) -> None:
             tally.values(seen, wanted, allowed, f"{what} ({reduction})", dtype, "")
 
 
-@check(
+@_check(
     "labels.head",
     "The linear head's loss is that of its logits, and its gradients are the gradient's products.",
     "the budgets of the dense call, two of them for the gradients",
-    offers=OFFERS,
-    anybody=False,
 )
 def head(context: Context, tally: Tally) -> None:
     b = context.backend
@@ -152,7 +146,7 @@ def head(context: Context, tally: Tally) -> None:
                 found = b.call(run, eye, weight, target, *(options[k] for k in traced))
                 value, by_h, by_W = (b.to_list(v) for v in found)
                 loss = Ask("loss", ask.reduction)
-                context.judge_one(tally, case, loss, value, exact(case, loss).values, context.limits(case))
+                context.judge_one(tally, case, loss, value, context.limits(case))
                 right = exact(case, ask).values
                 room = [HEAD * v for v in context.allowed(case, ask, context.limits(case))]
                 seen = [by_W[c * n + i] for i in range(n) for c in range(classes)]
@@ -160,12 +154,10 @@ def head(context: Context, tally: Tally) -> None:
                 tally.true(len(by_h) == n * n and all(map(math.isfinite, by_h)), f"{case.name}: gradient of input")
 
 
-@check(
+@_check(
     "labels.head-blocks",
     "A head of more logits than one block has: the products of the dense call.",
     "4 ULP of the loss, 32 u of the largest entry of a gradient, products of 37 and 101 terms included",
-    offers=OFFERS,
-    anybody=False,
 )
 def head_blocks(context: Context, tally: Tally) -> None:
     b, dtype = context.backend, context.dtypes[-1]
@@ -228,14 +220,10 @@ def _small_blocks() -> Iterator[None]:
         (_linear, "ELEMENTS", 16 * 7),
         (_linear, "HEIGHT", 16),
     )
-    kept = [getattr(module, name) for module, name, _ in sizes]
-    try:
+    with contextlib.ExitStack() as patches:
         for module, name, size in sizes:
-            setattr(module, name, size)
+            patches.enter_context(mock.patch.object(module, name, size))
         yield
-    finally:
-        for (module, name, _), size in zip(sizes, kept, strict=True):
-            setattr(module, name, size)
 
 
 def _many(context: Context, rows: int, classes: int, dtype: str) -> tuple[Any, Any]:
@@ -250,11 +238,9 @@ def _many(context: Context, rows: int, classes: int, dtype: str) -> tuple[Any, A
     return mlsm.Labels(made, num_classes=classes), context.backend.make(Tensor((rows, classes), tuple(flat), dtype))
 
 
-@check(
+@_check(
     "labels.refusals",
     "Labels of another shape, another axis, a gradient for them, and bare indices are refused, and say what to pass.",
-    offers=OFFERS,
-    anybody=False,
 )
 def refusals(context: Context, tally: Tally) -> None:
     dtype = context.dtypes[-1]

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..check import Ask, Context, allowed, check, exact, result_dtype
+from ..check import Ask, Context, allowed, check, exact
 from ..formats import FORMATS, round_to, step
 from ..reference.bounds import ulp
 from ..run.tally import Tally
@@ -43,19 +43,20 @@ def _kept(name: str, dtype: str, xs: tuple[float, ...], ys: tuple[float, ...], c
     return _case(name, dtype, xs, ys, columns, weight=weight)
 
 
-def _ask(context: Context, case: Case, *asks: Ask) -> list[list[float]]:
-    return [context.backend.to_list(a) for a in context.answers(case, asks)]
-
-
 def _bound(context: Context, case: Case, ask: Ask) -> tuple[float, ...]:
     return allowed(case, ask, context.limits(case), context.flush, context.accumulator)
+
+
+def _bounds(context: Context, *results: tuple[Case, Ask]) -> list[float]:
+    """What the results compared may be apart: the sum of their bounds, value by value."""
+    return [sum(parts) for parts in zip(*(_bound(context, case, ask) for case, ask in results), strict=True)]
 
 
 def _each(context: Context, every: bool = False) -> list[tuple[str, tuple[float, ...], tuple[float, ...]]]:
     """The dtypes and points of this backend (variants that serve only some dtypes leave the others out)."""
     out = []
     # Where calls are dear, one dtype: a law is a law of the formula.
-    for d in context.dtypes[-1:] if context.expensive and not every else context.dtypes:
+    for d in context.dtypes if every else context.few_dtypes:
         xs, ys = points(d)
         if context.backend.serves(_kept("all", d, xs, ys, 1, None)):
             out.append((d, xs, ys))
@@ -66,7 +67,7 @@ def _mirrored(context: Context, tally: Tally, ask: Ask, sign: float) -> None:
     for d, xs, ys in _each(context):
         here = _kept("all", d, xs, ys, 1, None)
         there = _kept("mirror", d, tuple(-x for x in xs), tuple(1 - y for y in ys), 1, None)
-        (a,), (b,) = _ask(context, here, ask), _ask(context, there, ask)
+        (a,), (b,) = context.numbers(here, ask), context.numbers(there, ask)
         tally.exactly(b, [sign * v for v in a], f"{d}: {ask} at (-x, 1-y)")
 
 
@@ -89,8 +90,8 @@ def even(context: Context, tally: Tally) -> None:
 def difference(context: Context, tally: Tally) -> None:
     for d, xs, _ in _each(context):
         off, on = (_kept(f"all-{y}", d, xs, (y,) * len(xs), 1, None) for y in (0.0, 1.0))
-        (a,), (b,) = _ask(context, off, NONE), _ask(context, on, NONE)
-        room = [p + q for p, q in zip(_bound(context, off, NONE), _bound(context, on, NONE), strict=True)]
+        (a,), (b,) = context.numbers(off, NONE), context.numbers(on, NONE)
+        room = _bounds(context, (off, NONE), (on, NONE))
         tally.values([p - q for p, q in zip(a, b, strict=True)], xs, room, f"{d}: loss(x,0)-loss(x,1)", d)
 
 
@@ -101,8 +102,8 @@ def affine(context: Context, tally: Tally) -> None:
             _kept("all", d, xs, ys, 1, None),
             *(_kept(f"all-{y}", d, xs, (y,) * len(xs), 1, None) for y in (0.0, 1.0)),
         ]
-        (mid,), (off,), (on,) = (_ask(context, c, NONE) for c in cases)
-        room = [sum(parts) for parts in zip(*(_bound(context, c, NONE) for c in cases), strict=True)]
+        (mid,), (off,), (on,) = (context.numbers(c, NONE) for c in cases)
+        room = _bounds(context, *((c, NONE) for c in cases))
         line = [y * p + (1 - y) * q for y, p, q in zip(ys, on, off, strict=True)]
         tally.values(mid, line, room, f"{d}: loss(x,y)", d)
 
@@ -113,14 +114,14 @@ def homogeneous(context: Context, tally: Tally) -> None:
         light, heavy = (
             _kept(f"w{f}", d, xs, ys, 4, tuple(f * w for w in (1.0, 0.75, 2.0, 0.3125))) for f in (1.0, 2.0)
         )
-        (a,), (b,) = _ask(context, light, NONE), _ask(context, heavy, NONE)
+        (a,), (b,) = context.numbers(light, NONE), context.numbers(heavy, NONE)
         tally.exactly(b, [2 * v for v in a], f"{d}: loss at twice the weight")
 
 
 @check("laws.sign", "For targets in [0, 1] the loss is never negative.")
 def sign(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
-        (seen,) = _ask(context, _kept("all", d, xs, ys, 1, None), NONE)
+        (seen,) = context.numbers(_kept("all", d, xs, ys, 1, None), NONE)
         for x, y, v in zip(xs, ys, seen, strict=True):
             tally.true(v >= 0, f"{d}: loss({x}, {y}) = {v}")
 
@@ -129,7 +130,7 @@ def sign(context: Context, tally: Tally) -> None:
 def entropy(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("all", d, xs, ys, 1, None)
-        (seen,) = _ask(context, case, NONE)
+        (seen,) = context.numbers(case, NONE)
         for x, y, v, room in zip(xs, ys, seen, _bound(context, case, NONE), strict=True):
             least = -math.fsum(p * math.log(p) for p in (y, 1 - y) if p > 0)
             tally.true(v >= least - room, f"{d}: loss({x}, {y}) = {v}, entropy {least}")
@@ -146,7 +147,7 @@ def monotone(context: Context, tally: Tally) -> None:
             xs = tuple(step(start, d, k) for k in range(48))
             for y in (0.0, 1.0):
                 case = _kept(f"run-{start}-{y}", d, xs, (y,) * len(xs), 1, None)
-                (seen,) = _ask(context, case, NONE)
+                (seen,) = context.numbers(case, NONE)
                 room = _bound(context, case, NONE)
                 for i in range(len(xs) - 1):
                     rise = (seen[i + 1] - seen[i]) * (1 if y == 0 else -1)
@@ -158,7 +159,7 @@ def convex(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
         xs = tuple(round_to(-12 + k * 0.5, d) for k in range(48))
         case = _kept("chord", d, xs, (0.25,) * len(xs), 1, None)
-        (seen,) = _ask(context, case, NONE)
+        (seen,) = context.numbers(case, NONE)
         room = _bound(context, case, NONE)
         for i in range(1, len(xs) - 1):
             second_difference = (seen[i - 1] + seen[i + 1]) / 2 - seen[i]
@@ -171,8 +172,8 @@ def class_permutation(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         here = _kept("classes", d, xs, ys, 6, None)
         there = _kept("classes-turned", d, *_turned(xs, ys, 6), 6, None)
-        (a,), (b,) = _ask(context, here, NONE), _ask(context, there, NONE)
-        room = [p + q for p, q in zip(_bound(context, here, NONE), _bound(context, there, NONE), strict=True)]
+        (a,), (b,) = context.numbers(here, NONE), context.numbers(there, NONE)
+        room = _bounds(context, (here, NONE), (there, NONE))
         tally.values(b, a, room, f"{d}: classes reversed", d)
 
 
@@ -191,17 +192,17 @@ def batch_permutation(context: Context, tally: Tally) -> None:
         there = _kept(
             "rows-turned", d, tuple(v for r in turned for v in r[0]), tuple(v for r in turned for v in r[1]), 6, None
         )
-        (a,), (b,) = _ask(context, _kept("classes", d, xs, ys, 6, None), NONE), _ask(context, there, NONE)
+        (a,), (b,) = context.numbers(_kept("classes", d, xs, ys, 6, None), NONE), context.numbers(there, NONE)
         tally.exactly(b, list(reversed(a)), f"{d}: rows reversed")
 
 
 @check("laws.split", "A batch cut in two has the rows of the whole, to the bit.")
 def split(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
-        (whole,) = _ask(context, _kept("classes", d, xs, ys, 6, None), NONE)
+        (whole,) = context.numbers(_kept("classes", d, xs, ys, 6, None), NONE)
         parts: list[float] = []
         for lo, hi in ((0, 24), (24, len(xs))):
-            parts += _ask(context, _kept(f"part-{lo}", d, xs[lo:hi], ys[lo:hi], 6, None), NONE)[0]
+            parts += context.numbers(_kept(f"part-{lo}", d, xs[lo:hi], ys[lo:hi], 6, None), NONE)[0]
         tally.exactly(parts, whole, f"{d}: two parts")
 
 
@@ -210,7 +211,7 @@ def reductions(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("classes", d, xs, ys, 6, None)
         asks = (NONE, Ask("loss", "sum"), Ask("loss", "mean"))
-        rows, total, mean = _ask(context, case, *asks)
+        rows, total, mean = context.numbers(case, *asks)
         for seen, right, ask in ((total, math.fsum(rows), asks[1]), (mean, math.fsum(rows) / len(rows), asks[2])):
             slack = math.fsum(_bound(context, case, NONE)) / (1 if ask is asks[1] else len(rows))
             tally.values(seen, [right], [_bound(context, case, ask)[0] + slack], f"{d}: {ask}", d)
@@ -222,7 +223,7 @@ def duplication(context: Context, tally: Tally) -> None:
         once, twice = _kept("classes", d, xs, ys, 6, None), _kept("twice", d, xs * 2, ys * 2, 6, None)
         for reduction, factor in (("sum", 2.0), ("mean", 1.0)):
             ask = Ask("loss", reduction)
-            (a,), (b,) = _ask(context, once, ask), _ask(context, twice, ask)
+            (a,), (b,) = context.numbers(once, ask), context.numbers(twice, ask)
             room = factor * _bound(context, once, ask)[0] + _bound(context, twice, ask)[0]
             tally.values(b, [factor * a[0]], [room], f"{d}: {reduction}", d)
 
@@ -237,7 +238,7 @@ def duplication(context: Context, tally: Tally) -> None:
 def gradient_bounds(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("w-bounds", d, xs, ys, 4, (1.0, 0.75, 2.0, 0.3125))
-        gradient, hessian = _ask(context, case, GRADIENT, HESSIAN)
+        gradient, hessian = context.numbers(case, GRADIENT, HESSIAN)
         rooms = zip(_bound(context, case, GRADIENT), _bound(context, case, HESSIAN), strict=True)
         for i, (g, h, (p, q)) in enumerate(zip(gradient, hessian, rooms, strict=True)):
             w = (1.0, 0.75, 2.0, 0.3125)[i % 4]
@@ -257,14 +258,11 @@ def stationary(context: Context, tally: Tally) -> None:
         ys = tuple((1 + k % 15) / 16 for k in range(48))
         xs = tuple(round_to(math.log(y / (1 - y)), d) for y in ys)
         case = _kept("stationary", d, xs, ys, 1, None)
-        (seen,) = _ask(context, case, GRADIENT)
-        right = exact(case, GRADIENT).values
-        tally.values(
-            seen, right, _bound(context, case, GRADIENT), f"{d}: gradient at logit(y)", result_dtype(case, GRADIENT)
-        )
+        (seen,), bound = context.numbers(case, GRADIENT), _bound(context, case, GRADIENT)
+        tally.values(seen, exact(case, GRADIENT).values, bound, f"{d}: gradient at logit(y)", d)
+        # The rounding of the logit itself moves the gradient by at most h = 1/4 of half a spacing.
+        room = max(bound) + ulp(3.0, d) / 8
         for y, v in zip(ys, seen, strict=True):
-            # The rounding of the logit itself moves the gradient by at most h = 1/4 of half a spacing.
-            room = max(_bound(context, case, GRADIENT)) + ulp(3.0, d) / 8
             tally.true(abs(v) <= room, f"{d}: gradient {v} at logit({y})")
 
 
@@ -284,9 +282,9 @@ def taylor(context: Context, tally: Tally) -> None:
         there = tuple(x + h for x in xs)
         here = _kept("taylor", d, xs, ys, 1, None)
         ahead = _kept("taylor-ahead", d, there, ys, 1, None)
-        value, gradient, hessian = _ask(context, here, NONE, GRADIENT, HESSIAN)
-        (seen,) = _ask(context, ahead, NONE)
-        room = [p + q for p, q in zip(_bound(context, here, NONE), _bound(context, ahead, NONE), strict=True)]
+        value, gradient, hessian = context.numbers(here, NONE, GRADIENT, HESSIAN)
+        (seen,) = context.numbers(ahead, NONE)
+        room = _bounds(context, (here, NONE), (ahead, NONE))
         line = [v + h * g + h * h / 2 * b for v, g, b in zip(value, gradient, hessian, strict=True)]
         # |third derivative| <= 1/(6 sqrt 3) < 6/62; the few roundings of the line itself are below the bounds' ULP.
         tally.values(
@@ -304,7 +302,7 @@ def half(context: Context, tally: Tally) -> None:
             continue
         narrow, wide = _kept("all", d, xs, ys, 1, None), _case("half", "float32", xs, ys)
         for ask in (NONE, GRADIENT, HESSIAN):
-            (a,), (b,) = _ask(context, narrow, ask), _ask(context, wide, ask)
+            (a,), (b,) = context.numbers(narrow, ask), context.numbers(wide, ask)
             right = [round_to(v, d) for v in b]
             if d in context.flush:
                 right = [0.0 if abs(v) < FORMATS[d].min_normal else v for v in right]
@@ -317,21 +315,21 @@ def targets(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         bits = [float(y >= 0.5) for y in ys]
         base = _kept("bits", d, xs, tuple(bits), 6, None)
-        right = _ask(context, base, NONE, GRADIENT)
+        right = context.numbers(base, NONE, GRADIENT)
         for kind, convert in (("bool", bool), ("uint8", int), ("int32", int)):
             values: tuple[Any, ...] = tuple(convert(b) for b in bits)
             case = Case(f"{base.name}-{kind}", base.input, Tensor(base.input.shape, values, kind))
-            for ask, seen, expected in zip((NONE, GRADIENT), _ask(context, case, NONE, GRADIENT), right, strict=True):
+            for ask, seen, expected in zip((NONE, GRADIENT), context.numbers(case, NONE, GRADIENT), right, strict=True):
                 tally.exactly(seen, expected, f"{d}: {ask} with {kind} targets")
 
 
 @check("laws.padding", "A class of logit +inf and target 1 adds exactly 0: it only enters the divisor.")
 def padding(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
-        (bare,) = _ask(context, _kept("all", d, xs, ys, 1, None), NONE)
+        (bare,) = context.numbers(_kept("all", d, xs, ys, 1, None), NONE)
         wide_x = tuple(v for x in xs for v in (x, math.inf))
         wide_y = tuple(v for y in ys for v in (y, 1.0))
-        (padded,) = _ask(context, _kept("padded", d, wide_x, wide_y, 2, None), NONE)
+        (padded,) = context.numbers(_kept("padded", d, wide_x, wide_y, 2, None), NONE)
         wanted = [v / 2 for v in bare]
         if d in context.flush or d in ("float16", "bfloat16"):
             # Half of a subnormal (or of a rounded half) is no longer exact: compare where it is.
@@ -352,7 +350,7 @@ def linear(context: Context, tally: Tally) -> None:
         n = case.batch[0]
         once = tuple(0.25 * (k - 3) for k in range(n))
         asks = [Ask("gradient", "none", "input", tuple(f * v for v in once)) for f in (1.0, 2.0)]
-        a, b = _ask(context, case, *asks)
+        a, b = context.numbers(case, *asks)
         keep = [i for i, v in enumerate(a) if abs(v) >= FORMATS[d].min_normal or v == 0]
         tally.exactly([b[i] for i in keep], [2 * a[i] for i in keep], f"{d}: gradient")
 
@@ -371,6 +369,6 @@ def adjoint(context: Context, tally: Tally) -> None:
         for reduction, share in (("sum", 1.0), ("mean", 1.0 / n)):
             ask = Ask("gradient", reduction)
             through = Ask("gradient", "none", "input", (share,) * n)
-            a, b = _ask(context, case, ask, through)
-            room = [p + q for p, q in zip(_bound(context, case, ask), _bound(context, case, through), strict=True)]
+            a, b = context.numbers(case, ask, through)
+            room = _bounds(context, (case, ask), (case, through))
             tally.values(a, b, room, f"{d}: {reduction}", d)

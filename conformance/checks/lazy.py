@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from ..cases import dense_cases
-from ..check import Ask, Context, check
+from ..check import Ask, Context, by_place, check
 from ..formats import FORMATS
 from ..run.tally import Tally
 from ..subjects import Declined
 from ..tensors import Case, Tensor
 
 ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("loss", "sum"), Ask("gradient", "mean"), Ask("hessian", "mean"))
+
+
+def _judge(context: Context, tally: Tally, case: Case, arrays: dict[str, Any]) -> None:
+    """Every question of a case, of these arrays in place of its own."""
+    for ask in ASKS:
+        found = context.one(ask, {**arrays, **context.options(case)})
+        context.judge_one(tally, case, ask, context.backend.to_list(found), "generic")
+
+
+_unknown = functools.partial(check, needs=("unknown_sizes",), anybody=False)
 
 
 @check(
@@ -29,17 +40,16 @@ def silent(context: Context, tally: Tally) -> None:
                 continue
             arrays = context.arrays(case)
             context.backend.force(list(arrays.values()))
-            names = list(arrays)
             asks = [*ASKS, Ask("gradient", "mean", "target")]
             if case.weight is not None:
                 asks.append(Ask("gradient", "mean", "weight"))
             for ask in asks:
 
-                def run(*values: Any, ask: Ask = ask, names: list[str] = names, case: Case = case) -> Any:
-                    return context.one(ask, {**dict(zip(names, values, strict=True)), **context.options(case)}, None)
+                def run(ask: Ask = ask, **given: Any) -> Any:
+                    return context.one(ask, given)
 
                 try:
-                    context.backend.unseen(run, *arrays.values())
+                    context.backend.unseen(by_place(run, arrays, **context.options(case)), *arrays.values())
                 except Declined as reason:
                     tally.passed_by(str(reason))
                 except Exception as error:
@@ -56,16 +66,12 @@ def result(context: Context, tally: Tally) -> None:
         tally.true(context.backend.owns(array), f"{ask}: the result is no lazy array")
 
 
-@check(
+@_unknown(
     "lazy.unknown",
     "An unknown batch length gives the same numbers as a known one, for the loss, the derivatives and `where`.",
     "as values and derivatives",
-    needs=("unknown_sizes",),
-    anybody=False,
 )
 def unknown(context: Context, tally: Tally) -> None:
-    from ..check import exact
-
     b = context.backend
     for d in context.dtypes:
         for theme in ("plain", "weight", "where"):
@@ -78,16 +84,12 @@ def unknown(context: Context, tally: Tally) -> None:
                     if isinstance(value, Tensor):
                         reaches = len(value.shape) == len(case.input.shape)
                         given[name] = b.unknown(value) if reaches else b.make(value)
-                for ask in ASKS:
-                    found = context.one(ask, {**given, **context.options(case)}, None)
-                    context.judge_one(tally, case, ask, b.to_list(found), exact(case, ask).values, "generic")
+                _judge(context, tally, case, given)
 
 
-@check(
+@_unknown(
     "lazy.disagreement",
     "Lengths that disagree at run time are refused inside the block, never broadcast.",
-    needs=("unknown_sizes",),
-    anybody=False,
 )
 def disagreement(context: Context, tally: Tally) -> None:
     b = context.backend
@@ -98,7 +100,7 @@ def disagreement(context: Context, tally: Tally) -> None:
         for ask in (Ask("loss", "mean"), Ask("loss", "none"), Ask("gradient", "mean"), Ask("hessian", "mean")):
             given = {"input": b.unknown(five.input), "target": b.unknown(target)}
             try:
-                seen = b.to_list(context.one(ask, given, None))
+                seen = b.to_list(context.one(ask, given))
             except ValueError:
                 tally.judged += 1
             else:
@@ -110,12 +112,10 @@ def _of_ones(shape: tuple[int, ...], dtype: str) -> Tensor:
     return Tensor(shape, (one,) * math.prod(shape), dtype)
 
 
-@check(
+@_unknown(
     "lazy.lies",
     "A block that has not the declared shape is refused for every argument: never broadcast, cut or read past its end.",
-    needs=("unknown_sizes",),
     offers=("loss", "gradient", "hessian"),
-    anybody=False,
 )
 def lies(context: Context, tally: Tally) -> None:
     b, d = context.backend, context.dtypes[-1]
@@ -130,14 +130,9 @@ def lies(context: Context, tally: Tally) -> None:
                 actual = (*shape[:axis], length, *shape[axis + 1 :])
                 given = {"input": b.make(case.input), "target": b.make(case.target)}
                 lie = b.lying(_of_ones(shape, dtype), _of_ones(actual, dtype))
-                asks: tuple[Ask, ...] = (
-                    Ask("loss", "none"),
-                    Ask("loss", "mean"),
-                    Ask("gradient", "none"),
-                    Ask("hessian", "mean"),
-                )
+                asks = [Ask("loss", "none"), Ask("loss"), Ask("gradient", "none"), Ask("hessian")]
                 if name == "grad_output":
-                    asks = (Ask("gradient", "none", grad_output=(1.0,)), Ask("gradient", "none", "target", (1.0,)))
+                    asks = [Ask("gradient", "none", wrt, (1.0,)) for wrt in ("input", "target")]
                 else:
                     given[name] = lie
                 for ask in asks:
@@ -150,17 +145,13 @@ def lies(context: Context, tally: Tally) -> None:
                         tally.fail(f"{what} gave {seen[:4]}")
 
 
-@check(
+@_unknown(
     "lazy.empty-chunks",
     "A piece of length 0, of the batch or of the classes, changes no value.",
     "as values and derivatives",
-    needs=("unknown_sizes",),
     offers=("loss", "gradient", "hessian"),
-    anybody=False,
 )
 def empty_chunks(context: Context, tally: Tally) -> None:
-    from ..check import exact
-
     b, d = context.backend, context.dtypes[-1]
     cases = [case for theme in ("plain", "weight", "pos_weight", "where") for case in dense_cases.optioned(theme, d)]
     cuts = (((2, 4), (0, 4)), ((3, 3), (4, 0)), ((0, 6), (1, 0, 3)), ((2, 0, 4), (4,)), ((6, 0), (0, 2, 2)))
@@ -174,17 +165,13 @@ def empty_chunks(context: Context, tally: Tally) -> None:
                     given[name] = b.pieces(
                         value, [(1,) if n == 1 else c for n, c in zip(value.shape, pieces, strict=True)]
                     )
-            for ask in ASKS:
-                found = context.one(ask, {**given, **context.options(case)}, None)
-                context.judge_one(tally, case, ask, b.to_list(found), exact(case, ask).values, "generic")
+            _judge(context, tally, case, given)
 
 
-@check(
+@_unknown(
     "lazy.sums",
     "A weight, a mask or a cotangent that is a lazy sum, whose block may be a scalar, counts like the number.",
-    needs=("unknown_sizes",),
     offers=("loss", "gradient"),
-    anybody=False,
 )
 def sums(context: Context, tally: Tally) -> None:
     b, d = context.backend, context.dtypes[-1]
@@ -205,11 +192,9 @@ def sums(context: Context, tally: Tally) -> None:
     tally.values(found, right, room, "where", d)
 
 
-@check(
+@_unknown(
     "lazy.unknown-classes",
     "An unknown number of classes is refused, with the remedy.",
-    needs=("unknown_sizes",),
-    anybody=False,
 )
 def unknown_classes(context: Context, tally: Tally) -> None:
     b = context.backend

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +22,38 @@ ROWS, CLASSES = 32_768, 1000  # 125 MiB of float32: a single temporary of the in
 PLENTY = math.ceil(ROWS * CLASSES * 4 / MIB)
 
 
-def _served(context: Context) -> str:
-    """Which kernel would serve the measured call; the generic code makes no promise about temporaries."""
+def _served(context: Context, tally: Tally) -> str:
+    """Which kernel serves the measured call; none, with the reason counted, where nothing is promised."""
     import mlsm
 
+    if context.backend.name not in ("numpy", "torch"):
+        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
+        return ""
     probe = context.array((0.5,) * 64, (8, 8), "float32")
-    return context.subject.kernel if context.subject.kernel != "auto" else mlsm.explain(probe, probe).chosen
+    served = context.subject.kernel if context.subject.kernel != "auto" else mlsm.explain(probe, probe).chosen
+    if served == "generic":
+        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
+        return ""
+    return served
 
 
 @check(
     "memory.extra",
     "A loss takes its row losses and a few MiB, a gradient its result besides, whatever the batch.",
     "16 MiB",
-    level="quick",
     anybody=False,
 )
 def extra(context: Context, tally: Tally) -> None:
-    library = context.backend.library
-    if library not in ("numpy", "torch") or context.backend.name not in ("numpy", "torch"):
-        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
-        return
-    if "float32" not in context.dtypes:
+    served = _served(context, tally)
+    if served and "float32" not in context.dtypes:
         tally.passed_by("float32 is not among the dtypes of this run")
-        return
-    served = _served(context)
-    if served == "generic":
-        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
-        return
-    if library == "numpy":
+    elif served and context.backend.library == "numpy":
         _numpy(context, tally)
-    else:
-        _torch(context, tally, served)
+    elif served:
+        cases = [_case(call, {}) for call in ("multilabel_soft_margin_loss", "value_and_grad")]
+        for case, over in _probed(context, tally, ROWS, CLASSES, cases):
+            within = over != "declined" and int(over) <= SPARE
+            tally.true(within, f"{case['call']} of {PLENTY} MiB: {over} bytes beyond its result")
 
 
 def _numpy(context: Context, tally: Tally) -> None:
@@ -80,38 +82,7 @@ def _numpy(context: Context, tally: Tally) -> None:
         tally.true(over <= SPARE, f"{name} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
 
 
-# A fresh process, because the peak of a process never falls; VmHWM, because ru_maxrss survives an exec.
-_LOSS_PROBE = """
-import re, sys, torch, mlsm
-torch.set_num_threads(1)
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) << 10
-kernel, call, rows, classes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-x = torch.full((rows, classes), 0.5); y = torch.zeros((rows, classes))
-f = getattr(mlsm, call)
-f(x[:64], y[:64], kernel=kernel)
-before = peak()
-made = f(x, y, kernel=kernel)
-print(peak() - before)
-"""
-
-
-def _torch(context: Context, tally: Tally, kernel: str) -> None:
-    if not Path("/proc/self/status").exists():
-        tally.passed_by("the peak of a process can be read on Linux only")
-        return
-    result = ROWS * CLASSES * 4
-    for call, size in (("multilabel_soft_margin_loss", ROWS * 8), ("value_and_grad", result + ROWS * 8)):
-        command = [sys.executable, "-c", _LOSS_PROBE, kernel, call, str(ROWS), str(CLASSES)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            tally.fail(f"{call}: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no answer'}")
-            continue
-        over = int(done.stdout) - size
-        tally.true(over <= SPARE, f"{call} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
-
-
-# Many cases in one process, where Linux lets its peak be reset.
+# A process of its own for many cases: there is no other library in it, and Linux lets its peak be reset.
 _PROBE = """
 import gc, json, re, sys
 import numpy as np, mlsm
@@ -172,13 +143,25 @@ def _case(
     call: str, arrays: dict[str, _Shape], tracked: tuple[str, ...] = (), dtype: str = "float32", wrt: str = ""
 ) -> dict[str, Any]:
     """One measured call: the shapes of its arrays ("N" rows, "C" classes), and which of them require a gradient."""
-    return {
-        "call": call,
-        "arrays": arrays,
-        "tracked": tracked,
-        "dtype": dtype,
-        "options": {"wrt": wrt} if wrt else {},
-    }
+    options = {"wrt": wrt} if wrt else {}
+    return {"call": call, "arrays": arrays, "tracked": tracked, "dtype": dtype, "options": options}
+
+
+def _probed(
+    context: Context, tally: Tally, rows: int, classes: int, cases: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each case, and the bytes that it takes beyond its result ("declined" by a kernel that was named)."""
+    if not Path("/proc/self/clear_refs").exists():
+        tally.passed_by("the peak of a process can be read and reset on Linux only")
+        return
+    kernel = None if context.subject.kernel == "auto" else context.subject.kernel
+    spec = json.dumps((kernel, context.backend.library, rows, classes, cases))
+    command = [sys.executable, "-c", _PROBE, spec]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        tally.fail(done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
+        return
+    yield from zip(cases, done.stdout.split(), strict=True)
 
 
 _FUNCTIONS = ("multilabel_soft_margin_loss", "grad", "value_and_grad", "hessian_diag")
@@ -207,29 +190,13 @@ FEW = 8 * MIB
     "memory.options",
     "Masks, weights of rows, derivatives of every argument, half precision and tracked tensors take no more.",
     "8 MiB",
-    level="quick",
     anybody=False,
 )
 def options(context: Context, tally: Tally) -> None:
+    if not _served(context, tally):
+        return
     library = context.backend.library
-    if library not in ("numpy", "torch") or context.backend.name not in ("numpy", "torch"):
-        tally.passed_by("the contract promises this for NumPy arrays and CPU tensors")
-        return
-    if _served(context) == "generic":
-        tally.passed_by("no kernel serves this call, and the generic code makes no promise about temporaries")
-        return
-    if not Path("/proc/self/clear_refs").exists():
-        tally.passed_by("the peak of a process can be read and reset on Linux only")
-        return
-    kernel = None if context.subject.kernel == "auto" else context.subject.kernel
     cases = [c for c in _CASES + _TENSORS * (library == "torch") if c["dtype"] in context.dtypes]
-    spec = json.dumps((kernel, library, HEIGHT, WIDTH, cases))
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE, spec], capture_output=True, text=True, check=False, timeout=600
-    )
-    if done.returncode:
-        tally.fail(done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
-        return
-    for case, over in zip(cases, done.stdout.split(), strict=True):
+    for case, over in _probed(context, tally, HEIGHT, WIDTH, cases):
         if over != "declined":
             tally.true(int(over) <= FEW, f"{case}: {int(over) / MIB:.1f} MiB beyond the result")

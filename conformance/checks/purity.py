@@ -12,7 +12,7 @@ from ..tensors import Case, Tensor
 
 def _cases(context: Context) -> list[Case]:
     out = []
-    for d in context.dtypes[-1:] if context.expensive else context.dtypes:
+    for d in context.few_dtypes:
         base = dense_cases.plain(d)
         out += [
             base,
@@ -41,7 +41,7 @@ def inputs(context: Context, tally: Tally) -> None:
         fixed = context.options(case)
         for ask in context.offered((*ASKS, TARGET)):
             try:
-                context.backend.to_list(context.one(ask, {**arrays, **fixed}, None))
+                context.backend.to_list(context.one(ask, {**arrays, **fixed}))
             except (Declined, Unsupported) as reason:
                 tally.passed_by(str(reason))
         for name, array in arrays.items():
@@ -64,7 +64,7 @@ def alias(context: Context, tally: Tally) -> None:
             arrays = context.arrays(case)
             before = {name: b.to_list(a) for name, a in arrays.items()}
             try:
-                result = context.one(ask, {**arrays, **fixed}, None)
+                result = context.one(ask, {**arrays, **fixed})
             except (Declined, Unsupported) as reason:
                 tally.passed_by(str(reason))
                 continue
@@ -73,7 +73,7 @@ def alias(context: Context, tally: Tally) -> None:
                 b.write(result, 77.0)
             for name, array in arrays.items():
                 tally.exactly(b.to_list(array), before[name], f"{case.name}: {ask} is a view of `{name}`")
-            second = context.one(ask, {**arrays, **fixed}, None)
+            second = context.one(ask, {**arrays, **fixed})
             if case.layout != "broadcast":
                 b.write(arrays["input"], 55.0)
             tally.exactly(b.to_list(second), kept, f"{case.name}: `input` is behind {ask}")
@@ -84,13 +84,12 @@ def readonly(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
         base = dense_cases.plain(d)
         case = Case(f"{d}-readonly", base.input, base.target, layout="read_only")
-        if context.backend.serves(case):
-            context.judge(tally, case, list(ASKS))
+        context.judge(tally, case, ASKS)
 
 
 @check("purity.kept", "A result stays as it is when the same function is called again with other data.")
 def kept(context: Context, tally: Tally) -> None:
-    for d in context.dtypes[-1:] if context.expensive else context.dtypes:
+    for d in context.few_dtypes:
         cases = [dense_cases.plain(d, (6, 4), name) for name in ("first", "second")]
         if not all(context.concerns(tally, case) for case in cases):
             continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ..backends import NAMES, NotInstalled, find
-from ..check import Check, Context, check
+from ..check import Check, Context, by_place, check
 from ..run.tally import Tally
 from ..tensors import Tensor
 
@@ -26,25 +27,17 @@ def _base(context: Context, dtype: str | None = None) -> dict[str, Any]:
 
 
 def _flat(context: Context, shape: tuple[int, ...], dtype: str | None = None, value: float = 1.0) -> Any:
-    n = 1
-    for length in shape:
-        n *= length
+    n = math.prod(shape)
     kind: Any = int if dtype and dtype.startswith(("int", "uint")) else bool if dtype == "bool" else float
     return context.array((kind(value),) * n, shape, dtype or context.dtypes[-1])
 
 
 def _refused(context: Context, tally: Tally, calls: Calls) -> None:
-    s = context.subject
-    functions: dict[str, Callable[..., Any]] = {
-        "loss": s.loss,
-        "grad": s.grad,
-        "value_and_grad": s.value_and_grad,
-        "hessian_diag": s.hessian_diag,
-    }
     for what, cls, fragments, given in calls:
-        for name, function in functions.items():
+        for name in ("loss", "grad", "value_and_grad", "hessian_diag"):
             if ("grad_output" in given or "wrt" in given) and name != "grad":
                 continue
+            function = getattr(context.subject, name)
             _one(tally, f"{name}: {what}", cls, fragments, functools.partial(function, **given))
 
 
@@ -78,10 +71,11 @@ def _refusal(name: str, rule: str) -> Callable[[Callable[[Context], Calls]], Che
 
 @_refusal("input-dtype", "An integer, bool or complex input is a TypeError that names the dtype.")
 def input_dtype(context: Context) -> Calls:
-    out: Calls = []
-    for d in ("int32", "bool"):
-        out.append((f"{d} input", TypeError, ("`input`", d), {**_base(context), "input": _flat(context, (2, 3), d)}))
-    return out
+    base = _base(context)
+    return [
+        (f"{d} input", TypeError, ("`input`", d), {**base, "input": _flat(context, (2, 3), d)})
+        for d in ("int32", "bool")
+    ]
 
 
 @_refusal("input-kind", "A list, tuple, scalar or None as input is a TypeError that says how to convert.")
@@ -196,21 +190,20 @@ def wrt(context: Context) -> Calls:
 @_refusal("grad_output", "A `grad_output` that is not shaped like the loss is a ValueError with both shapes.")
 def grad_output(context: Context) -> Calls:
     base = _base(context)
+    wrong: list[tuple[tuple[int, ...], str, tuple[str, ...]]] = [
+        ((3,), "none", ("(2,)", "(3,)")),
+        ((2, 3), "none", ()),
+        ((2,), "mean", ()),
+        ((1,), "mean", ()),
+    ]
     return [
         (
-            "(3,) for none",
+            f"{s} for {reduction}",
             ValueError,
-            ("`grad_output`", "(2,)", "(3,)"),
-            {**base, "reduction": "none", "grad_output": _flat(context, (3,))},
-        ),
-        (
-            "(2, 3) for none",
-            ValueError,
-            ("`grad_output`",),
-            {**base, "reduction": "none", "grad_output": _flat(context, (2, 3))},
-        ),
-        ("(2,) for mean", ValueError, ("`grad_output`",), {**base, "grad_output": _flat(context, (2,))}),
-        ("(1,) for mean", ValueError, ("`grad_output`",), {**base, "grad_output": _flat(context, (1,))}),
+            ("`grad_output`", *shapes),
+            {**base, "reduction": reduction, "grad_output": _flat(context, s)},
+        )
+        for s, reduction, shapes in wrong
     ]
 
 
@@ -360,11 +353,6 @@ def metadata(context: Context, tally: Tally) -> None:
         (ValueError, {**base, "reduction": "avg"}),
     ]
     for cls, given in wrong:
-        names = [n for n, v in given.items() if not isinstance(v, str)]
-        fixed = {n: v for n, v in given.items() if isinstance(v, str)}
-
-        def run(*values: Any, names: list[str] = names, fixed: dict[str, Any] = fixed) -> Any:
-            return context.subject.loss(**dict(zip(names, values, strict=True)), **fixed)
-
-        arrays = [given[n] for n in names]
-        _one(tally, ", ".join(given), cls, (), functools.partial(context.backend.unseen, run, *arrays))
+        arrays = {n: v for n, v in given.items() if not isinstance(v, str)}
+        run = by_place(context.subject.loss, arrays, **{n: v for n, v in given.items() if isinstance(v, str)})
+        _one(tally, ", ".join(given), cls, (), functools.partial(context.backend.unseen, run, *arrays.values()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..cases import dense_cases
 from ..check import Ask, Check, Context, check, floats_of
 from ..run.tally import Tally
 from ..tensors import Case, Tensor
+from .exhaustively import halves, singles
 
 REDUCTIONS = ("none", "sum", "mean")
 BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two, + the sum's roundings"
@@ -37,24 +39,34 @@ def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str
         yield case, [REDUCTIONS[index % 3]] if context.expensive else list(REDUCTIONS)
 
 
-def _packed(theme: str, rule: str) -> Check:
-    def run(context: Context, tally: Tally) -> None:
-        for dtype in context.dtypes:
-            case = dense_cases.elementwise(theme, dtype)
-            if context.backend.serves(case):
-                context.judge(tally, case, [Ask("loss", "none")])
+def of_elements(group: str, quantities: tuple[str, ...], bound: str, **options: Any) -> Callable[[str, str], Check]:
+    """Makes the checks of a group that judge these quantities at every element of a theme."""
 
-    return check(f"values.{theme}", rule, "the elementwise budget (half precisions: 0.51 ULP)")(run)
+    def made(theme: str, rule: str) -> Check:
+        def run(context: Context, tally: Tally) -> None:
+            for dtype in context.dtypes:
+                context.judge(tally, dense_cases.elementwise(theme, dtype), [Ask(q, "none") for q in quantities])
 
+        return check(f"{group}.{theme}", rule, bound, **options)(run)
 
-def _theme(theme: str, rule: str) -> Check:
-    def run(context: Context, tally: Tally) -> None:
-        for case, reductions in turned(context, themed(context, theme)):
-            context.judge(tally, case, [Ask("loss", r) for r in reductions])
-
-    return check(f"values.{theme}", rule, BOUND)(run)
+    return made
 
 
+def of_cases(group: str, quantities: tuple[str, ...], bound: str, **options: Any) -> Callable[[str, str], Check]:
+    """Likewise, of every case of a theme, in every reduction."""
+
+    def made(theme: str, rule: str) -> Check:
+        def run(context: Context, tally: Tally) -> None:
+            for case, reductions in turned(context, themed(context, theme)):
+                context.judge(tally, case, [Ask(q, r) for r in reductions for q in quantities])
+
+        return check(f"{group}.{theme}", rule, bound, **options)(run)
+
+    return made
+
+
+_packed = of_elements("values", ("loss",), "the elementwise budget (half precisions: 0.51 ULP)")
+_theme = of_cases("values", ("loss",), BOUND)
 hard = _packed("hard", "With targets 0 and 1 and moderate logits, every element of the loss is the oracle's.")
 soft = _packed("soft", "With targets between 0 and 1, every element of the loss is the oracle's.")
 tail = _packed("tail", "With targets 0 and 1, no digit is lost in the tail: -40 with target 0 gives 4.2e-18, not 0.")
@@ -94,29 +106,22 @@ def accumulation(context: Context, tally: Tally) -> None:
     asks = [Ask("loss", "sum"), Ask("loss", "mean")]
     for dtype in context.dtypes:
         if dtype == "float32":
-            case = _sequential(dtype)
-            if context.backend.serves(case):
-                context.judge(tally, case, asks)
+            context.judge(tally, _sequential(dtype), asks)
         if dtype in ("float16", "bfloat16"):
             # 70,000 and a half would overflow float16, and count no further than 256 in bfloat16.
             n = 70_000 if context.level != "smoke" and context.backend.slow < 4 else 2_000
             wide = n // 40
             x = Tensor((wide, 40), (40.0,) * (wide * 40), dtype)
             y = Tensor((wide, 40), (0.0,) * (wide * 40), dtype)
-            case = Case(f"{dtype}-many-{n}", x, y)
-            if context.backend.serves(case):
-                context.judge(tally, case, [Ask("loss", "mean")])
+            context.judge(tally, Case(f"{dtype}-many-{n}", x, y), [Ask("loss", "mean")])
 
 
 @check(
     "values.half-exhaustive",
     "Every one of the 65,536 half-precision logits gives the nearest number.",
     "0.51 ULP",
-    level="quick",
 )
 def half_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import halves
-
     halves(context, tally, "loss")
 
 
@@ -127,6 +132,4 @@ def half_exhaustive(context: Context, tally: Tally) -> None:
     level="full",
 )
 def float32_exhaustive(context: Context, tally: Tally) -> None:
-    from .exhaustively import singles
-
     singles(context, tally, "loss")

@@ -5,6 +5,10 @@ kinds of colour blindness (after Okabe and Ito); none of them is ever the only c
 glyphs, lines have marks and dashes.
 """
 
+from collections.abc import Sequence
+
+from .svg import rect, svg
+
 COLOURS = """
 :root{color-scheme:light dark;--paper:#fbfaf7;--card:#fff;--ink:#1d2126;--soft:#59616b;--rule:#e0ddd5;--grid:#eceae4;
 --ours:#0068b3;--p0:#c44a00;--p1:#a7468a;--p2:#00785c;--p3:#9a6a00;--p4:#5b5fc7;--p5:#7a5540;
@@ -96,3 +100,9 @@ linear-gradient(270deg,var(--rule),transparent) 100% 0/12px 100% no-repeat var(-
 @media (max-width:900px){.hint{display:block}}
 @media print{details{break-inside:avoid}.scroll{overflow:visible}}
 """
+
+
+def standalone(width: float, height: float, title: str, body: Sequence[str], more: str = "") -> str:
+    """A picture with its own ground and stylesheet: it follows the reader's light or dark preference by itself."""
+    style = f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}{more}"
+    return svg(width, height, title, [rect(0, 0, width, height, "paper"), *body], style) + "\n"

@@ -138,6 +138,11 @@ def _horizontal_grid(size: Size, box: Box, place: Scale, top: float) -> list[str
 def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str:
     """One panel as SVG. All series share quantity and dtype; the first's bound is drawn, and its line lies on top."""
     size = size or Size()
+    return svg(size.width, size.height, title, drawn(series, title, size))
+
+
+def drawn(series: Sequence[Series], title: str, size: Size) -> list[str]:
+    """What stands in a panel, for a picture that holds more than it."""
     box = Box(52, 14 if size.compact else 30, size.width - 14, size.height - (26 if size.compact else 44))
     dtype = series[0].curve.dtype
     logits = [x for s in series for x in s.curve.logit]
@@ -187,4 +192,4 @@ def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str
         body.append(text(box.left, 18, title, "title", "start"))
         body.append(text((box.left + box.right) / 2, size.height - 6, "logit x", "axis"))
         body.append(text(13, (box.top + box.bottom) / 2, "error, ULP", "axis", turn=True))
-    return svg(size.width, size.height, title, body)
+    return body

@@ -66,13 +66,14 @@ def measure(context: Context) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
                 else:
                     right = len(case.input.values)
                     if len(seen) == right:
-                        out.append(_curve(context, case, ask, seen, limits))
+                        out.append(curve(context, case, ask, seen, limits))
                     else:
                         absent[f"{dtype} {quantity}: {len(seen)} values, {right} expected"] = None
     return tuple(out), tuple(absent)
 
 
-def _curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: str) -> Curve:
+def curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: str) -> Curve:
+    """The curve of one answer, with the bound at each logit."""
     right = exact(case, ask).values
     dtype = result_dtype(case, ask)
     room = context.allowed(case, ask, limits)

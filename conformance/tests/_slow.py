@@ -1,4 +1,4 @@
-"""Which parameters of a test are slow: `make test` leaves them out, `make test-slow` runs them."""
+"""What a test may not have: a library that is not installed, and the time for slow parameters (`make test-slow`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+
+from ..backends import Backend, NotInstalled, find
+
+
+def backend_or_skip(name: str) -> Backend:
+    """The backend of this name, or a skip that says what is missing."""
+    try:
+        return find(name)
+    except NotInstalled as absent:
+        pytest.skip(str(absent))
 
 
 def slow_where(slow: Callable[[Any], bool], values: Sequence[Any]) -> list[Any]:

@@ -54,22 +54,23 @@ def test_usage_is_2(words: list[str], told: str, capsys: pytest.CaptureFixture[s
     assert told in capsys.readouterr().err
 
 
-def test_a_backend_that_is_not_installed_is_2(capsys: pytest.CaptureFixture[str]) -> None:
-    absent = backends.installed()[1]
-    if not absent:
+@pytest.fixture
+def absent() -> str:
+    """The name of a backend that is not here."""
+    names = [*backends.installed()[1]]
+    if not names:
         pytest.skip("every backend is installed here")
-    name = next(iter(absent))
-    assert main(["run", name]) == 2
-    assert name in capsys.readouterr().err
+    return names[0]
 
 
-def test_a_required_backend_that_is_absent_is_1(capsys: pytest.CaptureFixture[str]) -> None:
-    absent = backends.installed()[1]
-    if not absent:
-        pytest.skip("every backend is installed here")
-    name = next(iter(absent))
-    assert main(["run", "numpy", *FAST, "--require", name]) == 1
-    assert f"required: {name}" in capsys.readouterr().out
+def test_a_backend_that_is_not_installed_is_2(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", absent]) == 2
+    assert absent in capsys.readouterr().err
+
+
+def test_a_required_backend_that_is_absent_is_1(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "numpy", *FAST, "--require", absent]) == 1
+    assert f"required: {absent}" in capsys.readouterr().out
 
 
 def test_a_required_backend_that_is_here_is_judged(capsys: pytest.CaptureFixture[str]) -> None:

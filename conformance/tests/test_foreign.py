@@ -17,7 +17,7 @@ from ..record import CheckRecord
 from ..run.diagnose import diagnose
 from ..subjects import subject_of
 from ..suite import by_id, run_check
-from ._slow import slow_where
+from ._slow import backend_or_skip, slow_where
 
 HERE = f"{__package__}.losses"
 FAST = ["--check", "values", "--check", "special", "--check", "types", "--check", "purity", "--dtype", "float32"]
@@ -25,10 +25,7 @@ FAST = ["--check", "values", "--check", "special", "--check", "types", "--check"
 
 def verdict(id: str, impl: str, backend: str = "numpy") -> CheckRecord:
     """One check of one loss."""
-    try:
-        found = backends.find(backend)
-    except backends.NotInstalled as absent:
-        pytest.skip(str(absent))
+    found = backend_or_skip(backend)
     context = Context(found, subject_of(found, f"{HERE}.{impl}"), "quick")
     diagnose(context)
     return run_check(by_id(id), context)

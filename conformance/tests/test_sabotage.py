@@ -13,25 +13,17 @@ import pytest
 
 import mlsm
 
-from ..backends import Backend, NotInstalled, find
 from ..check import Check, Context
 from ..run.sabotage import CRASH, conforming, plant
 from ..subjects import Mlsm
 from ..subjects.reference_impl import Own
 from ..subjects.sabotage import ROW_LEVEL, SABOTAGES, Sabotage, as_kernel
 from ..suite import by_id, run_check, select
-from ._slow import slow_where
+from ._slow import backend_or_skip, slow_where
 
 LIBRARIES = ("numpy", "array-api-strict", "torch", "jax", "dask")
 LAZY = ("jax", "dask")
 """Of which each call costs milliseconds, compiled or built as a graph."""
-
-
-def backend_or_skip(name: str) -> Backend:
-    try:
-        return find(name)
-    except NotInstalled as absent:
-        pytest.skip(str(absent))
 
 
 @pytest.mark.parametrize("name", slow_where(LAZY.__contains__, LIBRARIES))
@@ -82,21 +74,12 @@ def test_a_right_kernel_passes(name: str) -> None:
 class Scaled(Mlsm):
     """Every result a little too large."""
 
-    def loss(self, **given: Any) -> Any:
-        return super().loss(**given) * 1.03125
+    def by(self) -> float:
+        return 1.03125
 
-    def grad(self, **given: Any) -> Any:
-        return super().grad(**given) * 1.03125
-
-    def hessian_diag(self, **given: Any) -> Any:
-        return super().hessian_diag(**given) * 1.03125
-
-    def value_and_grad(self, **given: Any) -> tuple[Any, Any]:
-        value, gradient = super().value_and_grad(**given)
-        return value * 1.03125, gradient * 1.03125
-
-    def elements(self, **given: Any) -> Any:
-        return super().elements(**given) * 1.03125
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        result = super()._call(function, given)
+        return tuple(r * self.by() for r in result) if isinstance(result, tuple) else result * self.by()
 
 
 class Shifted(Mlsm):
@@ -113,15 +96,13 @@ class Shifted(Mlsm):
         return super().hessian_diag(**given) - 1.0 - (given["input"] > 1) * 0.5
 
 
-class Drifting(Mlsm):
+class Drifting(Scaled):
     """No two calls alike."""
 
     counter = itertools.count(1)
 
-    def _call(self, function: Any, given: dict[str, Any]) -> Any:
-        result = super()._call(function, given)
-        step = 1 + next(self.counter) * 2.0**-10
-        return tuple(r * step for r in result) if isinstance(result, tuple) else result * step
+    def by(self) -> float:
+        return 1 + next(self.counter) * 2.0**-10
 
 
 class Careless(Mlsm):

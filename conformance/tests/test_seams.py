@@ -11,10 +11,11 @@ import pytest
 import mlsm
 from mlsm import _dispatch
 
-from .. import backends, bounds, oracle
+from .. import bounds, oracle
 from ..__main__ import main
 from ..cases import dense_cases
 from ..suite import LossSuite
+from ._slow import backend_or_skip
 from .losses import seams
 
 HERE = f"{__package__}.losses.seams"
@@ -61,19 +62,12 @@ def test_a_seam_on_the_command_line(words: list[str], code: int, told: str, caps
     ("alias", "name"), [("dask.array", "dask"), ("jax.numpy", "jax"), ("array_api_compat.numpy", "numpy")]
 )
 def test_a_namespace_is_a_name_of_its_backend(alias: str, name: str) -> None:
-    try:
-        found = backends.find(alias)
-    except backends.NotInstalled as absent:
-        pytest.skip(str(absent))
-    assert found.name == name
+    assert backend_or_skip(alias).name == name
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit", "dask"])
 def test_a_case_can_be_called_on_every_library(name: str) -> None:
-    try:
-        backend = backends.find(name)
-    except backends.NotInstalled as absent:
-        pytest.skip(str(absent))
+    backend = backend_or_skip(name)
     case = dense_cases.optioned("weight", "float32")[0]
     seen = backend.to_list(backend.call(case, mlsm.multilabel_soft_margin_loss))
     bounds.judge_all(seen, oracle.loss(case, "mean").values, bounds.bound_loss(case, "mean"), name, "float32")

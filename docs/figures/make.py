@@ -1,8 +1,8 @@
 """Draws the figures of the documentation: `python docs/figures/make.py [NAME ...]` writes SVG files beside this one.
 
-Each is a plain image on a white ground, which a page links to, so that every viewer of Markdown shows it. Errors are
-measured here, in NumPy's float32 against mpmath, with mlsm's reference and the forms that others use. What belongs to a
-tutorial is drawn from the variables that the code of its page leaves behind.
+Each is an image that a page links to, so that every viewer of Markdown shows it. Errors are measured and drawn by the
+suite: mlsm's reference on NumPy beside the forms that others use, each of which is a sabotage of the suite's own loss.
+What belongs to a tutorial is drawn from the variables that the code of its page leaves behind.
 """
 
 import contextlib
@@ -15,9 +15,20 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from mpmath import mp, mpf
 
 import mlsm
+from mlsm_conformance.backends import find
+from mlsm_conformance.check import Ask, Context
+from mlsm_conformance.record import Quantity
+from mlsm_conformance.report.panels import style_of
+from mlsm_conformance.report.style import standalone
+from mlsm_conformance.report.summary import NAMES
+from mlsm_conformance.report.svg import line, marker, short, text
+from mlsm_conformance.report.ulp import Series, Size, drawn
+from mlsm_conformance.run.curves import curve, pack
+from mlsm_conformance.subjects import Mlsm, Subject
+from mlsm_conformance.subjects.reference_impl import Own
+from mlsm_conformance.subjects.sabotage import BceForm, MaxForm, SigmaMinusTarget, SigmaOneMinusSigma
 
 mpl.use("svg")
 from matplotlib import pyplot as plt  # after the choice of a backend
@@ -40,72 +51,55 @@ STYLE = {
     "legend.frameon": False,
 }
 WIDTH = 6.4  # inches, about the width of a column of text: a letter stays legible on a telephone
-F32 = np.float32
-Form = Callable[[Any, Any], Any]
-
-# ---------------------------------------------------------------- what is compared
 
 
-def ours(x: Any, y: Any) -> Any:
-    return mlsm.multilabel_soft_margin_loss(x[:, None], y[:, None], reduction="none", kernel="generic")
+class LogOfSigmoid(Own):
+    """The logarithms of both probabilities, as textbooks have it."""
+
+    def element(self, x: Any, on: Any, off: Any) -> Any:
+        s = self.sigmoid(x)
+        return -(on * self._xp.log(s) + off * self._xp.log(1 - s))
 
 
-def maximum_form(x: Any, y: Any) -> Any:
-    return np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
+def accuracy(quantity: Quantity, target: float, forms: dict[str, type[Own]], caption: str) -> str:
+    """A panel of the suite's report, for one picture: mlsm, its bound, and other forms of the formula, in float32."""
+    backend, size = find("numpy"), Size(600, 300)
+    case, ask = pack("float32", target), Ask(quantity, "none")
+    subjects: dict[str, Subject] = {"mlsm": Mlsm("generic"), **{name: make(backend) for name, make in forms.items()}}
+    styles = {"mlsm": ("ours", ""), **{name: style_of(i) for i, name in enumerate(forms)}}
+    series, legend = [], []
+    with backend.session():
+        for name, subject in subjects.items():
+            context = Context(backend, subject, dtypes=("float32",))
+            seen = backend.to_list(context.answer(case, ask))
+            found = curve(context, case, ask, seen, context.limits(case))
+            series.append(Series(name, found, *styles[name], filled=name == "mlsm"))
+    height, x = size.height + 26, 20.0
+    y = height - 12
+    for name, (css, mark) in {**styles, "promised bound": ("bound", "")}.items():
+        legend += [line(x, y, x + 24, y, f"{css} series"), text(x + 30, y + 4, name, "key", "start")]
+        legend += [marker(mark, x + 12, y, f"{css} mark")] if mark else []
+        x += 48 + 6 * len(name)
+    title = f"{NAMES[quantity]}, y = {'1 − 2⁻²⁰' if 0 < target < 1 else short(target)}, float32"
+    return standalone(size.width, height, caption, [*drawn(series, title, size), *legend])
 
 
-def one_sided_form(x: Any, y: Any) -> Any:
-    return (1 - y) * x + np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)
-
-
-def log_of_sigmoid(x: Any, y: Any) -> Any:
-    s = 1 / (1 + np.exp(-x))
-    return -(y * np.log(s) + (1 - y) * np.log(1 - s))
-
-
-def our_gradient(x: Any, y: Any) -> Any:
-    return mlsm.grad(x[:, None], y[:, None], reduction="sum", kernel="generic")[:, 0]
-
-
-def sigmoid_minus_target(x: Any, y: Any) -> Any:
-    return 1 / (1 + np.exp(-x)) - y
-
-
-def our_hessian(x: Any, y: Any) -> Any:
-    return mlsm.hessian_diag(x[:, None], y[:, None], reduction="sum", kernel="generic")[:, 0]
-
-
-def sigmoid_product(x: Any, y: Any) -> Any:
-    s = 1 / (1 + np.exp(-x))
-    return s * (1 - s)
-
-
-def exact(kind: str, x: Any, y: Any) -> list[mpf]:
-    mp.prec = 200
-    out = []
-    for a, b in zip(x.tolist(), y.tolist(), strict=True):
-        on, off = 1 / (1 + mp.exp(-mpf(a))), 1 / (1 + mp.exp(mpf(a)))
-        value = {
-            "loss": lambda a=a, b=b: b * mp.log1p(mp.exp(-mpf(a))) + (1 - mpf(b)) * mp.log1p(mp.exp(mpf(a))),
-            "gradient": lambda on=on, off=off, b=b: (1 - mpf(b)) * on - b * off,
-            "hessian": lambda on=on, off=off: on * off,
-        }[kind]()
-        out.append(value)
-    return out
-
-
-def ulps(kind: str, form: Form, x: Any, y: Any) -> Any:
-    """The error of a float32 form in ULP at the exact value, at least 1/100 so that a logarithm can show it."""
-    with np.errstate(all="ignore"):
-        seen = form(x, y).astype(np.float64)
-    errors = []
-    for s, right in zip(seen.tolist(), exact(kind, x, y), strict=True):
-        spacing = float(np.spacing(F32(abs(right))))
-        errors.append(max(abs(float(s - right)) / spacing, 0.01) if np.isfinite(s) else np.inf)
-    return np.asarray(errors)
-
-
-# ---------------------------------------------------------------- the figures
+ACCURACY: dict[str, tuple[Quantity, float, dict[str, type[Own]], str]] = {
+    "ulp-loss": (
+        "loss",
+        0.0,
+        {"log σ, log(1 − σ)": LogOfSigmoid, "(1 − y)x + softplus(−x)": BceForm},
+        "The error of the loss against the logit.",
+    ),
+    "ulp-soft": ("loss", 1 - 2.0**-20, {"max(x, 0) − xy + L": MaxForm}, "The error of the loss for a target near 1."),
+    "ulp-gradient": ("gradient", 1.0, {"σ(x) − y": SigmaMinusTarget}, "The error of the gradient against the logit."),
+    "ulp-hessian": (
+        "hessian",
+        1.0,
+        {"σ(1 − σ)": SigmaOneMinusSigma},
+        "The error of the second derivative against the logit.",
+    ),
+}
 
 
 def loss_figure() -> Any:
@@ -120,28 +114,6 @@ def loss_figure() -> Any:
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="logit x")
     axes[0].legend()
-    return figure
-
-
-def _error_figure(kind: str, y_value: float, forms: list[tuple[str, Form, str]], title: str, promised: float) -> Any:
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
-    x = np.linspace(-60, 60, 151).astype(F32)
-    y = np.full_like(x, y_value)
-    for label, form, colour in forms:
-        errors = ulps(kind, form, x, y)
-        kept = np.isfinite(errors)
-        ax.plot(x[kept], errors[kept], ".", ms=4, color=colour, label=label)  # what is not finite has no place
-    ax.axhline(promised, color=INK, lw=0.8, ls="--")
-    ax.text(-61, promised * 2, "promised", fontsize=8)
-    ax.set(
-        yscale="log",
-        xlabel="logit x",
-        ylabel="error in ULP of float32",
-        title=title,
-        ylim=(0.005, 1e11),
-        xlim=(-62, 62),
-    )
-    figure.legend(loc="outside lower center", ncols=len(forms), markerscale=3, handletextpad=0.1)
     return figure
 
 
@@ -211,46 +183,6 @@ FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
         loss_figure,
         "The loss of one class, its gradient and its curvature, for labels 1, 0 and one half.",
     ),
-    "ulp-loss": (
-        lambda: _error_figure(
-            "loss",
-            0.0,
-            [
-                ("log σ, log(1-σ)", log_of_sigmoid, TWO),
-                ("(1-y)x + softplus(-x)", one_sided_form, ONE),
-                ("mlsm", ours, OURS),
-            ],
-            "loss, y = 0",
-            4,
-        ),
-        "The error of the loss against the logit; 0.01 stands for less. log(1-σ) is infinite beyond 17: no dot.",
-    ),
-    "ulp-soft": (
-        lambda: _error_figure(
-            "loss",
-            float(F32(1) - F32(2) ** -20),
-            [("max(x,0) - x·y + log1p(e)", maximum_form, ONE), ("mlsm", ours, OURS)],
-            "loss, soft target y = 1 − 2⁻²⁰",
-            5,
-        ),
-        "The error of the loss for a soft target near 1.",
-    ),
-    "ulp-gradient": (
-        lambda: _error_figure(
-            "gradient",
-            1.0,
-            [("σ(x) - y", sigmoid_minus_target, ONE), ("mlsm", our_gradient, OURS)],
-            "gradient, y = 1",
-            4,
-        ),
-        "The error of the gradient against the logit.",
-    ),
-    "ulp-hessian": (
-        lambda: _error_figure(
-            "hessian", 1.0, [("σ(1-σ)", sigmoid_product, ONE), ("mlsm", our_hessian, OURS)], "Hessian", 5
-        ),
-        "The error of the second derivative against the logit.",
-    ),
     "second-sigmoid": (second_sigmoid_figure, "Training loss against steps, given logits or given probabilities."),
     "pytorch": (pytorch_figure, "Training and held-out loss against epochs; F1 of each class against the threshold."),
     "imbalance": (imbalance_figure, "Precision against recall of three classes for three choices of pos_weight."),
@@ -269,9 +201,13 @@ def written(figure: Any, caption: str) -> str:
 
 def main(names: list[str]) -> None:
     with plt.rc_context(STYLE):
-        for name in names or FIGURES:
-            draw, caption = FIGURES[name]
-            (HERE / f"{name}.svg").write_text(written(draw(), caption), encoding="utf-8")
+        for name in names or (*FIGURES, *ACCURACY):
+            if name in ACCURACY:
+                picture = accuracy(*ACCURACY[name])
+            else:
+                draw, caption = FIGURES[name]
+                picture = written(draw(), caption)
+            (HERE / f"{name}.svg").write_text(picture, encoding="utf-8")
             print(f"docs/figures/{name}.svg")
 
 

@@ -3,17 +3,7 @@
 `transformers.ComputeLoss` for the Hugging Face Trainer, `sklearn.MultiLabelLogisticRegression` for scikit-learn.
 """
 
-from importlib import import_module
-from types import ModuleType
+from .._on_first_use import on_first_use as _on_first_use
 
 __all__ = ["sklearn", "transformers"]
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = _on_first_use(globals(), *__all__)

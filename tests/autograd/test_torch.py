@@ -14,7 +14,7 @@ import pytest
 
 import mlsm
 
-from .._support import check, closed
+from .._support import check, closed, differentiated
 
 torch = pytest.importorskip("torch", reason="this file tests PyTorch")
 
@@ -123,27 +123,6 @@ W, P = 3.0, 2.0
 NAMES = ("input", "target", "weight", "pos_weight")
 
 
-def _matched(x: float, y: float) -> bool:
-    """(+inf, 1) and (-inf, 0): the linear part is switched off there (its coefficient is exactly 0)."""
-    return (x, y) in ((INF, 1.0), (-INF, 0.0))
-
-
-def _by_differentiation(x: float, y: float) -> tuple[Any, Any, Any]:
-    """The closed form, and what plain differentiation gives at a matched infinity.
-
-    d loss/d target is -(1-eps)*w*x there, which is infinite; the guard that makes the loss 0 is a constant choice,
-    whose derivative is 0. Neither is the one-sided limit of a finite loss; each is tested as it is.
-    """
-    exact = closed(x, y, W, P)
-    gradient, hessian = np.asarray(exact.gradient), np.asarray(exact.hessian)
-    if _matched(x, y):
-        gradient[1] = 0
-        hessian[0, 1] = hessian[1, 0] = 0
-        hessian[1, 2] = hessian[2, 1] = 0
-        hessian[1, 3] = hessian[3, 1] = 0
-    return exact.value, gradient, hessian
-
-
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize(("x", "y"), POINTS)
 def test_first_order_at_every_point(x: float, y: float, kernel: str | None) -> None:
@@ -153,7 +132,7 @@ def test_first_order_at_every_point(x: float, y: float, kernel: str | None) -> N
     by_hand = closed(x, y, W, P)
     exact = np.asarray(by_hand.gradient)
     if kernel == "generic":
-        exact = _by_differentiation(x, y)[1]
+        exact = differentiated(x, y, W, P)[1]
     check(value.item(), by_hand.value, 8 * 2.0**-53 * abs(by_hand.value), "value")
     for name, v, right in zip(NAMES, values, exact, strict=True):
         check(v.grad.item(), right, 12 * 2.0**-53 * abs(right), name)
@@ -182,7 +161,7 @@ def test_second_order_at_every_point(x: float, y: float, how: str) -> None:
     One at a time, because at an infinite logit some entries are infinite, and a framework that works out several
     together multiplies those of the others by zero cotangents.
     """
-    exact = _by_differentiation(x, y)[2]
+    exact = differentiated(x, y, W, P)[2]
 
     def function(a: Any, b: Any, w: Any, p: Any) -> Any:
         return loss(a.reshape(1), b.reshape(1), w, pos_weight=p)
@@ -235,12 +214,8 @@ def test_third_order_of_what_is_returned(made: str) -> None:
     exact = -torch.sign(x) * w * ((1 - y) + p * y) * s * (1 - s) * (1 - 2 * s)
     x.requires_grad_()
     options: dict[str, Any] = {"weight": w, "pos_weight": p, "reduction": "sum"}
-    if made == "grad":
-        found = mlsm.grad(x[:, None], y[:, None], **options)
-    elif made == "value_and_grad":
-        found = mlsm.value_and_grad(x[:, None], y[:, None], **options)[1]
-    else:
-        found = mlsm.hessian_diag(x[:, None], y[:, None], **options)
+    found = getattr(mlsm, made)(x[:, None], y[:, None], **options)
+    found = found[1] if made == "value_and_grad" else found
     for more in (True, False) if made != "hessian_diag" else (False,):
         (found,) = torch.autograd.grad(found.sum(), x, create_graph=more)
     check(found.numpy(), exact.numpy(), 24 * 2.0**-53 * exact.abs().numpy(), made)

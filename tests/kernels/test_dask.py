@@ -3,11 +3,7 @@
 That its results obey the contract is the conformance suite's to say (`run --kernel dask`).
 """
 
-import contextlib
-import importlib
-import importlib.util
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,36 +12,18 @@ import pytest
 import mlsm
 from mlsm import _dispatch
 
-from .._support import check, identical
+from .._support import check, identical, nothing_computed
 
 loss = mlsm.multilabel_soft_margin_loss
 
 
-def _reason() -> str | None:
-    """Why the kernel cannot be tested here; None where it can."""
-    if importlib.util.find_spec("mlsm.kernels") is None or importlib.util.find_spec("mlsm.kernels.dask") is None:
-        return "mlsm/kernels/dask.py is deleted"
-    return "dask is not installed" if importlib.util.find_spec("dask") is None else None
-
-
-REASON = _reason()
-if REASON is not None:
-    pytest.skip(REASON, allow_module_level=True)
-dask: Any = importlib.import_module("dask")  # as Any: Dask ships its types in part
-da: Any = importlib.import_module("dask.array")
+dask = pytest.importorskip("dask", reason="this file tests Dask")
+da = pytest.importorskip("dask.array", reason="this file tests Dask")
+pytest.importorskip("mlsm.kernels.dask", reason="mlsm/kernels/dask.py is deleted")
 
 SHAPE = (12, 9)
 CHUNKS: dict[str, Any] = {"rows": (5, -1), "classes": (-1, 2), "both": (5, 4), "uneven": ((1, 11), (8, 1))}
 U = 2.0**-53
-
-
-@contextlib.contextmanager
-def _nothing_computed() -> Iterator[None]:
-    def never(*args: Any, **options: Any) -> Any:
-        raise AssertionError("a graph was computed while another was built")
-
-    with dask.config.set(scheduler=never):
-        yield
 
 
 def _lazy(values: Any, chunks: Any) -> Any:
@@ -81,7 +59,7 @@ def test_every_chunking_and_option(chunks: str, option: str, rng: np.random.Gene
     options = _options(rng)[option]
     right = _results(x, y, g, kernel="generic", **options)
     lazy = {k: _lazy(v, "auto") if isinstance(v, np.ndarray) else v for k, v in options.items()}
-    with _nothing_computed():
+    with nothing_computed():
         graphs = _results(_lazy(x, CHUNKS[chunks]), _lazy(y, 3), _lazy(g, 7), kernel="dask", **lazy)
     for name, found in zip(graphs, dask.compute(*graphs.values(), scheduler="sync"), strict=True):
         size = np.abs(right[name]) + 1 / (SHAPE[0] * SHAPE[1])  # a gradient near its root is right to u of its terms
@@ -96,7 +74,7 @@ def test_unknown_lengths(chunks: str, rng: np.random.Generator) -> None:
     kept = np.arange(SHAPE[0]) % 3 != 1
     right = [*mlsm.value_and_grad(x[kept], y[kept], where=mask[kept], kernel="generic")]
     right.append(mlsm.hessian_diag(x[kept], y[kept], where=mask[kept], kernel="generic"))
-    with _nothing_computed():
+    with nothing_computed():
         where = _lazy(kept, (CHUNKS[chunks][0],))
         a, b, m = (_lazy(v, CHUNKS[chunks])[where] for v in (x, y, mask))
         graphs = [*mlsm.value_and_grad(a, b, where=m, kernel="dask"), mlsm.hessian_diag(a, b, where=m, kernel="dask")]

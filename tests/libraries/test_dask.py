@@ -3,10 +3,9 @@
 Building a graph computes nothing: the scheduler of these tests raises while a graph is built.
 """
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 import mlsm
 
-from .._support import check
+from .._support import check, everything, nothing_computed
 
 dask = pytest.importorskip("dask", reason="this file tests Dask")
 da = pytest.importorskip("dask.array", reason="this file tests Dask")
@@ -32,17 +31,6 @@ KERNELS = [None, "generic"]
 U = 2.0**-53
 
 
-@contextlib.contextmanager
-def nothing_computed() -> Iterator[None]:
-    """A scheduler that raises, for as long as graphs are built."""
-
-    def never(*args: Any, **options: Any) -> Any:
-        raise AssertionError("a graph was computed while another was built")
-
-    with dask.config.set(scheduler=never):
-        yield
-
-
 def _data() -> dict[str, Any]:
     rng = np.random.default_rng(7)
     x = 3 * rng.standard_normal((7, 5))
@@ -55,14 +43,7 @@ def _data() -> dict[str, Any]:
 
 
 def _results(data: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Every public result of these operands, by name."""
-    results = {r: loss(**data, reduction=r, **more) for r in ("none", "mean", "sum")}
-    results["value"], results["gradient"] = mlsm.value_and_grad(**data, **more)
-    results["hessian"] = mlsm.hessian_diag(**data, **more)
-    for wrt in ("input", "target", "weight", "pos_weight"):
-        if data.get(wrt) is not None:
-            results[f"by {wrt}"] = mlsm.grad(**data, wrt=wrt, reduction="sum", **more)
-    return results
+    return dict(everything(**data, reduction="sum", **more))
 
 
 def _agree(found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import mlsm
 
-from .._support import check, closed
+from .._support import check, closed, differentiated
 
 jax = pytest.importorskip("jax", reason="this file tests JAX")
 jnp = jax.numpy
@@ -43,26 +43,6 @@ def scalar(x: Any, y: Any, w: Any, p: Any) -> Any:
     return loss(jnp.reshape(x, (1,)), jnp.reshape(y, (1,)), w, pos_weight=p)
 
 
-def _expected(x: float, y: float) -> tuple[float, Any, Any]:
-    """The closed form, and what plain differentiation gives at a matched infinity.
-
-    There, (+inf, 1) and (-inf, 0), the guard that makes the loss 0 is a constant choice: by the target, and by the
-    target and another argument, differentiation gives 0, and `mlsm.grad` the formula's own -(1-eps)*w*x. Each is
-    tested as it is.
-    """
-    exact = closed(x, y, W, P)
-    gradient, hessian = np.asarray(exact.gradient), np.asarray(exact.hessian)
-    if (x, y) in ((INF, 1.0), (-INF, 0.0)):
-        gradient[1] = 0
-        hessian[1, :] = hessian[:, 1] = 0
-    return exact.value, gradient, hessian
-
-
-def _wrapped(jitted: bool, function: Callable[..., Any]) -> Callable[..., Any]:
-    result: Callable[..., Any] = jax.jit(function) if jitted else function
-    return result
-
-
 @pytest.fixture(scope="module")
 def derivatives() -> dict[tuple[int, ...], Callable[..., Any]]:
     """Every derivative by its own pair of arguments, compiled once for all points.
@@ -79,7 +59,7 @@ def derivatives() -> dict[tuple[int, ...], Callable[..., Any]]:
 def test_first_and_second_order_at_every_point(
     x: float, y: float, derivatives: dict[tuple[int, ...], Callable[..., Any]]
 ) -> None:
-    value, gradient, hessian = _expected(x, y)
+    value, gradient, hessian = differentiated(x, y, W, P)
     point = [jnp.asarray(v) for v in (x, y, W, P)]
     check(scalar(*point), value, 8 * U * abs(value), "value")
     for i in range(4):

@@ -15,7 +15,7 @@ from mlsm.libraries import library_of
 from mlsm.many_classes import _row_blocks, _targets
 
 from .. import _support
-from .._support import check, identical
+from .._support import check, identical, padded
 
 CLASSES = 40
 FORMS = ("padded", "indptr", "csr_array", "csr_matrix")
@@ -36,23 +36,11 @@ def _dense(rng: np.random.Generator, rows: int = 13, dtype: Any = bool) -> Any:
     return y if dtype is bool else np.where(y, rng.uniform(0.25, 1, size=y.shape), 0).astype(dtype)
 
 
-def _padded(y: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Indices of any order among -1, and the values that belong to them (another number where there is none)."""
-    width = max(1, int((y != 0).sum(-1).max())) + 2
-    indices = np.full((y.shape[0], width), -1, np.int64)
-    values = np.full(indices.shape, 7, y.dtype)
-    for i, row in enumerate(y):
-        (columns,) = np.nonzero(row)
-        places = rng.permutation(width)[: columns.size]
-        indices[i, places], values[i, places] = columns, row[columns]
-    return indices, values
-
-
 def _made(form: str, y: Any, rng: np.random.Generator) -> Any:
     """The labels of a dense target in one of the forms in which they may come."""
     hard = y.dtype == bool
     if form == "padded":
-        indices, values = _padded(y, rng)
+        indices, values = padded(y, rng)
         return mlsm.Labels(indices, num_classes=y.shape[1], values=None if hard else values)
     if form == "indptr":
         rows, columns = np.nonzero(y)
@@ -139,7 +127,7 @@ def test_bits_by_name_and_in_any_layout(kernel: str, rng: np.random.Generator) -
 @pytest.mark.usefixtures("small_blocks")
 def test_several_batch_axes(rng: np.random.Generator) -> None:
     y = _dense(rng, rows=12)
-    indices, _ = _padded(y, rng)
+    indices, _ = padded(y, rng)
     x = rng.normal(size=(3, 4, CLASSES)).astype(np.float32)
     labels = mlsm.Labels(indices.reshape(3, 4, -1), num_classes=CLASSES)
     g, w = rng.normal(size=(3, 4)), rng.uniform(size=(1, 4, 1)).astype(np.float32)
@@ -320,99 +308,82 @@ def test_rows_that_are_none() -> None:
 # ---------------------------------------------------------------- refusals
 
 INDICES = np.asarray([[0, 2], [1, -1]])
-INDPTR = np.asarray([0, 1, 2])
-CONSTRUCTED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "list": (
-        lambda: mlsm.Labels([[0, 1]], num_classes=3),
-        TypeError,
-        "`indices` must be an array; got a list: convert",
-    ),
+FLAT, INDPTR = np.asarray([0, 1]), np.asarray([0, 1, 2])
+# Beside, or in place of, right indices of three classes.
+CONSTRUCTED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "list": ({"indices": [[0, 1]]}, TypeError, "`indices` must be an array; got a list: convert"),
     "unsigned": (
-        lambda: mlsm.Labels(INDICES.astype(np.uint8), num_classes=3),
+        {"indices": INDICES.astype("u1")},
         TypeError,
         "`indices` must have a signed integer dtype .* got uint8",
     ),
-    "floating": (lambda: mlsm.Labels(INDICES * 1.0, num_classes=3), TypeError, "signed integer dtype .* got float64"),
-    "bool": (lambda: mlsm.Labels(INDICES > 0, num_classes=3), TypeError, "signed integer dtype .* got bool"),
-    "0-d": (lambda: mlsm.Labels(np.asarray(1), num_classes=3), ValueError, "at least one dimension"),
-    "classes bool": (lambda: mlsm.Labels(INDICES, num_classes=True), TypeError, "`num_classes` must be an integer"),
-    "classes float": (lambda: mlsm.Labels(INDICES, num_classes=3.0), TypeError, "`num_classes` must be an integer"),
-    "no class": (lambda: mlsm.Labels(INDICES, num_classes=0), ValueError, "`num_classes` must be at least 1"),
-    "outside": (
-        lambda: mlsm.Labels(INDICES, num_classes=2),
-        IndexError,
-        r"`indices` must be in \[0, 1\], or -1 for none; got 2 in row 0",
-    ),
-    "below": (lambda: mlsm.Labels(INDICES - 1, num_classes=3), IndexError, "got -2 in row 1"),
-    "outside, deep": (
-        lambda: mlsm.Labels(np.asarray([[[0], [1]], [[0], [9]]]), num_classes=3),
-        IndexError,
-        r"got 9 in row \(1, 1\)",
-    ),
+    "floating": ({"indices": INDICES * 1.0}, TypeError, "signed integer dtype .* got float64"),
+    "bool": ({"indices": INDICES > 0}, TypeError, "signed integer dtype .* got bool"),
+    "0-d": ({"indices": np.asarray(1)}, ValueError, "at least one dimension"),
+    "classes bool": ({"num_classes": True}, TypeError, "`num_classes` must be an integer"),
+    "classes float": ({"num_classes": 3.0}, TypeError, "`num_classes` must be an integer"),
+    "no class": ({"num_classes": 0}, ValueError, "`num_classes` must be at least 1"),
+    "outside": ({"num_classes": 2}, IndexError, r"`indices` must be in \[0, 1\], or -1 for none; got 2 in row 0"),
+    "below": ({"indices": INDICES - 1}, IndexError, "got -2 in row 1"),
+    "outside, deep": ({"indices": np.asarray([[[0], [1]], [[0], [9]]])}, IndexError, r"got 9 in row \(1, 1\)"),
     "-1 with indptr": (
-        lambda: mlsm.Labels(np.asarray([0, -1]), indptr=INDPTR, num_classes=3),
+        {"indices": np.asarray([0, -1]), "indptr": INDPTR},
         IndexError,
         r"`indices` must be in \[0, 2\]; got -1 in row 1",
     ),
     "indptr decreases": (
-        lambda: mlsm.Labels(np.asarray([0, 1]), indptr=np.asarray([0, 2, 1, 2]), num_classes=3),
+        {"indices": FLAT, "indptr": np.asarray([0, 2, 1, 2])},
         ValueError,
         "`indptr` must not decrease; it does at 2, from 2 to 1",
     ),
     "indptr ends early": (
-        lambda: mlsm.Labels(np.asarray([0, 1]), indptr=np.asarray([0, 1]), num_classes=3),
+        {"indices": FLAT, "indptr": INDPTR[:2]},
         ValueError,
         "`indptr` must start at 0 and end at the number of `indices`, 2; got 0 and 1",
     ),
     "indptr shape": (
-        lambda: mlsm.Labels(np.asarray([0, 1]), indptr=INDPTR[None], num_classes=3),
+        {"indices": FLAT, "indptr": INDPTR[None]},
         ValueError,
         r"`indptr` must have shape \(N \+ 1,\), for N rows; got \(1, 3\)",
     ),
     "indptr dtype": (
-        lambda: mlsm.Labels(np.asarray([0, 1]), indptr=INDPTR * 1.0, num_classes=3),
+        {"indices": FLAT, "indptr": INDPTR * 1.0},
         TypeError,
         "`indptr` must have a signed integer dtype; got float64",
     ),
     "indptr and padded": (
-        lambda: mlsm.Labels(INDICES, indptr=INDPTR, num_classes=3),
+        {"indptr": INDPTR},
         ValueError,
         r"`indices` must have shape \(nnz,\) where there is an `indptr`, here of shape \(3,\); got \(2, 2\)",
     ),
     "values shape": (
-        lambda: mlsm.Labels(INDICES, values=np.ones((2, 3)), num_classes=3),
+        {"values": np.ones((2, 3))},
         ValueError,
         r"`values` must have the shape of `indices`, \(2, 2\); got \(2, 3\)",
     ),
     "values dtype": (
-        lambda: mlsm.Labels(INDICES, values=INDICES * 1j, num_classes=3),
+        {"values": INDICES * 1j},
         TypeError,
         "`values` must have a bool, integer or real floating dtype; got complex128",
     ),
-    "values list": (
-        lambda: mlsm.Labels(INDICES, values=[[1, 1]], num_classes=3),
-        TypeError,
-        "`values` must be an array",
-    ),
+    "values list": ({"values": [[1, 1]]}, TypeError, "`values` must be an array"),
     "repeated": (
-        lambda: mlsm.Labels(np.asarray([[0, 1], [2, 2]]), values=np.ones((2, 2)), num_classes=3),
+        {"indices": np.asarray([[0, 1], [2, 2]]), "values": np.ones((2, 2))},
         ValueError,
         "an index must not repeat in its row where there are `values`; got 2 more than once in row 1: give each once",
     ),
     "repeated, apart": (
-        lambda: mlsm.Labels(
-            np.asarray([2, 0, 2, 1]), indptr=np.asarray([0, 0, 3, 4]), values=np.ones(4), num_classes=3
-        ),
+        {"indices": np.asarray([2, 0, 2, 1]), "indptr": np.asarray([0, 0, 3, 4]), "values": np.ones(4)},
         ValueError,
         "got 2 more than once in row 1",
     ),
 }
 
 
-@pytest.mark.parametrize(("make", "kind", "message"), CONSTRUCTED.values(), ids=CONSTRUCTED)
-def test_refused_on_construction(make: Callable[[], Any], kind: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(("given", "kind", "message"), CONSTRUCTED.values(), ids=CONSTRUCTED)
+def test_refused_on_construction(given: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        make()
+        mlsm.Labels(**{"indices": INDICES, "num_classes": 3, **given})
 
 
 def _csr(data: Any, indices: Any, indptr: Any) -> Any:
@@ -424,64 +395,65 @@ def _csr(data: Any, indices: Any, indptr: Any) -> Any:
 
 X = np.zeros((2, 3))
 LABELS = mlsm.Labels(INDICES, num_classes=3)
-CALLED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+# Beside, or in place of, right logits and labels.
+CALLED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bare indices": (
-        lambda: mlsm.grad(X, INDICES),
+        {"target": INDICES},
         ValueError,
         r"got \(2, 2\). If it holds indices of classes, pass `mlsm.Labels\(target, num_classes=3\)`",
     ),
     "shape": (
-        lambda: mlsm.grad(X, mlsm.Labels(INDICES, num_classes=4)),
+        {"target": mlsm.Labels(INDICES, num_classes=4)},
         ValueError,
         r"`target` must have exactly the shape of `input`, \(2, 3\); got \(2, 4\)",
     ),
-    "axis": (lambda: mlsm.grad(X, mlsm.Labels(INDICES, num_classes=3), axis=0), ValueError, "`axis` must be the last"),
-    "wrt": (lambda: mlsm.grad(X, LABELS, wrt="target"), ValueError, '`wrt` is "target", for which only a dense target'),
+    "axis": ({"axis": 0}, ValueError, "`axis` must be the last"),
+    "wrt": ({"wrt": "target"}, ValueError, '`wrt` is "target", for which only a dense target'),
     "wrt csr": (
-        lambda: mlsm.grad(X, scipy.sparse.csr_array(X), wrt="target"),
+        {"target": scipy.sparse.csr_array(X), "wrt": "target"},
         ValueError,
         '`wrt` is "target", for which only a dense target',
     ),
     "coo": (
-        lambda: mlsm.grad(X, scipy.sparse.coo_array(X)),
+        {"target": scipy.sparse.coo_array(X)},
         TypeError,
         r"`target` must be an array; got a scipy.sparse.*coo_array: pass its `.tocsr\(\)`, or `mlsm.Labels",
     ),
-    "csc": (lambda: mlsm.grad(X, scipy.sparse.csc_matrix(X)), TypeError, r"csc_matrix: pass its `.tocsr\(\)`"),
-    "complex": (lambda: mlsm.grad(X, scipy.sparse.csr_array(X * 1j)), TypeError, "got complex128"),
+    "csc": ({"target": scipy.sparse.csc_matrix(X)}, TypeError, r"csc_matrix: pass its `.tocsr\(\)`"),
+    "complex": ({"target": scipy.sparse.csr_array(X * 1j)}, TypeError, "got complex128"),
     "csr outside": (
-        lambda: mlsm.grad(X, _csr([1.0, 1.0], [0, 3], [0, 1, 2])),
+        {"target": _csr([1.0, 1.0], [0, 3], [0, 1, 2])},
         IndexError,
         r"`target`: `indices` must be in \[0, 2\]; got 3 in row 1",
     ),
     "csr repeated": (
-        lambda: mlsm.grad(X, _csr([1.0, 1.0], [1, 1], [0, 0, 2])),
+        {"target": _csr([1.0, 1.0], [1, 1], [0, 0, 2])},
         ValueError,
         r"`target`: an index must not repeat .* got 1 more than once in row 1: call `.sum_duplicates\(\)`",
     ),
     "csr decreases": (
-        lambda: mlsm.grad(X, _csr([1.0, 1.0], [1, 1], [0, 3, 2])),
+        {"target": _csr([1.0, 1.0], [1, 1], [0, 3, 2])},
         ValueError,
         "`target`: `indptr` must not decrease",
     ),
-    "csr rows": (lambda: mlsm.grad(X, _csr([1.0], [1], [0, 1])), ValueError, "`indptr` of one more than its rows, 3"),
+    "csr rows": ({"target": _csr([1.0], [1], [0, 1])}, ValueError, "`indptr` of one more than its rows, 3"),
     "csr weight": (
-        lambda: mlsm.grad(X, LABELS, scipy.sparse.csr_array(X)),
+        {"weight": scipy.sparse.csr_array(X)},
         TypeError,
         r"`weight` must be an array; .* pass its `.toarray\(\)`",
     ),
     "labels as input": (
-        lambda: mlsm.grad(LABELS, X),
+        {"input": LABELS, "target": X},
         TypeError,
         "`input` must be an array; got a mlsm.many_classes._labels.Labels",
     ),
 }
 
 
-@pytest.mark.parametrize(("call", "kind", "message"), CALLED.values(), ids=CALLED)
-def test_refused_at_the_call(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(("given", "kind", "message"), CALLED.values(), ids=CALLED)
+def test_refused_at_the_call(given: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        call()
+        mlsm.grad(**{"input": X, "target": LABELS, **given})
 
 
 # ---------------------------------------------------------------- every library
@@ -493,7 +465,7 @@ def test_every_library(library: _support.Library, rng: np.random.Generator) -> N
         kind = _support.numpy_dtype(dtype)
         y = _dense(rng, dtype=np.float32 if soft else bool)
         y = y.astype(kind) if soft else y
-        indices, values = _padded(y, rng)
+        indices, values = padded(y, rng)
         x = library.make(rng.normal(size=y.shape).astype(kind))
         labels = mlsm.Labels(
             library.make(indices.astype(np.int32)),

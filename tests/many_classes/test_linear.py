@@ -1,7 +1,6 @@
 """The linear head: the dense call's value and gradients by blocks, and what it must never hold."""
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ from mlsm.libraries import library_of
 from mlsm.many_classes import _linear, _targets
 
 from .. import _support
-from .._support import check, identical
+from .._support import check, identical, nothing_computed, padded, python
 
 ROWS, FEATURES, CLASSES = 12, 6, 50
 
@@ -40,14 +39,9 @@ class Call:
         self.given = OPTIONS[options](rng)
 
     def labels(self, make: Callable[[Any], Any] = np.asarray, dtype: Any = np.float64) -> mlsm.Labels:
-        width = int((self.y != 0).sum(-1).max()) + 1
-        indices = np.full((ROWS, width), -1, np.int32)
-        values = np.zeros((ROWS, width))
-        for i, row in enumerate(self.y):
-            (columns,) = np.nonzero(row)
-            indices[i, : columns.size], values[i, : columns.size] = columns[::-1], row[columns[::-1]]
+        indices, values = padded(self.y, np.random.default_rng(0))
         soft = None if self.y.dtype == bool else make(values.astype(dtype))
-        return mlsm.Labels(make(indices), num_classes=CLASSES, values=soft)
+        return mlsm.Labels(make(indices.astype(np.int32)), num_classes=CLASSES, values=soft)
 
     def options(self, make: Callable[[Any], Any] = np.asarray, dtype: Any = np.float64) -> dict[str, Any]:
         return {
@@ -251,14 +245,11 @@ def test_dask_computes_nothing_while_the_graph_is_built(rng: np.random.Generator
     da = pytest.importorskip("dask.array", reason="of Dask")
     import dask
 
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("computed")
-
     call = Call(rng, "masked")
     h, W, b = (da.from_array(v, chunks=c) for v, c in ((call.h, (5, 3)), (call.W, (9, 4)), (call.b, 20)))
     options = call.options(lambda a: da.from_array(a, chunks=(7, 13)))
     for target in (call.labels(lambda a: da.from_array(a, chunks=(4, 2))), da.from_array(call.y, chunks=(3, 30))):
-        with dask.config.set(scheduler=refuse):
+        with nothing_computed():
             found = mlsm.linear_value_and_grad(h, W, target, linear_bias=b, **options)
         call.judge(dask.compute(found, scheduler="synchronous")[0], "chunks")
     unknown = h[h[:, 0] > -math.inf]
@@ -280,62 +271,56 @@ def test_dask_computes_nothing_while_the_graph_is_built(rng: np.random.Generator
 H, W = np.zeros((2, 4)), np.zeros((3, 4))
 LABELS = mlsm.Labels(np.asarray([[0], [2]]), num_classes=3)
 loss = mlsm.linear_multilabel_soft_margin_loss
-REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "input": (lambda: loss([[0.0]], W, LABELS), TypeError, "`input` must be an array; got a list"),
-    "input dtype": (lambda: loss(H > 0, W, LABELS), TypeError, "`input` must have a real floating dtype .* got bool"),
-    "input 0-d": (lambda: loss(np.asarray(1.0), W, LABELS), ValueError, "`input` must have at least one dimension"),
-    "weight": (lambda: loss(H, W.tolist(), LABELS), TypeError, "`linear_weight` must be an array; got a list"),
-    "weight dtype": (lambda: loss(H, W > 0, LABELS), TypeError, "`linear_weight` must have a real floating dtype"),
+# Beside, or in place of, right logits, weights and labels.
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "input": ({"input": [[0.0]]}, TypeError, "`input` must be an array; got a list"),
+    "input dtype": ({"input": H > 0}, TypeError, "`input` must have a real floating dtype .* got bool"),
+    "input 0-d": ({"input": np.asarray(1.0)}, ValueError, "`input` must have at least one dimension"),
+    "weight": ({"linear_weight": W.tolist()}, TypeError, "`linear_weight` must be an array; got a list"),
+    "weight dtype": ({"linear_weight": W > 0}, TypeError, "`linear_weight` must have a real floating dtype"),
     "features": (
-        lambda: loss(H, W[:, :3], LABELS),
+        {"linear_weight": W[:, :3]},
         ValueError,
         r"`linear_weight` must have shape \(num_classes, 4\), with the features of `input`, \(2, 4\); got \(3, 3\)",
     ),
-    "weight ndim": (lambda: loss(H, W[0], LABELS), ValueError, r"`linear_weight` must have shape .* got \(4,\)"),
-    "no class": (lambda: loss(H, W[:0], LABELS), ValueError, "`linear_weight` must have at least one class"),
+    "weight ndim": ({"linear_weight": W[0]}, ValueError, r"`linear_weight` must have shape .* got \(4,\)"),
+    "no class": ({"linear_weight": W[:0]}, ValueError, "`linear_weight` must have at least one class"),
     "bias": (
-        lambda: loss(H, W, LABELS, linear_bias=np.zeros(4)),
+        {"linear_bias": np.zeros(4)},
         ValueError,
         r"`linear_bias` must have one number a class, \(3,\), for a `linear_weight` of shape \(3, 4\); got \(4,\)",
     ),
-    "bias dtype": (
-        lambda: loss(H, W, LABELS, linear_bias=np.zeros(3, int)),
-        TypeError,
-        "`linear_bias` must have a real",
-    ),
+    "bias dtype": ({"linear_bias": np.zeros(3, int)}, TypeError, "`linear_bias` must have a real"),
     "target": (
-        lambda: loss(H, W, np.zeros((2, 4))),
+        {"target": np.zeros((2, 4))},
         ValueError,
         r"`target` must have exactly the shape of the logits, \(2, 3\); got \(2, 4\)",
     ),
     "labels": (
-        lambda: loss(H, W, mlsm.Labels(np.asarray([[0], [2]]), num_classes=4)),
+        {"target": mlsm.Labels(np.asarray([[0], [2]]), num_classes=4)},
         ValueError,
         r"`target` must have exactly the shape of the logits, \(2, 3\); got \(2, 4\)",
     ),
-    "indices": (lambda: loss(H, W, LABELS.indices), ValueError, "pass `mlsm.Labels.target, num_classes=3.`"),
+    "indices": ({"target": LABELS.indices}, ValueError, "pass `mlsm.Labels.target, num_classes=3.`"),
     "class weight": (
-        lambda: loss(H, W, LABELS, np.zeros(4)),
+        {"weight": np.zeros(4)},
         ValueError,
         r"`weight` must broadcast to the shape of the logits, \(2, 3\)",
     ),
-    "where": (lambda: loss(H, W, LABELS, where=np.ones((2, 3))), TypeError, "`where` must be a bool array"),
-    "reduction": (lambda: loss(H, W, LABELS, reduction="avg"), ValueError, "`reduction` must be one of"),
-    "smoothing": (lambda: loss(H, W, LABELS, label_smoothing=2), ValueError, "`label_smoothing` must be a"),
-    "grad_output": (
-        lambda: mlsm.linear_value_and_grad(H, W, LABELS, grad_output=np.ones(2)),
-        ValueError,
-        "`grad_output` must have the shape of the loss",
-    ),
-    "kernel": (lambda: loss(H, W, LABELS, kernel="nobody"), ValueError, "`kernel` must be one of .* got 'nobody'"),
-    "axis": (lambda: loss(H, W, LABELS, axis=0), TypeError, "axis"),
+    "where": ({"where": np.ones((2, 3))}, TypeError, "`where` must be a bool array"),
+    "reduction": ({"reduction": "avg"}, ValueError, "`reduction` must be one of"),
+    "smoothing": ({"label_smoothing": 2}, ValueError, "`label_smoothing` must be a"),
+    "grad_output": ({"grad_output": np.ones(2)}, ValueError, "`grad_output` must have the shape of the loss"),
+    "kernel": ({"kernel": "nobody"}, ValueError, "`kernel` must be one of .* got 'nobody'"),
+    "axis": ({"axis": 0}, TypeError, "axis"),
 }
 
 
-@pytest.mark.parametrize(("call", "kind", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(("given", "kind", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(given: dict[str, Any], kind: type[Exception], message: str) -> None:
+    function: Any = mlsm.linear_value_and_grad if "grad_output" in given else loss
     with pytest.raises(kind, match=message):
-        call()
+        function(**{"input": H, "linear_weight": W, "target": LABELS, **given})
 
 
 @_support.needs_kernels
@@ -375,10 +360,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - gra
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 @_support.needs_kernels
 def test_memory_does_not_grow_with_the_classes() -> None:
-    used = [
-        float(subprocess.run([sys.executable, "-c", PEAK, str(c)], check=True, capture_output=True, text=True).stdout)
-        for c in (200_000, 400_000)
-    ]
+    used = [float(python(PEAK, str(c))) for c in (200_000, 400_000)]
     logits = 64 * 400_000 * 4 / 2**20
     assert used[1] < 64 < logits, f"{used} MiB beside the gradients"
     assert used[1] - used[0] <= 8, f"{used} MiB: it grows with the classes"

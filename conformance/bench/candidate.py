@@ -40,8 +40,3 @@ def installed(module: str) -> bool:
 def library(name: str) -> Any:
     """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
     return importlib.import_module(name)
-
-
-def ready(work: Work) -> Work:
-    """For what needs no preparation."""
-    return work

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlsm
 
-from .candidate import Candidate, Work, library, ready
+from .candidate import Candidate, Work, library
 from .cases import Case, Data
 
 
@@ -32,8 +32,8 @@ def numpy_heads(case: Case, data: Data) -> Iterator[Candidate]:
         return value
 
     way = "value_and_grad" if case.gradient else "loss"
-    yield Candidate("mlsm, numpy, head", "numpy", way, partial(ready, fused), True)
-    yield Candidate("h @ W.T + mlsm, numpy", "numpy", way, partial(ready, unfused))
+    yield Candidate("mlsm, numpy, head", "numpy", way, lambda: fused, True)
+    yield Candidate("h @ W.T + mlsm, numpy", "numpy", way, lambda: unfused)
 
 
 def torch_heads(case: Case, data: Data, tensor: Callable[[Any], Any], device: str) -> Iterator[Candidate]:

@@ -1047,7 +1047,8 @@ X, Y, W, P, M, G, OUT = range(7)
 TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the batch axes. All steps are in bytes
 OPERAND: Final = 4
 
-ROWS, SLOPE, BEND = 1, 2, 4  # what may be wanted
+ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
+FEW: Final = 128  # rows up to which NumPy's sum is one block of eight interleaved sums
 
 
 @_inner
@@ -1118,6 +1119,44 @@ def _stored(
         done += take
 
 
+@_inner
+def _count(
+    plan: Any, operand: int, m: int, row: int, many: int, down: int, tile: int, raw: int, divisors: int, one: Any
+) -> Any:
+    """The number of observed classes of each row into `divisors`; where the mask, or its last block, was found."""
+    classes, am = plan[CLASSES], m
+    for r in range(many):
+        _put_at(divisors, r, np.float64(0))
+    for start in range(0, classes, BLOCK):
+        width = min(BLOCK, classes - start)
+        am = _loaded(plan, operand, m, row, many, start, width, tile, raw, one)
+        _observed(many, width, am, down, divisors)
+    return am
+
+
+@_inner
+def _few(n: int, values: int, one: Any) -> Any:
+    """The sum of at most FEW numbers in float64, in the order of NumPy's, so that it has the same bits."""
+    total, whole = 0.0, n & -8
+    if n >= 8:
+        a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for k in range(0, whole, 8):
+            a += _at(values, k, one)
+            b += _at(values, k + 1, one)
+            c += _at(values, k + 2, one)
+            d += _at(values, k + 3, one)
+            e += _at(values, k + 4, one)
+            f += _at(values, k + 5, one)
+            g += _at(values, k + 6, one)
+            h += _at(values, k + 7, one)
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    else:
+        whole = 0
+    for k in range(whole, n):
+        total += _at(values, k, one)
+    return total
+
+
 # ---------------------------------------------------------------- the pass
 
 # Scratch of one block each, beside the copies of operands.
@@ -1176,12 +1215,13 @@ def _formula(
 
 def fused(
     one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
-    rows: int, out: int, scale: float, keep: float, add: float,
+    rows: int, out: int, value: int, scale: float, keep: float, add: float,
 ) -> None:  # fmt: skip
     """What `mode` wants of the rows first:last: losses into `rows`, their gradient or Hessian times a scale into `out`.
 
     Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
-    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes.
+    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes. With TOTAL or MEAN
+    these are all rows, at most FEW: their sum or mean goes into `value`, and the scale is that of the loss.
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
@@ -1211,6 +1251,17 @@ def fused(
         filled(BLOCK, room + ONES * work, one, one)
         for j in range(BLOCK // 8):
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
+    averaged: Any = np.float64(last)
+    if m != 0 and mode & MEAN:
+        averaged = nothing
+        for i in range(first, last, slab):
+            many = min(slab, last - i)
+            _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
+            for r in range(many):
+                averaged += np.float64(_at(divisors, r, nothing) > 0)
+        averaged = max(averaged, 1.0)
+    if mode & MEAN:
+        scale /= averaged
     alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
     f, late = room + SCALES * work, mode & 0
     # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together.
@@ -1225,12 +1276,7 @@ def fused(
         for r in range(many):
             _put_at(divisors, r, np.float64(classes))
         if m != 0 and classes > 1:  # one class is divided by one, seen or not
-            for r in range(many):
-                _put_at(divisors, r, nothing)
-            for start in range(0, classes, BLOCK):
-                width = min(BLOCK, classes - start)
-                am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
-                _observed(many, width, am, m_down, divisors)
+            am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
@@ -1286,7 +1332,7 @@ def fused(
                         times(n, f, own_w, products, one)
                 losses = rows + (i + u) * size if classes == 1 else room + LOSSES * work
                 _formula(
-                    one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
+                    one, mode & (ROWS | SLOPE | BEND), n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
                     ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
                     factors, joint, plain, losses, aout + u * out_down, room,
                 )  # fmt: skip
@@ -1315,6 +1361,9 @@ def fused(
                             _put_at(rows + (i + u + r) * size, 0, _real(loss, one))
             if derived and not straight:
                 _stored(plan, out_at, out, i, many, start, width, aout, raw, one)
+    if mode & (TOTAL | MEAN):
+        total = _few(last, rows, one)
+        _put_at(value, 0, _real(total / averaged if mode & MEAN else total, one))
     space[0] = 0  # until here it is needed, of which Numba sees the address only
 
 

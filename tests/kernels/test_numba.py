@@ -170,6 +170,34 @@ def test_value_has_the_bits_of_the_loss(dtype: Any, c: int, rng: np.random.Gener
         identical(gradient[3:], mlsm.value_and_grad(x[3:], y[3:], reduction="none", kernel="numba", **options)[1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("option", ["plain", "where", "where of rows", "weight", "everything"])
+def test_a_small_loss_has_the_bits_of_its_rows_and_of_numpys_sum(
+    option: str, library: str, dtype: Any, kernel: Any, rng: np.random.Generator
+) -> None:
+    to: Any = (lambda v: v) if library == "numpy" else pytest.importorskip("torch").from_numpy
+    for n in (*range(1, 20), 64, kernel.FEW - 1, kernel.FEW, kernel.FEW + 1):
+        x, y = _data(n, 5, dtype, rng)
+        m = rng.random((n, 5)) < 0.2
+        options: dict[str, Any] = {
+            "plain": {},
+            "where": {"where": m},
+            "where of rows": {"where": m[:, :1]},
+            "weight": {"weight": dtype(0) * -abs(x[:, :1])},  # losses of -0.0
+            "everything": {"weight": x[:, :1], "pos_weight": x[0] ** 2, "where": m, "label_smoothing": 0.1},
+        }[option]
+        rows = loss(x, y, reduction="none", **options)
+        seen = np.broadcast_to(options.get("where", np.True_), x.shape).any(axis=1).sum()
+        total = np.add.reduce(rows, dtype=np.float64)
+        given = {name: v if name == "label_smoothing" else to(v) for name, v in options.items()}
+        for reduction, right in (("sum", dtype(total)), ("mean", dtype(total / max(float(seen), 1.0)))):
+            pair = mlsm.value_and_grad(to(x), to(y), reduction=reduction, **given)
+            for found in (loss(to(x), to(y), reduction=reduction, **given), pair[0]):
+                identical(np.asarray(found), np.asarray(right))
+            identical(np.asarray(pair[1]), mlsm.grad(x, y, reduction=reduction, **options))
+
+
 @pytest.mark.parametrize("c", [20, 700])
 def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
     x, y = _data(30, c, np.float64, rng)

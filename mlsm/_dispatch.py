@@ -56,8 +56,8 @@ class Kernel(NamedTuple):
         The problem's class axis has a length of 1.
     reduced
         ``reduced(operands, mean, g)``, the loss itself, the mean or the sum of its rows in the compute dtype, and its
-        gradient times a Python number g (None: no gradient), or None to decline. For host memory and calls that are so
-        small that each step shows. It has the bits of `rows` and NumPy's sum. Of our own kernels only.
+        gradient times a Python number g (None: no gradient), or None to decline, whatever g is. For host memory, where
+        calls are so small that each step shows, or row losses so many. Of our own kernels only.
 
     Notes
     -----
@@ -357,11 +357,11 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
     return GENERIC
 
 
-def at_once(kernel: Kernel, problem: Problem, o: Operands, g: float | None) -> tuple[Any, Any] | None:
+def at_once(kernel: Kernel, problem: Problem, o: Operands, g: Any) -> tuple[Any, Any] | None:
     """The reduced loss and its gradient times g by `Kernel.reduced`, where the kernel serves this call so."""
     if kernel.reduced is None or problem.reduction == "none" or problem.loss_dtype != o.dtype:
         return None
-    return kernel.reduced(o, problem.reduction == "mean", g)
+    return kernel.reduced(o, problem.reduction == "mean", None if g is None else float(g))
 
 
 def problem_of(o: Operands, library: Library, device: Any) -> Problem:

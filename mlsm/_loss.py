@@ -310,11 +310,14 @@ def value_and_grad(
     0.693147180559945 [[-0.5  0.5]]
     """
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    if grad_output is None and checked[0].state is State.PLAIN:
-        at_once = _dispatch.at_once(_select(*checked[:2], kernel), checked[0], checked[1], 1.0)
+    call = None if grad_output is None else _prepared(*checked, grad_output, kernel)
+    problem, o = checked[:2] if call is None else call[:2]
+    if problem.state is State.PLAIN and problem.library == "numpy":  # other libraries' own sums have other bits
+        chosen, g = (_select(problem, o, kernel), 1.0) if call is None else (call.chosen, call.cotangent)
+        at_once = _dispatch.at_once(chosen, problem, o, g)
         if at_once is not None:
-            return at_once[0], _moved_back(checked[0], checked[1], at_once[1])
-    call = _prepared(*checked, grad_output, kernel)
+            return at_once[0], _moved_back(problem, o, at_once[1])
+    call = call or _prepared(*checked, grad_output, kernel)
     count = row_count(call.problem.reduction, call.operands)
     rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
     with call.library.errstate(call.problem.device):
@@ -480,7 +483,7 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.tracked(chosen, problem, o)
-    at_once = _dispatch.at_once(chosen, problem, o, None)
+    at_once = _dispatch.at_once(chosen, problem, o, None) if problem.library == "numpy" else None
     if at_once is not None:
         return at_once[0]
     with library.errstate(problem.device):

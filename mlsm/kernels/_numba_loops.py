@@ -392,12 +392,15 @@ def _private(function: Any) -> Any:
 
 def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
     """Ask for what will be wanted after the elements first:last, which may lie behind the end: no prefetch faults."""
-    i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
-    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [i8], kind)
     with cgutils.for_range_slice(builder, first, last, _ADDRESS(step)) as (index, _):
-        address = builder.bitcast(builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))]), i8)
-        builder.call(prefetch, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
+        address = builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))])
+        _prefetch(builder, builder.bitcast(address, ir.IntType(8).as_pointer()))
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+    builder.call(prefetch, [address, _I32(0), _I32(2), _I32(1)])  # for reading, into the second cache, as data
 
 
 @_loop("r", numbers=1)
@@ -1048,7 +1051,7 @@ TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the 
 OPERAND: Final = 4
 
 ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
-FEW: Final = 128  # rows up to which NumPy's sum is one block of eight interleaved sums
+FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
 
 
 @_inner
@@ -1063,6 +1066,18 @@ def _offset(plan: Any, operand: int, row: int) -> Any:
         offset += row % n * plan[operand + OPERAND + axis]
         row //= n
     return offset
+
+
+@_intrinsic
+def _ask(typingctx: Any, address: Any, size: Any) -> Any:
+    """Ask for so many bytes, which may lie behind the end of an array: no prefetch faults."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        with cgutils.for_range_slice(builder, _ADDRESS(0), args[1], _ADDRESS(64)) as (offset, _):
+            _prefetch(builder, builder.inttoptr(builder.add(args[0], offset), ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 @_inner
@@ -1085,9 +1100,12 @@ def _loaded(
             _move(size, swapped, take, width, source, down, step, to, pitch * cell, cell)
         elif step == size and not swapped and down == width * size and pitch == width:
             _read(kind, source, take * width, to, one)
+            # The next block, which comes while this one is computed: a copy leaves no read to the loops.
+            _ask(source + take * width * size, take * width * size)
         elif step == size and not swapped and width >= 16:
             for r in range(take):
                 _read(kind, source + r * down, width, to + r * pitch * cell, one)
+            _ask(source + take * down, width * size)
         else:
             _move(size, swapped, take, width, source, down, step, raw, pitch * size, size)
             _read(kind, raw, (take - 1) * pitch + width, to, one)
@@ -1134,26 +1152,58 @@ def _count(
     return am
 
 
+def _interleaved(leaves: int) -> Any:
+    """sum(n, values, one): of `leaves` blocks of n numbers, n a multiple of 8 and at most 128, added in float64.
+
+    Of each block there are eight interleaved sums; neighbours are added to neighbours, sums and blocks alike.
+    """
+
+    @_intrinsic
+    def total(typingctx: Any, n: Any, values: Any, one: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            b, real = builder, _SINGLE if one == types.float32 else _DOUBLE
+            wide: Any = _same(ir.VectorType(_DOUBLE, 8), 0.0)
+            sums = [cgutils.alloca_once_value(b, wide) for _ in range(leaves)]  # type: ignore[no-untyped-call]
+            first = b.inttoptr(args[1], real.as_pointer())
+            with cgutils.for_range_slice(b, _ADDRESS(0), args[0], _ADDRESS(8)) as (start, _):
+                for leaf, held in enumerate(sums):
+                    place = b.gep(first, [b.add(start, b.mul(args[0], _ADDRESS(leaf)))])
+                    part = b.load(b.bitcast(place, ir.VectorType(real, 8).as_pointer()), align=1)
+                    b.store(b.fadd(b.load(held), _Number(b, part).to(_DOUBLE).value), held)
+            found = [_neighbours(b, b.load(held)) for held in sums]
+            while len(found) > 1:
+                found = [b.fadd(left, right) for left, right in zip(found[::2], found[1::2], strict=True)]
+            return found[0]
+
+        return types.float64(types.int64, types.int64, one), codegen
+
+    return total
+
+
+def _neighbours(b: Any, value: Any) -> Any:
+    """The sum of all lanes, neighbours onto neighbours."""
+    while value.type.count > 1:
+        kind = ir.VectorType(_I32, value.type.count // 2)
+        lanes = [ir.Constant(kind, [_I32(2 * j + k) for j in range(kind.count)]) for k in (0, 1)]
+        value = b.fadd(*(b.shuffle_vector(value, value, some) for some in lanes))
+    return b.extract_element(value, _I32(0))
+
+
+_leaf, _eight_leaves = _interleaved(1), _interleaved(8)
+
+
 @_inner
-def _few(n: int, values: int, one: Any) -> Any:
-    """The sum of at most FEW numbers in float64, in the order of NumPy's, so that it has the same bits."""
-    total, whole = 0.0, n & -8
-    if n >= 8:
-        a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for k in range(0, whole, 8):
-            a += _at(values, k, one)
-            b += _at(values, k + 1, one)
-            c += _at(values, k + 2, one)
-            d += _at(values, k + 3, one)
-            e += _at(values, k + 4, one)
-            f += _at(values, k + 5, one)
-            g += _at(values, k + 6, one)
-            h += _at(values, k + 7, one)
-        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    else:
-        whole = 0
+def _numpys_sum(n: int, values: int, one: Any) -> Any:
+    """The sum of numbers in float64, in the order of NumPy's, so that it has the same bits."""
+    if n == 1024:  # what is below takes twice the time, since each of its additions waits for the one before
+        return _eight_leaves(128, values, one)
+    if n > 128:
+        half = n // 2 & -8
+        return _numpys_sum(half, values, one) + _numpys_sum(n - half, values + half * _size(one), one)
+    whole = n & -8
+    total = _leaf(whole, values, one)
     for k in range(whole, n):
-        total += _at(values, k, one)
+        total += np.float64(_at(values, k, one))
     return total
 
 
@@ -1221,7 +1271,8 @@ def fused(
 
     Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
     of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes. With TOTAL or MEAN
-    these are all rows, at most FEW: their sum or mean goes into `value`, and the scale is that of the loss.
+    these are all rows: their sum or mean goes into `value`, the scale is that of the loss, and `rows` is scratch for
+    FEW; only float32 losses of one class may be more.
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
@@ -1252,6 +1303,8 @@ def fused(
         for j in range(BLOCK // 8):
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
     averaged: Any = np.float64(last)
+    total = 0.0
+    around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its beginning
     if m != 0 and mode & MEAN:
         averaged = nothing
         for i in range(first, last, slab):
@@ -1271,10 +1324,10 @@ def fused(
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
+    for r in range(min(slab, last - first)):
+        _put_at(divisors, r, np.float64(classes))
     for i in range(first, last, slab):
         many = min(slab, last - i)
-        for r in range(many):
-            _put_at(divisors, r, np.float64(classes))
         if m != 0 and classes > 1:  # one class is divided by one, seen or not
             am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
@@ -1330,7 +1383,7 @@ def fused(
                     factors = products
                     if not (alike and plan[w_at + FIXED] and (again or u > 0)):
                         times(n, f, own_w, products, one)
-                losses = rows + (i + u) * size if classes == 1 else room + LOSSES * work
+                losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
                 _formula(
                     one, mode & (ROWS | SLOPE | BEND), n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
                     ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
@@ -1361,8 +1414,9 @@ def fused(
                             _put_at(rows + (i + u + r) * size, 0, _real(loss, one))
             if derived and not straight:
                 _stored(plan, out_at, out, i, many, start, width, aout, raw, one)
+        if mode & (TOTAL | MEAN) and ((i + many) % FEW == 0 or i + many == last):
+            total += _numpys_sum((i + many - 1) % FEW + 1, rows, one)
     if mode & (TOTAL | MEAN):
-        total = _few(last, rows, one)
         _put_at(value, 0, _real(total / averaged if mode & MEAN else total, one))
     space[0] = 0  # until here it is needed, of which Numba sees the address only
 

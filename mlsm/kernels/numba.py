@@ -98,7 +98,7 @@ def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
 # ---------------------------------------------------------------- the seam
 
 ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # as in `_numba_loops`, which is not imported yet
-FEW: Final = 128  # likewise
+FEW: Final = 8192  # likewise
 
 
 def rows(o: Operands) -> Any:
@@ -120,8 +120,6 @@ def curvature(o: Operands, g: Any) -> Any:
 def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
     """The reduced loss, and its gradient times g: one call of compiled code, where a batch is as small as that."""
     _, x, y, w, p, m, eps, dtype, acc, _, _ = o
-    if x.ndim == 2 and x.shape[0] > FEW:  # what the plan would find too, in a tenth of the time
-        return None
     tensors = not isinstance(x, np.ndarray)
     if tensors:
         lies = [None if v is None else (v.dtype, v.shape, v.stride()) for v in (x, y, w, p, m)]
@@ -130,8 +128,10 @@ def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
     plan = _small_plan(dtype == acc, eps != 0, tensors, *lies)
     if plan is None:
         return None
-    one, lies, rows = plan
-    losses = np.empty(rows, one.dtype)
+    one, lies, rows, elements = plan
+    if elements >= 2 * ALONE and _threads.allowed(tensors) > 1:
+        return None
+    losses = np.empty(min(rows, FEW), one.dtype)
     mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | SLOPE | (MEAN if mean else TOTAL)
     if tensors:
         value = x.new_empty((), dtype=dtype)
@@ -150,8 +150,8 @@ def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
 def _small_plan(double: bool, smooth: bool, tensors: bool, *given: Any) -> Any:
     """A number of the arithmetic, the plan and the rows of a call that `reduced` serves; None for others."""
     shape = given[0][1]
-    rows = prod(shape[:-1])
-    if not 0 < rows <= FEW or rows * shape[-1] >= 2 * ALONE:
+    rows, classes = prod(shape[:-1]), shape[-1]
+    if not rows or (rows > FEW and (classes > 1 or double or given[4] is not None)):
         return None
     lies: list[Lies | None] = []
     for k, operand in enumerate(given):
@@ -164,7 +164,9 @@ def _small_plan(double: bool, smooth: bool, tensors: bool, *given: Any) -> Any:
     assert lies[0] is not None
     assert lies[1] is not None
     plan = _plan(double, smooth, lies[0], lies[1], *lies[2:], None)
-    return None if plan.back is not None else (np.float64(1) if double else np.float32(1), plan.lies, rows)
+    if plan.back is not None:
+        return None
+    return np.float64(1) if double else np.float32(1), plan.lies, rows, rows * classes
 
 
 def accepts_derivatives(problem: Problem) -> str | None:

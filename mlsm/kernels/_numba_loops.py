@@ -24,6 +24,10 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
 
 # Numba's decorators. Their own types are of a part of them only, and what they return is called from compiled code.
 _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
@@ -884,8 +888,56 @@ def _nest(
 
 # ---------------------------------------------------------------- sums in a fixed order
 
+
+@register_pass(mutates_CFG=True, analysis_only=False)  # type: ignore[no-untyped-call]
+class _Linked(NativeLowering):
+    """Hand the code of a function on as it is written: who calls it links it, and has all of it optimised together.
+
+    Numba would compile each such function to the end besides, with all that it calls: a third of the whole time. It has
+    no public place for this; tests notice if it moves.
+    """
+
+    _name = "mlsm_linked"
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+
+        def finalize() -> None:
+            for other in dict.fromkeys(library._linking_libraries):
+                library._final_module.link_in(other._get_module_for_linking(), preserve=True)
+            library._finalized = True
+
+        library.finalize, library._optimize_functions = finalize, lambda module: None
+        state.flags.no_compile = True
+        super().run_pass(state)  # type: ignore[no-untyped-call]
+        key: Any = [].append  # the dispatcher wants a builtin function, and this one is equal to no other
+        state.targetctx.insert_user_function(key, state["cr"].fndesc, [library])
+        state["cr"] = state["cr"]._replace(cfunc=key)
+        return True
+
+
+class _Pipeline(CompilerBase):
+    """Numba's passes less two that find nothing here: there is no closure and no expression of arrays."""
+
+    def define_pipelines(self) -> list[Any]:
+        made = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
+        passes = [p for p in made.passes if p[0] not in (InlineClosureLikes, NopythonRewrites)]
+        made.passes = [(self.lowered(step), name) for step, name in passes]
+        made._finalized = False
+        made.finalize()
+        return [made]
+
+    def lowered(self, step: Any) -> Any:
+        return step
+
+
+class _InnerPipeline(_Pipeline):
+    def lowered(self, step: Any) -> Any:
+        return _Linked if step is NativeLowering else step
+
+
 # Of a function that only compiled code calls. Numba compiles a wrapper for Python with every other.
-_inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerPipeline)
 
 
 def _row_sum(joint: bool) -> Any:
@@ -1466,7 +1518,7 @@ def _compiled(function: Any) -> Any:
     Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
     neither, every process compiles for itself.
     """
-    dispatcher = _njit(nogil=True, error_model="numpy")(function)
+    dispatcher = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=_Pipeline)(function)
     try:
         dispatcher.enable_caching()
     except RuntimeError as error:

@@ -312,7 +312,7 @@ def value_and_grad(
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = None if grad_output is None else _prepared(*checked, grad_output, kernel)
     problem, o = checked[:2] if call is None else call[:2]
-    if problem.state is State.PLAIN and problem.library == "numpy":  # other libraries' own sums have other bits
+    if problem.state is State.PLAIN and checked[2].sums_like_numpy:
         chosen, g = (_select(problem, o, kernel), 1.0) if call is None else (call.chosen, call.cotangent)
         at_once = _dispatch.at_once(chosen, problem, o, g)
         if at_once is not None:
@@ -483,7 +483,7 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.tracked(chosen, problem, o)
-    at_once = _dispatch.at_once(chosen, problem, o, None) if problem.library == "numpy" else None
+    at_once = _dispatch.at_once(chosen, problem, o, None) if library.sums_like_numpy else None
     if at_once is not None:
         return at_once[0]
     with library.errstate(problem.device):

@@ -859,8 +859,9 @@ def _mover(function: Any) -> None:
             )
         b.branch(end)
         b.position_at_end(function.append_basic_block())
-    # Along the shorter step of the source, so that each line of memory is fetched once.
-    lies = b.icmp_signed("<", b.mul(down, down), b.mul(right, right))
+    # Along the shorter steps, of the source or of the target, so that each line of memory is fetched once.
+    along = [b.add(b.mul(i, i), b.mul(j, j)) for i, j in ((down, to_down), (right, to_right))]
+    lies = b.icmp_signed("<", *along)
     rows, width = b.select(lies, width, rows), b.select(lies, rows, width)
     down, right = b.select(lies, right, down), b.select(lies, down, right)
     to_down, to_right = b.select(lies, to_right, to_down), b.select(lies, to_down, to_right)

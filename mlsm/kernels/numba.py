@@ -23,7 +23,9 @@ from . import _derivatives, _threads
 # take 200 us.
 ALONE: Final = 2**18  # elements a thread has at least
 ELEMENTS: Final = 2**17  # of a block of derivatives: a call of compiled code takes 5 us, as long as 10,000 elements
-SLAB: Final = 32  # rows that are copied together where neighbouring classes are farther apart than neighbouring rows
+SLAB: Final = (
+    64  # float32 rows that are copied together where neighbouring classes are farther apart than neighbouring rows
+)
 
 if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'numba'", name="numba")
@@ -349,8 +351,9 @@ def _plan(
     present = [k for k, v in enumerate((x, y, w, p, m, None, x)) if v is not None and not (k == 2 and by_row)]
     inner = axes[-1][1]
     # Rows that are nearer to each other than classes are copied many at a time.
-    across = unit == 1 and any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
-    slab = SLAB if across else unit
+    near = any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
+    across = near and unit == 1
+    slab = SLAB >> double if across else min(4 * unit, BLOCK) if near else unit
     width = min(classes, BLOCK)
     pitch = width + 16 if across else width
     operands: list[int] = []

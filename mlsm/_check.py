@@ -130,13 +130,18 @@ def problem(
     x = library.form(input, "input", state)
     # Inside a trace lengths may be symbols.
     verdict = _verdict if library.memorable and state is not State.TRACED else _verdict.__wrapped__
+    # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
+    kind = type(input)
     described, compute, acc = verdict(
         x,
-        # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
-        library.form(target, "target", state) if type(target) is type(input) else _form(target, "target", state),
+        library.form(target, "target", state) if type(target) is kind else _form(target, "target", state),
         None if weight is None else _weight_form(weight, "weight", state),
         None if pos_weight is None else _weight_form(pos_weight, "pos_weight", state),
-        None if where is None else _form(where, "where", state),
+        None
+        if where is None
+        else library.form(where, "where", state)
+        if type(where) is kind
+        else _form(where, "where", state),
         reduction,
         label_smoothing,
         None if elementwise else axis,
@@ -161,7 +166,7 @@ def problem(
         target if axis == ndim - 1 else class_axis_last(library.xp, target, axis, ndim),
         None if weight is None else operand(library, weight, "weight", compute, device, axis, input),
         None if pos_weight is None else operand(library, pos_weight, "pos_weight", compute, device, axis, input),
-        None if where is None else operand(library, where, "where", compute, device, axis, input),
+        where if where is None or axis == ndim - 1 else operand(library, where, "where", compute, device, axis, input),
         label_smoothing,
         compute,
         acc,

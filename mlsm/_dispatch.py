@@ -54,6 +54,10 @@ class Kernel(NamedTuple):
     accepts_derivatives
         ``accepts_derivatives(problem)``, where `derivatives` serves other calls than the rest; by default `accepts`.
         The problem's class axis has a length of 1.
+    reduced
+        ``reduced(operands, mean, g)``, the loss itself, the mean or the sum of its rows in the compute dtype, and its
+        gradient times a Python number g (None: no gradient), or None to decline, whatever g is. For host memory, where
+        calls are so small that each step shows, or row losses so many. Of our own kernels only.
 
     Notes
     -----
@@ -84,6 +88,7 @@ class Kernel(NamedTuple):
     note: Callable[[Problem], str | None] | None = None
     derivatives: Callable[[Operands, Any, float], tuple[Any, Any]] = _core.derivatives
     accepts_derivatives: Callable[[Problem], str | None] | None = None
+    reduced: Callable[[Operands, bool, float | None], tuple[Any, Any] | None] | None = None
 
     def reason(self, problem: Problem, elements: bool = False) -> str | None:
         """Why it declines a call across the row seam, or one of `derivatives`; None where it serves it."""
@@ -220,6 +225,7 @@ def _watched(kernel: Kernel) -> Kernel:
         rows_vjp=rows_vjp if kernel.rows_vjp is not _core.rows_vjp else kernel.rows_vjp,
         rows_and_vjp=None if both is None else rows_and_vjp,
         curvature=curvature if kernel.curvature is not _core.curvature else kernel.curvature,
+        reduced=None,
     )
 
 
@@ -349,6 +355,13 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
             if kernel.reason(problem, elements) is None:
                 return kernel
     return GENERIC
+
+
+def at_once(kernel: Kernel, problem: Problem, o: Operands, g: Any) -> tuple[Any, Any] | None:
+    """The reduced loss and its gradient times g by `Kernel.reduced`, where the kernel serves this call so."""
+    if kernel.reduced is None or problem.reduction == "none" or problem.loss_dtype != o.dtype:
+        return None
+    return kernel.reduced(o, problem.reduction == "mean", None if g is None else float(g))
 
 
 def problem_of(o: Operands, library: Library, device: Any) -> Problem:

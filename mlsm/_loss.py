@@ -249,7 +249,7 @@ def grad(
     else:
         dtype = _check.floating_dtype(given[wrt], call.library) or input.dtype
         served, reference = (partial(pullback, dtype=dtype) for pullback in _PULLBACKS[wrt])
-    result = _moved_back(call, _derivative(call, kernel, served, reference))
+    result = _moved_back(call.problem, call.operands, _derivative(call, kernel, served, reference))
     added = result.ndim - _check.rank(given[wrt])  # the dimensions that a weight was given to reach the class axis
     value: ArrayT = result[(*(0,) * added, ...)] if added else result
     return value
@@ -310,12 +310,19 @@ def value_and_grad(
     0.693147180559945 [[-0.5  0.5]]
     """
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    call = _prepared(*checked, grad_output, kernel)
+    call = None if grad_output is None else _prepared(*checked, grad_output, kernel)
+    problem, o = checked[:2] if call is None else call[:2]
+    if problem.state is State.PLAIN and checked[2].sums_like_numpy:
+        chosen, g = (_select(problem, o, kernel), 1.0) if call is None else (call.chosen, call.cotangent)
+        at_once = _dispatch.at_once(chosen, problem, o, g)
+        if at_once is not None:
+            return at_once[0], _moved_back(problem, o, at_once[1])
+    call = call or _prepared(*checked, grad_output, kernel)
     count = row_count(call.problem.reduction, call.operands)
     rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
     with call.library.errstate(call.problem.device):
         value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype, count)
-    found: tuple[ArrayT, ArrayT] = value, _moved_back(call, gradient)
+    found: tuple[ArrayT, ArrayT] = value, _moved_back(call.problem, call.operands, gradient)
     return found
 
 
@@ -379,7 +386,8 @@ def hessian_diag(
     """
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = _prepared(*checked, grad_output, kernel)
-    value: ArrayT = _moved_back(call, _derivative(call, kernel, call.chosen.curvature, _core.curvature))
+    curvature = _derivative(call, kernel, call.chosen.curvature, _core.curvature)
+    value: ArrayT = _moved_back(call.problem, call.operands, curvature)
     return value
 
 
@@ -475,13 +483,16 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.tracked(chosen, problem, o)
+    at_once = _dispatch.at_once(chosen, problem, o, None) if library.sums_like_numpy else None
+    if at_once is not None:
+        return at_once[0]
     with library.errstate(problem.device):
         return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
 
 
-def _moved_back(call: _Call, values: Any) -> Any:
+def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:
     """The class axis back to where the caller has it."""
-    problem = call.problem
-    if problem.axis == len(problem.input.shape) - 1 or values.ndim != len(problem.input.shape):
+    ndim = len(problem.input.shape)
+    if problem.axis == ndim - 1 or values.ndim != ndim:
         return values
-    return call.operands.xp.moveaxis(values, -1, problem.axis)
+    return o.xp.moveaxis(values, -1, problem.axis)

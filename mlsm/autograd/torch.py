@@ -15,7 +15,7 @@ import torch
 
 from .. import _blocks, _core
 from .._core import Operands
-from .._dispatch import Kernel
+from .._dispatch import Kernel, at_once
 from .._problem import Layout, Problem
 from .._reduce import REDUCE, reduced, row_count
 from ..libraries.torch import transformed
@@ -25,10 +25,9 @@ _Pullback = Callable[[Operands, Any], Any]
 
 def tracked(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     """The loss by `kernel`, differentiable: tied to the operands by one node of the graph."""
-    # `rest` holds no tensor: save_for_backward alone does, which sees to versions and cycles.
-    rest = o.holding(None, None, None, None, None)
     operands = [None if v is None else _alive(v) for v in o[1:6]]
-    return _tied((kernel, problem, rest, _reads_host(kernel, problem)), *operands)
+    # The rest holds no tensor: save_for_backward alone does, which sees to versions and cycles.
+    return _tied((kernel, problem, o.xp, o[6:]), *operands)
 
 
 class _Loss(torch.autograd.Function):
@@ -36,55 +35,60 @@ class _Loss(torch.autograd.Function):
     # torch.compile(fullgraph=True) fails: `Library.state` has stood aside for forward mode already.
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Kernel, Problem, Operands, bool], *tensors: Any) -> Any:
-        kernel, problem, rest, host = ctx.call = call
-        if not host:
-            ctx.save_for_backward(*tensors, None)
-            o = rest.holding(*tensors)
-            return reduced(problem.reduction, o, kernel.rows(o), problem.loss_dtype)
-        gradient = None
+    def forward(ctx: Any, call: tuple[Kernel, Problem, Any, tuple[Any, ...]], *tensors: Any) -> Any:
+        ctx.save_for_backward(*tensors)
+        kernel, problem, xp, rest = ctx.call = call
+        ctx.kept = ctx.count = None  # the gradient for a g of 1, for the first backward pass; what the mean divides by
+        o, reduction = Operands(xp, *tensors, *rest), problem.reduction
+        wanted = ctx.needs_input_grad[1] and reduction != "none" and 0 < tensors[0].numel() <= KEPT
+        found = at_once(kernel, problem, o, 1.0 if wanted else None)
+        if found is not None:
+            value, ctx.kept = found
+            return value
+        if not _reads_host(kernel, problem):
+            return reduced(reduction, o, kernel.rows(o), problem.loss_dtype)
         with np.errstate(all="ignore"):
-            o = _host(rest, *tensors)
-            if ctx.needs_input_grad[1] and 0 < o.x.size <= KEPT and o.x.dtype == o.dtype:
-                rows, gradient = kernel.value_and_gradient(o, np.float64(o.x.shape[-1]))  # C undoes the class mean
-                # With a mask it is C over the observed classes too large, and may have left the range.
-                gradient = torch.from_numpy(gradient) if o.m is None or np.isfinite(gradient).all() else None
+            o = _host(o)
+            count = ctx.count = row_count(reduction, o)
+            if wanted:
+                rows, gradient = kernel.value_and_gradient(o, REDUCE[reduction].adjoint(o, np.float64(1), count))
+                ctx.kept = torch.from_numpy(gradient)
             else:
                 rows = kernel.rows(o)
-            ctx.count = row_count(problem.reduction, o)
-            value = reduced(problem.reduction, o, rows, _NUMPY[problem.loss_dtype], ctx.count)
-        ctx.save_for_backward(*tensors, gradient)
+            value = reduced(reduction, o, rows, _NUMPY[problem.loss_dtype], count)
         return torch.from_numpy(np.asarray(value))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        kernel, problem, rest, host = ctx.call
-        *tensors, gradient = ctx.saved_tensors
-        o = rest.holding(*tensors)
+        kernel, problem, xp, rest = ctx.call
+        tensors, g = ctx.saved_tensors, grads[0]
         _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
-        adjoint, g = REDUCE[problem.reduction].adjoint, grads[0]
-        rows_vjp = kernel.rows_vjp
-        pullbacks: Any = _blocks
         # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
         # its own) its g is no plain tensor: only the generic code can be looked through.
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed():
-            rows_vjp, host, gradient, pullbacks = _core.rows_vjp, False, None, _core
+        seen_through = torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed()
         for_x = None
-        if not of_x:
-            pass
-        elif gradient is not None:
-            if g.ndim:  # of every row: the loss is not reduced
-                for_x = gradient * (adjoint(o, g.to(o.acc)) / o.x.shape[-1]).to(gradient.dtype)[..., None]
-            else:  # as a Python number, which is a double too and costs a third of the calls
-                for_x = gradient * (adjoint(o, g.item(), ctx.count) / o.x.shape[-1])
-        elif host:
-            with np.errstate(all="ignore"):
-                pulled = adjoint(o, g.detach().numpy().astype(np.float64), ctx.count)
-                for_x = torch.from_numpy(rows_vjp(_host(rest, *tensors), pulled))
-        else:
-            for_x = rows_vjp(o, adjoint(o, g.to(o.acc)))
-        if not (of_y or of_w or of_p):
+        if of_x and not seen_through:
+            # Given away once, since it is the caller's then; any other g has the bits of `grad` too, by a second pass.
+            kept, ctx.kept = ctx.kept, None
+            if kept is not None and g.item() == 1:
+                for_x = kept
+        others = of_y or of_w or of_p
+        if not others and (for_x is not None or not of_x):
             return None, for_x, None, None, None, None
+        o = Operands(xp, *tensors, *rest)
+        adjoint = REDUCE[problem.reduction].adjoint
+        if for_x is not None or not of_x:
+            pass
+        elif not seen_through and _reads_host(kernel, problem):
+            with np.errstate(all="ignore"):
+                arrays = _host(o)
+                pulled = adjoint(arrays, g.detach().numpy().astype(np.float64), ctx.count)
+                for_x = torch.from_numpy(kernel.rows_vjp(arrays, pulled))
+        else:
+            for_x = (_core if seen_through else kernel).rows_vjp(o, adjoint(o, g.to(o.acc)))
+        if not others:
+            return None, for_x, None, None, None, None
+        pullbacks: Any = _core if seen_through else _blocks
         g = adjoint(o, g.to(o.acc))
         return (
             None,
@@ -140,11 +144,9 @@ _alive: Any = torch._C._functorch.unwrap_if_dead
 
 # ---------------------------------------------------------------- host memory
 
-# Logits up to which the forward pass keeps the gradient, so that the backward pass is a multiplication: 64 KiB of
-# float32 beside the arguments. A second pass of the kernel costs more than the gradient in the first: 32x20 float32
-# forward plus backward 1.39 of PyTorch's with it, 1.46 without. The larger a batch, the less it is worth: with any
-# KEPT, 512x80 takes 161 µs instead of 172, 900x1000 1309 instead of 1291; and a graph should keep little beside its
-# arguments.
+# Logits up to which the forward pass keeps the gradient: 64 KiB of float32 beside the arguments. A second pass of the
+# kernel costs more than the gradient in the first; the larger a batch, the less it is worth, and a graph should keep
+# little beside its arguments.
 KEPT = 16384
 
 _NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -181,17 +183,7 @@ _HOST = _Host()
 _add_up: Any = np.add.reduce
 
 
-def _host(rest: Operands, x: Any, y: Any, w: Any, p: Any, m: Any) -> Operands:
+def _host(o: Operands) -> Operands:
     """The operands as NumPy arrays of the same memory."""
-    return Operands(
-        _HOST,
-        x.numpy(force=True),  # past requires_grad; on the CPU it copies nothing
-        y.numpy(force=True),
-        None if w is None else w.numpy(force=True),
-        None if p is None else p.numpy(force=True),
-        None if m is None else m.numpy(),
-        rest.eps,
-        _NUMPY[rest.dtype],
-        np.float64,
-        host=True,
-    )
+    x, y, w, p, m = (None if v is None else v.numpy(force=True) for v in o[1:6])  # past requires_grad; no copy
+    return Operands(_HOST, x, y, w, p, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)

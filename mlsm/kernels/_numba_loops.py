@@ -24,6 +24,10 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
 
 # Numba's decorators. Their own types are of a part of them only, and what they return is called from compiled code.
 _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
@@ -392,12 +396,15 @@ def _private(function: Any) -> Any:
 
 def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
     """Ask for what will be wanted after the elements first:last, which may lie behind the end: no prefetch faults."""
-    i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
-    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [i8], kind)
     with cgutils.for_range_slice(builder, first, last, _ADDRESS(step)) as (index, _):
-        address = builder.bitcast(builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))]), i8)
-        builder.call(prefetch, [address, i32(0), i32(2), i32(1)])  # for reading, into the second cache, as data
+        address = builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))])
+        _prefetch(builder, builder.bitcast(address, ir.IntType(8).as_pointer()))
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+    builder.call(prefetch, [address, _I32(0), _I32(2), _I32(1)])  # for reading, into the second cache, as data
 
 
 @_loop("r", numbers=1)
@@ -852,8 +859,9 @@ def _mover(function: Any) -> None:
             )
         b.branch(end)
         b.position_at_end(function.append_basic_block())
-    # Along the shorter step of the source, so that each line of memory is fetched once.
-    lies = b.icmp_signed("<", b.mul(down, down), b.mul(right, right))
+    # Along the shorter steps, of the source or of the target, so that each line of memory is fetched once.
+    along = [b.add(b.mul(i, i), b.mul(j, j)) for i, j in ((down, to_down), (right, to_right))]
+    lies = b.icmp_signed("<", *along)
     rows, width = b.select(lies, width, rows), b.select(lies, rows, width)
     down, right = b.select(lies, right, down), b.select(lies, down, right)
     to_down, to_right = b.select(lies, to_right, to_down), b.select(lies, to_down, to_right)
@@ -881,8 +889,56 @@ def _nest(
 
 # ---------------------------------------------------------------- sums in a fixed order
 
+
+@register_pass(mutates_CFG=True, analysis_only=False)  # type: ignore[no-untyped-call]
+class _Linked(NativeLowering):
+    """Hand the code of a function on as it is written: who calls it links it, and has all of it optimised together.
+
+    Numba would compile each such function to the end besides, with all that it calls: a third of the whole time. It has
+    no public place for this; tests notice if it moves.
+    """
+
+    _name = "mlsm_linked"
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+
+        def finalize() -> None:
+            for other in dict.fromkeys(library._linking_libraries):
+                library._final_module.link_in(other._get_module_for_linking(), preserve=True)
+            library._finalized = True
+
+        library.finalize, library._optimize_functions = finalize, lambda module: None
+        state.flags.no_compile = True
+        super().run_pass(state)  # type: ignore[no-untyped-call]
+        key: Any = [].append  # the dispatcher wants a builtin function, and this one is equal to no other
+        state.targetctx.insert_user_function(key, state["cr"].fndesc, [library])
+        state["cr"] = state["cr"]._replace(cfunc=key)
+        return True
+
+
+class _Pipeline(CompilerBase):
+    """Numba's passes less two that find nothing here: there is no closure and no expression of arrays."""
+
+    def define_pipelines(self) -> list[Any]:
+        made = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
+        passes = [p for p in made.passes if p[0] not in (InlineClosureLikes, NopythonRewrites)]
+        made.passes = [(self.lowered(step), name) for step, name in passes]
+        made._finalized = False
+        made.finalize()
+        return [made]
+
+    def lowered(self, step: Any) -> Any:
+        return step
+
+
+class _InnerPipeline(_Pipeline):
+    def lowered(self, step: Any) -> Any:
+        return _Linked if step is NativeLowering else step
+
+
 # Of a function that only compiled code calls. Numba compiles a wrapper for Python with every other.
-_inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerPipeline)
 
 
 def _row_sum(joint: bool) -> Any:
@@ -1047,7 +1103,8 @@ X, Y, W, P, M, G, OUT = range(7)
 TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the batch axes. All steps are in bytes
 OPERAND: Final = 4
 
-ROWS, SLOPE, BEND = 1, 2, 4  # what may be wanted
+ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
+FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
 
 
 @_inner
@@ -1062,6 +1119,18 @@ def _offset(plan: Any, operand: int, row: int) -> Any:
         offset += row % n * plan[operand + OPERAND + axis]
         row //= n
     return offset
+
+
+@_intrinsic
+def _ask(typingctx: Any, address: Any, size: Any) -> Any:
+    """Ask for so many bytes, which may lie behind the end of an array: no prefetch faults."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        with cgutils.for_range_slice(builder, _ADDRESS(0), args[1], _ADDRESS(64)) as (offset, _):
+            _prefetch(builder, builder.inttoptr(builder.add(args[0], offset), ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 @_inner
@@ -1084,9 +1153,12 @@ def _loaded(
             _move(size, swapped, take, width, source, down, step, to, pitch * cell, cell)
         elif step == size and not swapped and down == width * size and pitch == width:
             _read(kind, source, take * width, to, one)
+            # The next block, which comes while this one is computed: a copy leaves no read to the loops.
+            _ask(source + take * width * size, take * width * size)
         elif step == size and not swapped and width >= 16:
             for r in range(take):
                 _read(kind, source + r * down, width, to + r * pitch * cell, one)
+            _ask(source + take * down, width * size)
         else:
             _move(size, swapped, take, width, source, down, step, raw, pitch * size, size)
             _read(kind, raw, (take - 1) * pitch + width, to, one)
@@ -1116,6 +1188,76 @@ def _stored(
             _write(kind, source, (take - 1) * pitch + width, raw, one)
             _move(size, swapped, take, width, raw, pitch * size, size, to, down, step)
         done += take
+
+
+@_inner
+def _count(
+    plan: Any, operand: int, m: int, row: int, many: int, down: int, tile: int, raw: int, divisors: int, one: Any
+) -> Any:
+    """The number of observed classes of each row into `divisors`; where the mask, or its last block, was found."""
+    classes, am = plan[CLASSES], m
+    for r in range(many):
+        _put_at(divisors, r, np.float64(0))
+    for start in range(0, classes, BLOCK):
+        width = min(BLOCK, classes - start)
+        am = _loaded(plan, operand, m, row, many, start, width, tile, raw, one)
+        _observed(many, width, am, down, divisors)
+    return am
+
+
+def _interleaved(leaves: int) -> Any:
+    """sum(n, values, one): of `leaves` blocks of n numbers, n a multiple of 8 and at most 128, added in float64.
+
+    Of each block there are eight interleaved sums; neighbours are added to neighbours, sums and blocks alike.
+    """
+
+    @_intrinsic
+    def total(typingctx: Any, n: Any, values: Any, one: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            b, real = builder, _SINGLE if one == types.float32 else _DOUBLE
+            wide: Any = _same(ir.VectorType(_DOUBLE, 8), 0.0)
+            sums = [cgutils.alloca_once_value(b, wide) for _ in range(leaves)]  # type: ignore[no-untyped-call]
+            first = b.inttoptr(args[1], real.as_pointer())
+            with cgutils.for_range_slice(b, _ADDRESS(0), args[0], _ADDRESS(8)) as (start, _):
+                for leaf, held in enumerate(sums):
+                    place = b.gep(first, [b.add(start, b.mul(args[0], _ADDRESS(leaf)))])
+                    part = b.load(b.bitcast(place, ir.VectorType(real, 8).as_pointer()), align=1)
+                    b.store(b.fadd(b.load(held), _Number(b, part).to(_DOUBLE).value), held)
+            found = [_neighbours(b, b.load(held)) for held in sums]
+            while len(found) > 1:
+                found = [b.fadd(left, right) for left, right in zip(found[::2], found[1::2], strict=True)]
+            return found[0]
+
+        return types.float64(types.int64, types.int64, one), codegen
+
+    return total
+
+
+def _neighbours(b: Any, value: Any) -> Any:
+    """The sum of all lanes, neighbours onto neighbours."""
+    while value.type.count > 1:
+        kind = ir.VectorType(_I32, value.type.count // 2)
+        lanes = [ir.Constant(kind, [_I32(2 * j + k) for j in range(kind.count)]) for k in (0, 1)]
+        value = b.fadd(*(b.shuffle_vector(value, value, some) for some in lanes))
+    return b.extract_element(value, _I32(0))
+
+
+_leaf, _eight_leaves = _interleaved(1), _interleaved(8)
+
+
+@_inner
+def _numpys_sum(n: int, values: int, one: Any) -> Any:
+    """The sum of numbers in float64, in the order of NumPy's, so that it has the same bits."""
+    if n == 1024:  # what is below takes twice the time, since each of its additions waits for the one before
+        return _eight_leaves(128, values, one)
+    if n > 128:
+        half = n // 2 & -8
+        return _numpys_sum(half, values, one) + _numpys_sum(n - half, values + half * _size(one), one)
+    whole = n & -8
+    total = _leaf(whole, values, one)
+    for k in range(whole, n):
+        total += np.float64(_at(values, k, one))
+    return total
 
 
 # ---------------------------------------------------------------- the pass
@@ -1176,12 +1318,14 @@ def _formula(
 
 def fused(
     one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
-    rows: int, out: int, scale: float, keep: float, add: float,
+    rows: int, out: int, value: int, scale: float, keep: float, add: float,
 ) -> None:  # fmt: skip
     """What `mode` wants of the rows first:last: losses into `rows`, their gradient or Hessian times a scale into `out`.
 
     Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
-    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes.
+    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes. With TOTAL or MEAN
+    these are all rows: their sum or mean goes into `value`, the scale is that of the loss, and `rows` is scratch for
+    FEW; only float32 losses of one class may be more.
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
@@ -1211,6 +1355,19 @@ def fused(
         filled(BLOCK, room + ONES * work, one, one)
         for j in range(BLOCK // 8):
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
+    averaged: Any = np.float64(last)
+    total = 0.0
+    around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its beginning
+    if m != 0 and mode & MEAN:
+        averaged = nothing
+        for i in range(first, last, slab):
+            many = min(slab, last - i)
+            _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
+            for r in range(many):
+                averaged += np.float64(_at(divisors, r, nothing) > 0)
+        averaged = max(averaged, 1.0)
+    if mode & MEAN:
+        scale /= averaged
     alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
     f, late = room + SCALES * work, mode & 0
     # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together.
@@ -1220,17 +1377,12 @@ def fused(
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
+    for r in range(min(slab, last - first)):
+        _put_at(divisors, r, np.float64(classes))
     for i in range(first, last, slab):
         many = min(slab, last - i)
-        for r in range(many):
-            _put_at(divisors, r, np.float64(classes))
         if m != 0 and classes > 1:  # one class is divided by one, seen or not
-            for r in range(many):
-                _put_at(divisors, r, nothing)
-            for start in range(0, classes, BLOCK):
-                width = min(BLOCK, classes - start)
-                am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
-                _observed(many, width, am, m_down, divisors)
+            am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
@@ -1284,9 +1436,9 @@ def fused(
                     factors = products
                     if not (alike and plan[w_at + FIXED] and (again or u > 0)):
                         times(n, f, own_w, products, one)
-                losses = rows + (i + u) * size if classes == 1 else room + LOSSES * work
+                losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
                 _formula(
-                    one, mode, n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
+                    one, mode & (ROWS | SLOPE | BEND), n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
                     ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
                     factors, joint, plain, losses, aout + u * out_down, room,
                 )  # fmt: skip
@@ -1315,6 +1467,10 @@ def fused(
                             _put_at(rows + (i + u + r) * size, 0, _real(loss, one))
             if derived and not straight:
                 _stored(plan, out_at, out, i, many, start, width, aout, raw, one)
+        if mode & (TOTAL | MEAN) and ((i + many) % FEW == 0 or i + many == last):
+            total += _numpys_sum((i + many - 1) % FEW + 1, rows, one)
+    if mode & (TOTAL | MEAN):
+        _put_at(value, 0, _real(total / averaged if mode & MEAN else total, one))
     space[0] = 0  # until here it is needed, of which Numba sees the address only
 
 
@@ -1363,7 +1519,7 @@ def _compiled(function: Any) -> Any:
     Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
     neither, every process compiles for itself.
     """
-    dispatcher = _njit(nogil=True, error_model="numpy")(function)
+    dispatcher = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=_Pipeline)(function)
     try:
         dispatcher.enable_caching()
     except RuntimeError as error:

@@ -16,14 +16,16 @@ import numpy as np
 from .. import _policy
 from .._core import Operands
 from .._dispatch import Kernel
-from .._problem import Problem
+from .._problem import Layout, Problem
 from . import _derivatives, _threads
 
 # Tuning, measured on two cores with AVX-512. ALONE: a part costs 11 us to hand over and a quarter of a million elements
 # take 200 us.
 ALONE: Final = 2**18  # elements a thread has at least
 ELEMENTS: Final = 2**17  # of a block of derivatives: a call of compiled code takes 5 us, as long as 10,000 elements
-SLAB: Final = 32  # rows that are copied together where neighbouring classes are farther apart than neighbouring rows
+SLAB: Final = (
+    64  # float32 rows that are copied together where neighbouring classes are farther apart than neighbouring rows
+)
 
 if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'numba'", name="numba")
@@ -52,14 +54,14 @@ def _loops() -> ModuleType:
 
 
 def accepts(problem: Problem) -> str | None:
-    if problem.library == "torch":
-        if problem.device.type != "cpu":
-            return f"it works on host memory, and the tensors are on {problem.device}"
-        for meta in (problem.input, problem.target, problem.weight, problem.pos_weight, problem.where):
-            if meta is not None and meta.layout == "foreign":
-                return "it reads memory as it lies, and PyTorch negates one of the tensors when it reads it"
-    for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
-        if meta is not None and meta.dtype not in _READ:
+    if problem.library == "torch" and problem.device.type != "cpu":
+        return f"it works on host memory, and the tensors are on {problem.device}"
+    for meta in problem[2:7]:  # input, target, weight, pos_weight, where
+        if meta is None:
+            continue
+        if meta.layout is Layout.FOREIGN and problem.library == "torch":
+            return "it reads memory as it lies, and PyTorch negates one of the tensors when it reads it"
+        if meta.dtype not in _READ:
             return f"it does not read dtype {meta.dtype}"
     return _switched_off()
 
@@ -80,7 +82,7 @@ def _signature(one: Any) -> tuple[Any, ...]:
     """The types of `fused`, of which there is one set for each dtype of the arithmetic."""
     from numba import typeof
 
-    return tuple(map(typeof, (one, 0, 0, 0, np.empty(0, np.int64), *[0] * 8, 0.0, 0.0, 0.0)))
+    return tuple(map(typeof, (one, 0, 0, 0, np.empty(0, np.int64), *[0] * 9, 0.0, 0.0, 0.0)))
 
 
 def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
@@ -97,7 +99,8 @@ def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
 
 # ---------------------------------------------------------------- the seam
 
-ROWS, SLOPE, BEND = 1, 2, 4  # as in `_numba_loops`, which is not imported yet
+ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # as in `_numba_loops`, which is not imported yet
+FEW: Final = 8192  # likewise
 
 
 def rows(o: Operands) -> Any:
@@ -114,6 +117,58 @@ def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
 
 def curvature(o: Operands, g: Any) -> Any:
     return _run(o, g, BEND)[1]
+
+
+def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
+    """The reduced loss, and its gradient times g: one call of compiled code, where a batch is as small as that."""
+    _, x, y, w, p, m, eps, dtype, acc, _, _ = o
+    tensors = not isinstance(x, np.ndarray)
+    if tensors:
+        lies = [None if v is None else (v.dtype, v.shape, v.stride()) for v in (x, y, w, p, m)]
+    else:
+        lies = [None if v is None else (v.dtype, v.shape, v.strides) for v in (x, y, w, p, m)]
+    plan = _small_plan(dtype == acc, eps != 0, tensors, *lies)
+    if plan is None:
+        return None
+    one, lies, rows, elements = plan
+    if elements >= 2 * ALONE and _threads.allowed(tensors) > 1:
+        return None
+    losses = np.empty(min(rows, FEW), one.dtype)
+    mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | SLOPE | (MEAN if mean else TOTAL)
+    if tensors:
+        value = x.new_empty((), dtype=dtype)
+        out = None if g is None else x.new_empty(x.shape)
+        places = [0 if v is None else v.data_ptr() for v in (x, y, w, p, m, None, out, value)]
+    else:
+        value = np.empty((), one.dtype)
+        out = None if g is None else np.empty(x.shape, x.dtype)
+        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, None, out, value)]
+    places.insert(6, _address(losses))
+    _loops().fused(one, mode, 0, rows, lies, *places, 1.0 if g is None else g, 1 - eps, eps / 2)
+    return value if tensors else value[()], out
+
+
+@lru_cache(maxsize=1024)
+def _small_plan(double: bool, smooth: bool, tensors: bool, *given: Any) -> Any:
+    """A number of the arithmetic, the plan and the rows of a call that `reduced` serves; None for others."""
+    shape = given[0][1]
+    rows, classes = prod(shape[:-1]), shape[-1]
+    if not rows or (rows > FEW and (classes > 1 or double or given[4] is not None)):
+        return None
+    lies: list[Lies | None] = []
+    for k, operand in enumerate(given):
+        if operand is None:
+            lies.append(None)
+            continue
+        dtype, own, strides = operand
+        step = dtype.itemsize if tensors else 1  # tensors count strides in elements
+        lies.append((_MASK if k == 4 else _code(dtype), tuple(own), tuple(step * n for n in strides)))
+    assert lies[0] is not None
+    assert lies[1] is not None
+    plan = _plan(double, smooth, lies[0], lies[1], *lies[2:], None)
+    if plan.back is not None:
+        return None
+    return np.float64(1) if double else np.float32(1), plan.lies, rows, rows * classes
 
 
 def accepts_derivatives(problem: Problem) -> str | None:
@@ -171,7 +226,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     fused = _loops().fused
 
     def part(i: int, j: int) -> None:
-        fused(one, mode, i, j, plan.lies, *places, scale, keep, add)
+        fused(one, mode, i, j, plan.lies, *places, 0, scale, keep, add)
 
     elements = plan.rows * x.shape[-1]
     threads = min(_threads.allowed(tensors), elements // ALONE) if elements >= 2 * ALONE else 1
@@ -296,8 +351,9 @@ def _plan(
     present = [k for k, v in enumerate((x, y, w, p, m, None, x)) if v is not None and not (k == 2 and by_row)]
     inner = axes[-1][1]
     # Rows that are nearer to each other than classes are copied many at a time.
-    across = unit == 1 and any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
-    slab = SLAB if across else unit
+    near = any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
+    across = near and unit == 1
+    slab = SLAB >> double if across else min(4 * unit, BLOCK) if near else unit
     width = min(classes, BLOCK)
     pitch = width + 16 if across else width
     operands: list[int] = []
@@ -354,4 +410,5 @@ KERNEL = Kernel(
     note=note,
     derivatives=derivatives,
     accepts_derivatives=accepts_derivatives,
+    reduced=reduced,
 )

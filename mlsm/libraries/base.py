@@ -41,6 +41,8 @@ class Library:
     flat: ClassVar[bool] = False
     # Whether its arrays may be written to, in place and by index, at no cost but the writing.
     mutable: ClassVar[bool] = False
+    # Whether its sums are NumPy's, whose bits a kernel can make by itself (`Kernel.reduced`).
+    sums_like_numpy: ClassVar[bool] = False
     # Of a library whose sparse matrices have the class of its arrays: is_sparse(array).
     is_sparse: Any = None
     # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).

@@ -28,6 +28,7 @@ def by_rows(kernel: Kernel, o: Operands) -> Kernel:
         rows_vjp=wrapped(kernel.rows_vjp),
         rows_and_vjp=None if kernel.rows_and_vjp is None else wrapped(kernel.rows_and_vjp),
         curvature=wrapped(kernel.curvature),
+        reduced=None,
     )
 
 

@@ -441,6 +441,32 @@ def _serving(x: Any, y: Any) -> list[str]:
     return ["generic", *(name for name, reason in reasons.items() if "could serve" in reason)]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 0.25, 65536.0])
+def test_the_gradient_that_is_kept_is_that_of_a_second_pass(
+    factor: float, masked: bool, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    x, y = (v.float() for v in _operands(rng).values())
+    where = x > 0 if masked else None
+    found = []
+    for kept in (0, 100):
+        monkeypatch.setattr("mlsm.autograd.torch.KEPT", kept)
+        leaf = x.clone().requires_grad_()
+        (factor * loss(leaf, y, where=where)).backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
+def test_the_gradient_that_is_kept_is_given_away_once(rng: np.random.Generator) -> None:
+    x, y = _operands(rng).values()
+    value = loss(x.requires_grad_(), y)
+    (first,) = torch.autograd.grad(value, x, retain_graph=True)
+    right = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(value, x)
+    assert torch.equal(second, right)
+
+
 def test_a_masked_gradient_that_is_kept_stays_in_range() -> None:
     """Three of four classes are not observed: what is kept for the backward pass would be four times the gradient."""
     x = torch.zeros((2, 4), requires_grad=True)

@@ -170,6 +170,56 @@ def test_value_has_the_bits_of_the_loss(dtype: Any, c: int, rng: np.random.Gener
         identical(gradient[3:], mlsm.value_and_grad(x[3:], y[3:], reduction="none", kernel="numba", **options)[1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("option", ["plain", "where", "where of rows", "weight", "everything"])
+def test_a_small_loss_has_the_bits_of_its_rows_and_of_numpys_sum(
+    option: str, library: str, dtype: Any, kernel: Any, rng: np.random.Generator
+) -> None:
+    to: Any = (lambda v: v) if library == "numpy" else pytest.importorskip("torch").from_numpy
+    for n in (*range(1, 20), 127, 128, 129, 300, kernel.FEW - 1, kernel.FEW):
+        x, y = _data(n, 5, dtype, rng)
+        m = rng.random((n, 5)) < 0.2
+        options: dict[str, Any] = {
+            "plain": {},
+            "where": {"where": m},
+            "where of rows": {"where": m[:, :1]},
+            "weight": {"weight": dtype(0) * -abs(x[:, :1])},  # losses of -0.0
+            "everything": {"weight": x[:, :1], "pos_weight": x[0] ** 2, "where": m, "label_smoothing": 0.1},
+        }[option]
+        rows = loss(x, y, reduction="none", **options)
+        seen = np.broadcast_to(options.get("where", np.True_), x.shape).any(axis=1).sum()
+        total = np.add.reduce(rows, dtype=np.float64)
+        given = {name: v if name == "label_smoothing" else to(v) for name, v in options.items()}
+        for reduction, right in (("sum", dtype(total)), ("mean", dtype(total / max(float(seen), 1.0)))):
+            if library == "numpy":
+                found, gradient = mlsm.value_and_grad(x, y, reduction=reduction, **options)
+                identical(np.asarray(loss(x, y, reduction=reduction, **options)), np.asarray(found))
+            else:
+                leaf = to(x.copy()).requires_grad_()
+                found = loss(leaf, to(y), reduction=reduction, **given)
+                found.backward()
+                found, gradient = found.detach(), leaf.grad
+            identical(np.asarray(found), np.asarray(right))
+            identical(np.asarray(gradient), mlsm.grad(x, y, reduction=reduction, **options))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("n", [5, 60, 1000, 1024, 8192, 8193, 50000])
+def test_sums_of_rows_have_the_bits_of_numpys(n: int, classes: int, dtype: Any, rng: np.random.Generator) -> None:
+    """Of losses that all but cancel, so that each rounding of the sum shows: a large logit is its own loss."""
+    for stride in (1, 1, 1, 1, 1, 3):
+        v = (2.0 ** rng.uniform(20, 100, n - 3) * rng.choice([-1, 1], n - 3)).astype(dtype)
+        for _ in range(3):
+            v = np.append(v, -dtype(np.add.reduce(v, dtype=np.float64)))
+        x = np.repeat(abs(v)[:, None], classes, axis=1)[::stride]
+        y, w = np.zeros_like(x), np.sign(v)[::stride, None]
+        rows = loss(x, y, w, reduction="none")
+        found = loss(x, y, w, reduction="sum")
+        identical(np.asarray(found), np.asarray(dtype(np.add.reduce(rows, dtype=np.float64))))
+
+
 @pytest.mark.parametrize("c", [20, 700])
 def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
     x, y = _data(30, c, np.float64, rng)

@@ -118,9 +118,9 @@ def on_host(name: str, device: HostDevice) -> Any:
         ("numpy",),
         accepts,
         lambda o: _cuda.run(o, None, _cuda.ROWS, device)[0],
-        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.SLOPE, device)[1],
-        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.ROWS | _cuda.SLOPE, device),
-        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.BEND, device)[1],
+        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.GRADIENT, device)[1],
+        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.ROWS | _cuda.GRADIENT, device),
+        lambda o, g: _cuda.run(o, np.asarray(g), _cuda.HESSIAN, device)[1],
     )
 
 

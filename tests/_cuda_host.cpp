@@ -113,7 +113,7 @@ void run(int kernel, int backwards, const int *codes, i64 grid, i64 threads, i64
                 }
                 each([&](int t) { gather(c, first, t, size, shared, observed[t], own[t]); });
                 if (mode & ROWS) fold_all(), store(c.chunks > 1);
-                if (staged && mode & (SLOPE | BEND)) each([&](int t) { copy_out(c, first, t, size, shared); });
+                if (staged && mode & (GRADIENT | HESSIAN)) each([&](int t) { copy_out(c, first, t, size, shared); });
             } else if (kernel == 1) {
                 each([&](int t) { gather_parts(c, first, t, size, own[t]); });
                 if (masked && !c.counting) observe(true);
@@ -140,11 +140,11 @@ void elements(i64 n, const real *x, real y, real *loss, real *gradient, real *he
     real derivative = 0, unused = 0;
     for (i64 i = 0; i < n; ++i) {
         real share[8] = {}, rest[8] = {};
-        mode = ROWS | SLOPE;
+        mode = ROWS | GRADIENT;
         element(c, x[i], y, 1, 1, 1, true, share[0], rest[0], derivative);
         loss[i] = (real)run_of(share, rest);
         gradient[i] = derivative;
-        mode = BEND;
+        mode = HESSIAN;
         element(c, x[i], y, 1, 1, 1, true, unused, unused, derivative);
         hessian[i] = derivative;
     }

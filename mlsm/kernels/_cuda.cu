@@ -6,7 +6,7 @@
 // What is compiled is said by macros, all of them constants of one compilation:
 //   X_TYPE, Y_TYPE, W_TYPE, P_TYPE, G_TYPE   codes of `Type` (W_TYPE, P_TYPE: NONE where not given)
 //   DOUBLE      whether the compute dtype is float64 (else float32)
-//   MODE        what is wanted: the sum of ROWS, SLOPE, BEND
+//   MODE        what is wanted: the sum of ROWS, GRADIENT, HESSIAN
 //   SMOOTH      whether targets are smoothed
 //   MASKED      whether only the classes with `m` true count
 //   W_ROW       whether the weight is one number a row (or for all)
@@ -42,7 +42,7 @@ typedef float real;
 #endif
 
 enum Type { NONE, F16, BF16, F32, F64, U8, U16, U32, U64, I8, I16, I32, I64, BOOL };
-enum Mode { ROWS = 1, SLOPE = 2, BEND = 4 };
+enum Mode { ROWS = 1, GRADIENT = 2, HESSIAN = 4 };
 
 enum {
     CHUNK = 2048,  // classes that one group of lanes reads; of a longer row it leaves a part for the second pass
@@ -453,9 +453,9 @@ DEVICE void element(
             loss = on ? all : 0;
         }
     }
-    if (MODE & (SLOPE | BEND)) {
+    if (MODE & (GRADIENT | HESSIAN)) {
         real s = share(e);
-        if (MODE & SLOPE) {
+        if (MODE & GRADIENT) {
             if (P_TYPE != NONE) s = q * s;
             derivative = right ? t - s : s - t;
         } else {
@@ -742,7 +742,7 @@ template <bool ALL> DEVICE void take(const Call &c, const Lane &l, int turn, Sum
         if (MASKED) on = on && m[i] != 0;
         element(c, x[i], y[i], w[i], p[i], l.scale, on, loss[i], rest[i], derivative[i]);
     }
-    if (MODE & (SLOPE | BEND)) {
+    if (MODE & (GRADIENT | HESSIAN)) {
 #pragma unroll
         for (int h = 0; h < 2; ++h)
             put(X_TYPE, l.out, at[h] * l.out_stride, l.by * l.out_stride, n[h], l.out_pieces, derivative + 4 * h);
@@ -763,7 +763,7 @@ DEVICE void gather(
     Offsets o = offsets_of(c, task.row);
     Lane l;
     l.scale = 0;
-    if (MODE & (SLOPE | BEND)) {
+    if (MODE & (GRADIENT | HESSIAN)) {
         u64 b = raw(G_TYPE, c.g, o.g);
         double g = G_TYPE == F64 ? double_of(b) : (double)float_of((u32)b);
         // A float64 division a lane is dear on GPUs whose float64 is slow.
@@ -879,7 +879,7 @@ extern "C" __global__ void BOUNDS mlsm_pass(PARAMETERS) {
         }
         if (STAGED) {
             __syncthreads();
-            if (MODE & (SLOPE | BEND)) {
+            if (MODE & (GRADIENT | HESSIAN)) {
                 copy_out(c, first, thread, threads, shared);
                 __syncthreads();
             }

@@ -40,8 +40,8 @@ _SIZES: Final = {"none": 0, "bool": 1, "bfloat16": 2} | {
     n: int(n.lstrip("uintfloa")) // 8 for n in _TYPES if n[-1].isdigit() and n != "bfloat16"
 }
 ROWS: Final = 1
-SLOPE: Final = 2
-BEND: Final = 4
+GRADIENT: Final = 2
+HESSIAN: Final = 4
 
 # No -use_fast_math and none of its parts: subnormals stay, division is correctly rounded, nothing is contracted.
 OPTIONS: Final = ("-std=c++17", "-fmad=false", "--ftz=false", "--prec-div=true")
@@ -135,7 +135,7 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
     operands = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, o.m, g)]
     fit(*(None if v is None else v.shape for v in operands))
     rows = device.empty(batch, o.dtype) if mode & ROWS else None
-    out = device.like(o.x) if mode & (SLOPE | BEND) else None
+    out = device.like(o.x) if mode & (GRADIENT | HESSIAN) else None
     count = math.prod(batch)
     if not count:
         return rows, out
@@ -262,7 +262,7 @@ def variants(problem: Problem) -> dict[str, Macros]:
     operands = problem.input, problem.target, problem.weight, problem.pos_weight, problem.where
     x, *others = map(lying, operands)
     g = ("float64", (), ())
-    modes = {"the loss": ROWS, "grad": SLOPE, "value_and_grad": ROWS | SLOPE, "hessian_diag": BEND}
+    modes = {"the loss": ROWS, "grad": GRADIENT, "value_and_grad": ROWS | GRADIENT, "hessian_diag": HESSIAN}
     double = problem.dtype == "float64"
     return {
         what: _launches(

@@ -890,18 +890,25 @@ def _nest(
 # ---------------------------------------------------------------- sums in a fixed order
 
 
+# What `_Linked` uses of Numba that is not public: where one of it is missing, Numba compiles as it always does.
+_LINKING = ("_linking_libraries", "_final_module", "_get_module_for_linking", "_optimize_functions", "_finalized")
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)  # type: ignore[no-untyped-call]
 class _Linked(NativeLowering):
     """Hand the code of a function on as it is written: who calls it links it, and has all of it optimised together.
 
-    Numba would compile each such function to the end besides, with all that it calls: a third of the whole time. It has
-    no public place for this; tests notice if it moves.
+    Numba would compile each such function to the end besides, with all that it calls: a sixth of the whole time. It has
+    no public place for this.
     """
 
     _name = "mlsm_linked"
 
     def run_pass(self, state: Any) -> bool:
-        library = state.library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        if not all(hasattr(library, name) for name in _LINKING):
+            return bool(super().run_pass(state))  # type: ignore[no-untyped-call]
+        state.library = library
 
         def finalize() -> None:
             for other in dict.fromkeys(library._linking_libraries):
@@ -1103,7 +1110,7 @@ X, Y, W, P, M, G, OUT = range(7)
 TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the batch axes. All steps are in bytes
 OPERAND: Final = 4
 
-ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
+ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
 FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
 
 
@@ -1283,14 +1290,14 @@ def _formula(
     if not plain:
         y, w, p = y if y != 0 else ones, w if w != 0 else ones, p if p != 0 else ones
         m = m if m != 0 else room + SEEN * work
-    if mode & BEND:
+    if mode & HESSIAN:
         if plain:
             hessian(n, x, f, out, one)
         else:
             hessian_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif plain:
         single = e if w != 0 else losses
-        if mode == SLOPE:
+        if mode == GRADIENT:
             gradient(n, x, y, f, out, one)
         elif joint:
             if mode == ROWS:
@@ -1303,7 +1310,7 @@ def _formula(
             loss_and_gradient(n, x, y, f, single, out, one)
         if mode & ROWS and w != 0:
             times(n, single, w, losses, one)
-    elif mode == SLOPE:
+    elif mode == GRADIENT:
         gradient_of(n, x, y, w, p, m, f, out, keep, add, given, one)
     elif mode == ROWS:
         if joint:
@@ -1329,7 +1336,7 @@ def fused(
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
-    derived, nothing = mode & (SLOPE | BEND) != 0, np.float64(0)
+    derived, nothing = mode & (GRADIENT | HESSIAN) != 0, np.float64(0)
     work, tile = APART * size, plan[ROOM] * 8
     space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK, np.uint8)
     tiles = np.int64(space.ctypes.data)
@@ -1438,7 +1445,7 @@ def fused(
                         times(n, f, own_w, products, one)
                 losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
                 _formula(
-                    one, mode & (ROWS | SLOPE | BEND), n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
+                    one, mode & (ROWS | GRADIENT | HESSIAN), n, ax + u * x_down, ay + u * y_down if y != 0 else 0, own_w,
                     ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
                     factors, joint, plain, losses, aout + u * out_down, room,
                 )  # fmt: skip

@@ -17,7 +17,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import BEND, OPTIONS, ROWS, SLOPE, Macros, View, declined, run, source, variants
+from ._cuda import HESSIAN, OPTIONS, ROWS, GRADIENT, Macros, View, declined, run, source, variants
 
 if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
@@ -66,15 +66,15 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _run(o, g, SLOPE)[1]
+    return _run(o, g, GRADIENT)[1]
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    return _run(o, g, ROWS | SLOPE)
+    return _run(o, g, ROWS | GRADIENT)
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _run(o, g, BEND)[1]
+    return _run(o, g, HESSIAN)[1]
 
 
 def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:

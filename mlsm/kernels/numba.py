@@ -99,7 +99,7 @@ def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
 
 # ---------------------------------------------------------------- the seam
 
-ROWS, SLOPE, BEND, TOTAL, MEAN = 1, 2, 4, 8, 16  # as in `_numba_loops`, which is not imported yet
+ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # as in `_numba_loops`, which is not imported yet
 FEW: Final = 8192  # likewise
 
 
@@ -108,15 +108,15 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _run(o, g, SLOPE)[1]
+    return _run(o, g, GRADIENT)[1]
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    return _run(o, g, ROWS | SLOPE)
+    return _run(o, g, ROWS | GRADIENT)
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _run(o, g, BEND)[1]
+    return _run(o, g, HESSIAN)[1]
 
 
 def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
@@ -134,7 +134,7 @@ def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
     if elements >= 2 * ALONE and _threads.allowed(tensors) > 1:
         return None
     losses = np.empty(min(rows, FEW), one.dtype)
-    mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | SLOPE | (MEAN if mean else TOTAL)
+    mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | GRADIENT | (MEAN if mean else TOTAL)
     if tensors:
         value = x.new_empty((), dtype=dtype)
         out = None if g is None else x.new_empty(x.shape)
@@ -220,7 +220,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     one = np.float64(1) if double else np.float32(1)
     rows = np.empty(plan.batch, one.dtype) if mode & ROWS else None
     out = np.empty(plan.shape, x.dtype) if mode & ~ROWS else None
-    arrays = (x, None if mode == BEND and p is None else y, w, p, m, each, rows, out)
+    arrays = (x, None if mode == HESSIAN and p is None else y, w, p, m, each, rows, out)
     places = [0 if v is None else _address(v) for v in arrays]
     keep, add = 1 - o.eps, o.eps / 2
     fused = _loops().fused

@@ -18,7 +18,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import AXES, BEND, ROWS, SLOPE, declined, fit
+from ._cuda import AXES, HESSIAN, ROWS, GRADIENT, declined, fit
 
 if find_spec("triton") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'triton'", name="triton")
@@ -63,15 +63,15 @@ def rows(o: Operands) -> Any:
 
 
 def rows_vjp(o: Operands, g: Any) -> Any:
-    return _run(o, g, SLOPE)[1]
+    return _run(o, g, GRADIENT)[1]
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    return _run(o, g, ROWS | SLOPE)
+    return _run(o, g, ROWS | GRADIENT)
 
 
 def curvature(o: Operands, g: Any) -> Any:
-    return _run(o, g, BEND)[1]
+    return _run(o, g, HESSIAN)[1]
 
 
 _warm: set[tuple[Any, ...]] = set()  # what this process has compiled: dtypes, whether smoothed, and the mode
@@ -104,7 +104,7 @@ def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     batch, classes = tuple(x.shape[:-1]), x.shape[-1]
     fit(*(None if v is None else tuple(v.shape) for v in (x, y, w, p, m, g)))
     count, chunks = math.prod(batch), -(-classes // CHUNK)
-    out = torch.empty_like(x) if mode & (SLOPE | BEND) else None
+    out = torch.empty_like(x) if mode & (GRADIENT | HESSIAN) else None
     sums = torch.empty((*batch, chunks), dtype=o.acc, device=x.device) if mode & ROWS else None
     divisor: Any = classes
     if m is not None:
@@ -126,8 +126,8 @@ def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
             *along_g,
             *along_out,
             WANT_ROWS=bool(mode & ROWS),
-            WANT_SLOPE=bool(mode & SLOPE),
-            WANT_BEND=bool(mode & BEND),
+            WANT_SLOPE=bool(mode & GRADIENT),
+            WANT_BEND=bool(mode & HESSIAN),
             DOUBLE=o.dtype == torch.float64,
             SMOOTH=bool(o.eps),
             KEEP=1 - o.eps,

@@ -273,7 +273,7 @@ def test_lengths_are_checked_again_at_the_edge() -> None:
     def run(y: Any = (4, 5), w: Any = (), p: Any = (), m: Any = (), g: Any = ()) -> None:
         arrays = (np.zeros(shape, np.float32) for shape in ((4, 5), y, w, p))
         o = Operands(np, *arrays, np.ones(m, bool), 0.0, np.float32, np.float64)
-        _cuda.run(o, np.zeros(g), _cuda.ROWS | _cuda.SLOPE, DEVICE)
+        _cuda.run(o, np.zeros(g), _cuda.ROWS | _cuda.GRADIENT, DEVICE)
 
     run(w=(5,), p=(4, 1), m=(4, 5), g=(4,))
     for argument, wrong in (
@@ -528,8 +528,8 @@ def test_compiles(variant: str, architecture: str) -> None:
     double = x == "float64"
     types_of = zip("XYWPG", (x, y, w, p, "float64"), strict=True)
     macros = [f"-D{name}_TYPE={_cuda.CODES[dtype]}" for name, dtype in types_of]
-    alone = (_cuda.ROWS, _cuda.SLOPE) if variant == "plain" else ()
-    for mode in (*alone, _cuda.ROWS | _cuda.SLOPE, _cuda.BEND):
+    alone = (_cuda.ROWS, _cuda.GRADIENT) if variant == "plain" else ()
+    for mode in (*alone, _cuda.ROWS | _cuda.GRADIENT, _cuda.HESSIAN):
         block = (f"-DTHREADS={_cuda.THREADS}", f"-DBLOCKS={_cuda.RESIDENT[double]}")
         form = (f"-DMASKED={masked}", f"-DW_ROW={by_row}", f"-DSTAGED={staged}")
         said = (f"-DDOUBLE={int(double)}", f"-DMODE={mode}", f"-DSMOOTH={smooth}")
@@ -553,7 +553,7 @@ def test_both_sides_agree_on_numbers() -> None:
     assert [n.strip() for n in names[1].split(",")] == ours
     for name in ("CHUNK", "AXES"):
         assert f"{name} = {getattr(_cuda, name)}" in text
-    for name in ("ROWS", "SLOPE", "BEND"):
+    for name in ("ROWS", "GRADIENT", "HESSIAN"):
         assert re.search(rf"\b{name} = {getattr(_cuda, name)}\b", text)
 
 

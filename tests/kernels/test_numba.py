@@ -871,6 +871,14 @@ def test_a_long_compilation_is_told(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("names", ["loops._LINKING", "loops._LINKING + ('nonesuch',)"])
+def test_another_numba_compiles_as_it_always_does(names: str, right: str, tmp_path: Path) -> None:
+    """Where what is not public of Numba has moved, the same bits, and no call that fails."""
+    code = f"from mlsm.kernels import _numba_loops as loops; loops._LINKING = {names}\n" + BOTH
+    assert _script(code, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == right
+
+
+@pytest.mark.slow
 def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlsm", "warm"]
     own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -54,9 +54,9 @@ def _interpreted() -> Any:
         ("torch",),
         accepts,
         lambda o: run(o, None, _cuda.ROWS)[0],
-        lambda o, g: run(o, g, _cuda.SLOPE)[1],
-        lambda o, g: run(o, g, _cuda.ROWS | _cuda.SLOPE),
-        lambda o, g: run(o, g, _cuda.BEND)[1],
+        lambda o, g: run(o, g, _cuda.GRADIENT)[1],
+        lambda o, g: run(o, g, _cuda.ROWS | _cuda.GRADIENT),
+        lambda o, g: run(o, g, _cuda.HESSIAN)[1],
     )
 
 

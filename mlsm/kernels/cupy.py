@@ -17,7 +17,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import HESSIAN, OPTIONS, ROWS, GRADIENT, Macros, View, declined, run, source, variants
+from ._cuda import GRADIENT, HESSIAN, OPTIONS, ROWS, Macros, View, declined, run, source, variants
 
 if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'cupy'", name="cupy")

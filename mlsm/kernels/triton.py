@@ -18,7 +18,7 @@ from .._core import Operands
 from .._dispatch import Kernel
 from .._policy import name
 from .._problem import Problem
-from ._cuda import AXES, HESSIAN, ROWS, GRADIENT, declined, fit
+from ._cuda import AXES, GRADIENT, HESSIAN, ROWS, declined, fit
 
 if find_spec("triton") is None:  # said here, where the table asks, and not by the first call
     raise ModuleNotFoundError("No module named 'triton'", name="triton")

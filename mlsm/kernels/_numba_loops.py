@@ -1446,8 +1446,8 @@ def fused(
                 losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
                 _formula(
                     one, mode & (ROWS | GRADIENT | HESSIAN), n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
-                    own_w, ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink, shift,
-                    factors, joint, plain, losses, aout + u * out_down, room,
+                    own_w, ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink,
+                    shift, factors, joint, plain, losses, aout + u * out_down, room,
                 )  # fmt: skip
                 if mode & ROWS and 1 < classes <= NARROW:
                     short_rows(k, width, losses, divisors + u * 8, rows + (i + u) * size, one)

@@ -17,6 +17,7 @@ WORKS: tuple[str, ...] = ("loss", "value_and_grad", "backward")
 of work and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
 
 PLAIN = "plain"
+HEAD = "linear head"
 VARIANTS: dict[str, str] = {
     "mask": "half of the labels observed, by a mask of the logits' shape",
     "row weights": "a weight for each row",
@@ -25,11 +26,11 @@ VARIANTS: dict[str, str] = {
     "elements": "each element a row of its own",
     "for weight": "the derivative for a weight for each class, and nothing besides",
     "labels": "five positives a row, to mlsm as their indices and to others as a dense array",
-    "linear head": "the linear layer of 64 features before the loss too, and the gradients of both",
+    HEAD: "the linear layer of 64 features before the loss too, and the gradients of both",
 }
 """What people really pass, beside the plain call: measured in float32, of shapes of at most 2^24 elements."""
 LARGEST_VARIANT = 2**24
-MANY_CLASSES = ("labels", "linear head")
+MANY_CLASSES = ("labels", HEAD)
 """Those that are measured at any size: they are there for the large ones."""
 POSITIVES, FEATURES = 5, 64
 
@@ -161,7 +162,7 @@ def _many_classes(data: Data, variant: str, random: np.random.Generator) -> Data
     """Few positives a row; for the head, logits that are a product."""
     x, h, W = data.x, None, None
     rows, classes = x.shape
-    if variant == "linear head":
+    if variant == HEAD:
         h = random.standard_normal((rows, FEATURES), dtype=np.float32)
         W = random.standard_normal((classes, FEATURES), dtype=np.float32)
         W *= np.float32(3 / FEATURES**0.5)

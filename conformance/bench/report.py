@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..report.markdown import table
 from ..report.svg import short
-from .cases import FLOOR_MEANING, PLAIN, VARIANTS, Case, shape_text
+from .cases import FLOOR_MEANING, HEAD, PLAIN, VARIANTS, Case, shape_text
 
 REFERENCES: tuple[tuple[str, str], ...] = (
     ("torch mlsm", "torch mlsm"),
@@ -134,7 +134,7 @@ def _scaling(report: Mapping[str, Any]) -> str:
         case = case_of(result)
         work = str(dataclasses.replace(case, threads="1")).removesuffix(", 1 thread")
         for e in result["entries"]:
-            if e["over_floor"] is not None and e["ours"] and case.size >= 2**22:
+            if e["over_floor"] is not None and e["ours"] and not e["forced"] and case.size >= 2**22:
                 found.setdefault((work, e["name"]), {})[case.threads] = e["over_floor"]
     lines = [[work, name, ratio(t["1"] / t["all"])] for (work, name), t in found.items() if {"1", "all"} <= set(t)]
     if not lines:
@@ -165,9 +165,9 @@ FAMILIES = (
         (("torch mlsm", "PyTorch's own loss"), ("torch BCE-with-logits", "its binary cross-entropy")),
     ),
     Family(
-        "JAX arrays under `jax.jit`",
+        "`jax.value_and_grad` under `jax.jit`",
         "jax",
-        "value_and_grad",
+        "backward",
         (("plain expression, jax jit", "the textbook expression"), ("optax, jax jit", "optax")),
     ),
 )
@@ -204,14 +204,15 @@ def _answer(report: Mapping[str, Any]) -> str:
     for family in FAMILIES:
         told = []
         for peer, words in family.peers:
-            pairs = [
-                (ratio(speedup(ours, result["entries"], peer)), shape_text(case_of(result).shape))
-                for result in _small_to_large(report)
-                if (ours := _of(family, result)) and speedup(ours, result["entries"], peer) is not None
-            ]
+            pairs = []
+            for result in _small_to_large(report):
+                ours = _of(family, result)
+                times = None if ours is None else speedup(ours, result["entries"], peer)
+                if times is not None:
+                    pairs.append((f"{times:.2g}", shape_text(case_of(result).shape)))
             if pairs:
-                times = _series([times for times, _ in pairs])
-                told.append(f"{times} times as fast as {words} at {_series([shape for _, shape in pairs])}")
+                factors = _series([factor for factor, _ in pairs])
+                told.append(f"{factors} times as fast as {words} at {_series([shape for _, shape in pairs])}")
         if told:
             sentences.append(f"With {family.arrays}, loss and gradient are {', and '.join(told)}.")
     return "\n".join(sentences)
@@ -245,7 +246,7 @@ def _variants(report: Mapping[str, Any]) -> str:
     for result in report["results"]:
         case = case_of(result)
         beside = plain.get((case.shape, case.dtype, case.threads))
-        if not case.gradient or case.variant == PLAIN or beside is None or case.threads != "1":
+        if not case.gradient or case.variant in (PLAIN, HEAD) or beside is None or case.threads != "1":
             continue
         for family in FAMILIES[:2]:
             ours, ordinary = _of(family, result), _of(family, beside)
@@ -261,6 +262,26 @@ def _variants(report: Mapping[str, Any]) -> str:
 Loss and gradient with the option, as a multiple of the plain call's time on the same arrays.
 
 {table(["passed besides", "arrays", "shape", "× the plain call"], [cells for _, cells in found.values()])}
+
+"""
+
+
+def _heads(report: Mapping[str, Any]) -> str:
+    """The linear layer with its loss, in one call and one after the other."""
+    lines = []
+    for result in report["results"]:
+        case, floor = case_of(result), result.get("floor_us")
+        if case.variant == HEAD and case.gradient and floor:
+            timed = [e for e in result["entries"] if e["over_floor"] is not None]
+            for e in sorted(timed, key=lambda e: e["over_floor"]):
+                lines.append([shape_text(case.shape), e["name"], f"{ratio(e['over_floor'] * floor / 1000)} ms"])
+    if not lines:
+        return ""
+    return f"""## A linear layer and its loss
+
+{VARIANTS[HEAD].capitalize()}: "head" is one call that never holds the logits.
+
+{table(["rows × classes", "contestant", "time"], lines)}
 
 """
 
@@ -286,7 +307,7 @@ def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
 A number below 1 says that mlsm is slower. The first call of a process with the `fast` extra may compile for seconds;
 `python -m mlsm warm` does that ahead.
 
-{plot}{_variants(report)}{_scaling(report)}## How it was measured
+{plot}{_variants(report)}{_heads(report)}{_scaling(report)}## How it was measured
 
 Everybody in a case was timed in one process, in turn, in an order drawn anew for each round; the figures are medians.
 {NOISY_MEANING} {FLOOR_MEANING}

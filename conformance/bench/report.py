@@ -202,7 +202,7 @@ def _answer(report: Mapping[str, Any]) -> str:
     """A sentence for each library: how many times as fast as whom, at which shape."""
     sentences = []
     for family in FAMILIES:
-        told = []
+        told: dict[str, list[str]] = {}  # at which shapes -> what
         for peer, words in family.peers:
             pairs = []
             for result in _small_to_large(report):
@@ -212,9 +212,12 @@ def _answer(report: Mapping[str, Any]) -> str:
                     pairs.append((f"{times:.2g}", shape_text(case_of(result).shape)))
             if pairs:
                 factors = _series([factor for factor, _ in pairs])
-                told.append(f"{factors} times as fast as {words} at {_series([shape for _, shape in pairs])}")
-        if told:
-            sentences.append(f"With {family.arrays}, loss and gradient are {', and '.join(told)}.")
+                told.setdefault(_series([shape for _, shape in pairs]), []).append(
+                    f"{factors} times as fast as {words}"
+                )
+        parts = [f"at {shapes}, loss and gradient are {', and '.join(what)}" for shapes, what in told.items()]
+        if parts:
+            sentences.append(f"With {family.arrays}, {'; '.join(parts)}.")
     return "\n".join(sentences)
 
 

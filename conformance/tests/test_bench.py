@@ -313,8 +313,8 @@ def trained(shape: tuple[int, int], floor: float, variant: str = PLAIN) -> dict[
 def test_the_page_answers_first() -> None:
     page = performance_page(report(trained((8192, 1000), 1000.0), SMALL, trained((32, 20), 2.5)))
     assert (
-        "With PyTorch tensors and `backward()`, at 32×20 and 8192×1000, loss and gradient are 2.5 and 2.5 times as fast "
-        "as PyTorch's own loss, and 0.75 and 0.75 times as fast as its binary cross-entropy."
+        "With PyTorch tensors and `backward()`, at 32×20 and 8192×1000, loss and gradient are 2.5 and 2.5 times as "
+        "fast as PyTorch's own loss, and 0.75 and 0.75 times as fast as its binary cross-entropy."
     ) in page
     row = "| NumPy arrays | 32×20 | 5 µs | 4.5 × the textbook expression |"
     assert page.index("With NumPy arrays") < page.index(row)

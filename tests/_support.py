@@ -21,6 +21,7 @@ import pytest
 import mlsm
 from mlsm_conformance import backends, oracle
 from mlsm_conformance.backends import Backend
+from mlsm_conformance.backends.numpy import laid_out
 from mlsm_conformance.formats import FORMATS
 from mlsm_conformance.tensors import Case, Tensor
 
@@ -108,6 +109,16 @@ def python(code: str, *arguments: str, cwd: Path | None = None) -> str:
 
 def numpy_dtype(name: str) -> Any:
     return BFLOAT16 if name == "bfloat16" else np.dtype(name)
+
+
+def unaligned(a: Any) -> Any:
+    """The same NumPy array at an odd address."""
+    return laid_out(a, "unaligned")
+
+
+def read_only(a: Any) -> Any:
+    """A copy that refuses to be written to."""
+    return laid_out(a, "read_only")
 
 
 # ---------------------------------------------------------------- comparison

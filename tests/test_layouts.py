@@ -15,22 +15,9 @@ import pytest
 
 import mlsm
 
-from ._support import BFLOAT16, Library, Route, check, everything, identical
+from ._support import BFLOAT16, Library, Route, check, everything, identical, read_only, unaligned
 
 KERNELS = [None, "generic"]
-
-
-def _unaligned(a: Any) -> Any:
-    raw = np.zeros(a.nbytes + 1, dtype=np.uint8)
-    view = raw[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def _read_only(a: Any) -> Any:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
 
 
 def _strided(a: Any) -> Any:
@@ -40,14 +27,14 @@ def _strided(a: Any) -> Any:
 
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
-    "read-only": _read_only,
+    "read-only": read_only,
     "F-ordered": np.asfortranarray,
     "strided": _strided,
     "reversed classes": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
     "reversed rows": lambda a: np.ascontiguousarray(a[::-1])[::-1],
     "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder("S")),
-    "unaligned": _unaligned,
-    "byte-swapped and unaligned": lambda a: _unaligned(a.astype(a.dtype.newbyteorder("S"))),
+    "unaligned": unaligned,
+    "byte-swapped and unaligned": lambda a: unaligned(a.astype(a.dtype.newbyteorder("S"))),
     "a subclass's view": lambda a: a[None][0],
 }
 

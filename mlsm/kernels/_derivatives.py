@@ -1,4 +1,4 @@
-"""Slope and curvature of every element over host memory, not averaged, in blocks: what boosters ask for.
+"""Gradient and curvature of every element over host memory, not averaged, in blocks: what boosters ask for.
 
 Cuts arrays into blocks in the order of their memory, so that Fortran-ordered margins are read and written as they lie,
 and brings each block into one dtype. The arithmetic is a function of flat blocks: NumPy's here, Numba's in

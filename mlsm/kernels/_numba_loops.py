@@ -540,7 +540,7 @@ def hessian_of(v: Any) -> None:
 
 @_loop("rrrr", numbers=3, early=(0, 1, 2, 3))
 def pair(v: Any) -> None:
-    """Slope, and s*(1 - s) but no less than the first number, of targets smoothed by the other two."""
+    """The gradient, and s*(1 - s) but no less than the first number, of targets smoothed by the other two."""
     x, on = v[0], v[1].fma(v.n[1], v.n[2])
     off, right, e = (1 - v[1]).fma(v.n[1], v.n[2]), x.is_(">=", 0), decay(abs(x))
     s = e / (e + 1)
@@ -1495,7 +1495,7 @@ def elements(
     keep: float,
     add: float,
 ) -> None:
-    """Slope and curvature of n neighbouring elements, not averaged; w, p and m (bytes) are 0 where absent.
+    """Gradient and curvature of n neighbouring elements, not averaged; w, p and m (bytes) are 0 where absent.
 
     All arrays have the dtype of `one`. The factor s*(1-s) of the curvature is no less than `least`.
     """

@@ -22,7 +22,7 @@ import mlsm
 from mlsm_conformance.backends import find
 
 from .. import _support
-from .._support import check, identical, spacing
+from .._support import check, identical, read_only, spacing, unaligned
 
 
 def _reason() -> str | None:
@@ -267,26 +267,14 @@ def _swapped(a: Any) -> Any:
     return a.astype(a.dtype.newbyteorder())
 
 
-def _unaligned(a: Any) -> Any:
-    raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    raw[...] = a
-    return raw
-
-
-def _read_only(a: Any) -> Any:
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "every other row": lambda a: np.repeat(a, 2, axis=0)[::2],
     "every other class": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
     "reversed": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
     "Fortran": np.asfortranarray,
     "byte-swapped": _swapped,
-    "unaligned": _unaligned,
-    "read-only": _read_only,
+    "unaligned": unaligned,
+    "read-only": read_only,
 }
 
 
@@ -340,7 +328,7 @@ def test_one_compilation_serves_all_that_is_computed_in_one_dtype(loops: Any, rn
     x, y = _data(5, 7, np.float32, rng)
     mlsm.value_and_grad(x, y, kernel="numba")
     compiled = len(loops.fused.overloads)
-    for a, b in ((_read_only(x), y > 0.5), (x[::-1], y.astype(np.int8)), (x.astype(np.float16), np.asfortranarray(y))):
+    for a, b in ((read_only(x), y > 0.5), (x[::-1], y.astype(np.int8)), (x.astype(np.float16), np.asfortranarray(y))):
         for options in ({}, {"weight": y, "where": y > 0.2}, {"pos_weight": 2.0, "label_smoothing": 0.1}):
             _everything(a, b, **options)
     z = torch.zeros((3, 4), dtype=torch.bfloat16)

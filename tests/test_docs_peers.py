@@ -73,7 +73,7 @@ PEERS = {
     ),
     "lucid": Peer(("lucid",), "numpy", {"F": "lucid.nn.functional"}),
 }
-NAMES_ONLY = "arguments"  # the table of arguments' names, in which there is no call
+NAMES_ONLY = "other libraries"  # the head of the table of arguments' names, in which there is no call
 ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$")
 
 
@@ -81,9 +81,9 @@ def rows() -> list[tuple[str, str, str]]:
     """(peer, their call, our call) for every row of the page's tables."""
     found, peer = [], ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        header = re.match(r"^\| (\S+) \| (mlsm|here) \|$", line)
+        header = re.match(rf"^\| (\S+|{NAMES_ONLY}) \| mlsm \|$", line)
         if header:
-            peer = header[1] if header[2] == "mlsm" else NAMES_ONLY
+            peer = header[1]
             assert peer in (*PEERS, NAMES_ONLY), f"nobody executes the table of {peer!r}"
         elif line.startswith("| `") and peer != NAMES_ONLY:
             row = ROW.match(line)

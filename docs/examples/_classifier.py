@@ -1,7 +1,7 @@
-"""A classifier of fully connected layers, on whatever array library its pixels belong to.
+"""A classifier of fully connected layers, in the array library of its pixels.
 
-The only derivative that is not a matrix product is the loss's own, from `mlsm.value_and_grad`; no framework's automatic
-differentiation is used. Nothing here names a library: the namespace is asked from the arrays.
+The gradient of the loss comes from `mlsm.value_and_grad`, and the layers are differentiated by hand; no framework's
+automatic differentiation is used. This file names no library: the namespace comes from the arrays.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def start(like: Any, widths: tuple[int, ...], rng: np.random.Generator) -> list[
 
 
 def forward(layers: list[Layer], pixels: Any) -> tuple[Any, list[Any]]:
-    """The logits, and what entered each layer."""
+    """The logits, and the input of each layer."""
     xp = array_namespace(pixels)
     entered = [pixels]
     for layer in layers[:-1]:
@@ -87,7 +87,7 @@ def train(
     rate: float = 1e-2,
     batch: int = 64,
 ) -> list[Layer]:
-    """Minimise the loss over shuffled batches; `each_epoch` is told the layers after every pass over the data."""
+    """Minimise the loss over shuffled batches; call `each_epoch` with the layers after every pass over the data."""
     xp = array_namespace(pixels)
     rows = pixels.shape[0]
     moments = [[Moments(xp.zeros_like(p), xp.zeros_like(p)) for p in layer] for layer in layers]

@@ -1,4 +1,4 @@
-"""Seven-segment displays: which segment each digit lights, and where on the page a segment lies.
+"""Seven-segment displays: the segments of each digit, and the place of each segment in the picture.
 
      aaaa
     f    b
@@ -8,7 +8,7 @@
     e    c
      dddd
 
-Knows nothing of losses, libraries or plotting.
+This file contains nothing about losses, libraries or plotting.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def lit(digits: np.ndarray) -> np.ndarray:
 
 
 def outline(segment: str, thickness: float = 0.26, gap: float = 0.05) -> np.ndarray:
-    """The six corners of a segment, pointed at both ends as real displays have it."""
+    """The six corners of a segment, pointed at both ends as in real displays."""
     (x0, y0), (x1, y1) = ENDS[segment]
     start, end = np.asarray((x0, y0), dtype=float), np.asarray((x1, y1), dtype=float)
     along = (end - start) / np.linalg.norm(end - start)

@@ -1,7 +1,7 @@
-"""The same loss and gradient on every array library that is installed, each measured against the exact answer.
+"""The same loss and gradient with every array library that is installed, compared with the exact result.
 
-PyTorch's own two losses are measured beside it, with PyTorch's own derivatives. A library that is absent is reported
-with the reason; nothing is skipped silently. Adding one is adding a function.
+For comparison, PyTorch's own two losses are measured too, with PyTorch's derivatives. A library that is not installed
+is reported. To add a library, add a function.
 """
 
 import statistics
@@ -24,15 +24,15 @@ class Contender(NamedTuple):
     label: str
     device: str
     make: Callable[[np.ndarray], Any]
-    settle: Callable[[Any], Any] = lambda results: results  # wait until (or compute, so that) the results are there
+    settle: Callable[[Any], Any] = lambda results: results  # waits for the results, or computes lazy ones
     read: Callable[[Any], np.ndarray] = np.asarray
     call: Callable[..., Any] = mlsm.value_and_grad
     dtypes: tuple[str, ...] = ("float32", "float64")
-    by: str | None = None  # whose loss it is; None: mlsm's
+    by: str | None = None  # the name of another library's loss; None for mlsm's
 
 
 class Row(NamedTuple):
-    """What was seen of one contender in one dtype."""
+    """The measurements of one contender in one dtype."""
 
     label: str
     device: str
@@ -84,7 +84,7 @@ def _torch() -> Iterator[Contender]:
 def _jax() -> Iterator[Contender]:
     import jax
 
-    # float32 only: JAX has float64 switched off unless the application asks for it.
+    # float32 only: JAX has no float64 unless the application switches it on.
     device = jax.devices()[0].platform
     plain = Contender("jax", device, find("jax").of_numpy, jax.block_until_ready, dtypes=("float32",))
     yield plain
@@ -134,7 +134,7 @@ LIBRARIES = {
 
 
 def exact(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss and its gradient, from the oracle of the conformance suite: 42 digits, rounded once to float64."""
+    """The mean loss and its gradient by the oracle of the conformance suite: 42 digits, rounded once to float64."""
     input = Tensor(logits.shape, tuple(logits.ravel().tolist()), "float32")
     case = Case("digits", input, Tensor(target.shape, tuple(target.ravel().tolist()), "uint8"))
     (value,) = oracle.loss(case, "mean").values
@@ -142,7 +142,7 @@ def exact(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def ulps(seen: np.ndarray, answer: np.ndarray | float) -> float:
-    """The largest distance, in units in the last place of the exact answer in the dtype of what was seen."""
+    """The largest error of `seen`, in units in the last place of the exact answer in the dtype of `seen`."""
     spacing = np.spacing(np.abs(answer).astype(seen.dtype))
     return float(np.max(np.abs(seen.astype(np.float64) - answer) / spacing.astype(np.float64)))
 
@@ -151,7 +151,7 @@ def ulps(seen: np.ndarray, answer: np.ndarray | float) -> float:
 
 
 def seconds(run: Callable[[], Any], budget: float = 0.15) -> float:
-    """The median time of a call, after one call that does not count (compilers run in it)."""
+    """The median time of a call, after a first call that is not counted (it may compile)."""
     run()
     times: list[float] = []
     while sum(times) < budget or len(times) < 3:
@@ -180,7 +180,7 @@ def measure(
 
 
 def compare(logits: np.ndarray, target: np.ndarray) -> Iterator[Row | str]:
-    """Every installed library in every dtype it has, and a sentence for each one that is missing, as they come."""
+    """A row for every installed library and dtype, and a sentence for each library that is missing, one at a time."""
     answer = exact(logits, target)
     for package, contenders in LIBRARIES.items():
         if find_spec(package) is None:

@@ -1,6 +1,6 @@
-"""The picture: how the classifiers learned, how good they are at each segment, and what they show for real digits.
+"""The picture: how the classifiers learned, how good they are at each segment, and what they predict for real digits.
 
-Draws what it is given and computes nothing but positions.
+This file draws what it is given and computes only positions.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
 
 class Digits(NamedTuple):
-    """Digits to show: what was seen, what the display should show and what it shows."""
+    """Digits to draw: the pixels, the segments that should be lit, those that were predicted, and the loss."""
 
     title: str
     pixels: np.ndarray  # (K, 8, 8), 0 white to 1 black
@@ -68,7 +68,7 @@ def _learning(axes: Axes, models: list[Model]) -> None:
 
 
 def _little_display(axes: Axes, place: float, segment: str) -> None:
-    """A label on the horizontal axis that shows which segment is meant, beside its letter."""
+    """A label on the horizontal axis: a small display with one segment, next to its letter."""
     width, height = 0.055, 0.15
     centre = (place + 0.6) / (len(SEGMENTS) + 0.2)
     little = axes.inset_axes((centre - width / 2 + 0.018, -0.05 - height, width, height))
@@ -113,11 +113,11 @@ def _segments(axes: Axes, models: list[Model]) -> None:
     axes.set_xlabel("segment", color=INK, labelpad=40)
     for place, segment in enumerate(SEGMENTS):
         _little_display(axes, place, segment)
-    axes.set_ylabel("held-out digits with it right", color=INK)
+    axes.set_ylabel("held-out digits with the right label", color=INK)
 
 
 def _display(axes: Axes, left: float, low: float, height: float, target: np.ndarray, predicted: np.ndarray) -> None:
-    order = sorted(range(len(SEGMENTS)), key=lambda k: bool(target[k] or predicted[k]))  # unlit ones lie beneath
+    order = sorted(range(len(SEGMENTS)), key=lambda k: bool(target[k] or predicted[k]))  # dark segments first
     for k in order:
         corners = outline(SEGMENTS[k]) * (height / 2) + (left, low)
         if predicted[k]:
@@ -130,7 +130,7 @@ def _display(axes: Axes, left: float, low: float, height: float, target: np.ndar
 
 
 def _digits(axes: Axes, digits: Digits, columns: int) -> None:
-    wide, high = 2.05, 1.5  # one cell: the digit is 1 by 1, its display 0.5 by 1 beside it, the loss beneath
+    wide, high = 2.05, 1.5  # one cell: the digit is 1 by 1, its display next to it 0.5 by 1, the loss below
     rows = -(-len(digits.pixels) // columns)
     axes.set_title(digits.title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8)
     for i, pixels in enumerate(digits.pixels):
@@ -155,10 +155,10 @@ def _digits(axes: Axes, digits: Digits, columns: int) -> None:
 
 def _key(figure: Figure, centre: float, low: float) -> None:
     entries = [
-        Patch(facecolor=RIGHT, label="lit, rightly"),
-        Patch(facecolor=WRONG, label="lit, wrongly"),
+        Patch(facecolor=RIGHT, label="correctly lit"),
+        Patch(facecolor=WRONG, label="wrongly lit"),
         Patch(facecolor="white", edgecolor=MISSED, linestyle=(0, (2, 1)), linewidth=1.3, label="missed"),
-        Patch(facecolor=OFF, label="dark, rightly"),
+        Patch(facecolor=OFF, label="correctly dark"),
     ]
     figure.legend(
         handles=entries,
@@ -174,7 +174,7 @@ def _key(figure: Figure, centre: float, low: float) -> None:
 
 
 def draw(models: list[Model], groups: list[Digits], caption: str, output: Path) -> None:
-    """Write the picture to `output`; the ending of its name is the format."""
+    """Write the picture to `output`, in the format of its file name extension."""
     figure = Figure(figsize=(13.6, 8.2), facecolor="white")
     figure.text(0.035, 0.955, "Seven segments from handwritten digits", fontsize=16, fontweight="bold", color=INK)
     figure.text(0.035, 0.922, caption, fontsize=10, color=FAINT)

@@ -1,17 +1,17 @@
-"""Which segments of a digital display does a handwritten digit light? A real multi-label problem, start to finish.
+"""Which segments of a seven-segment display show a handwritten digit? A multi-label problem from start to finish.
 
     python docs/examples/seven_segments.py [--library numpy|torch|jax|cupy] [--device NAME] [--epochs N] [--seed N]
                                            [--output FILE]
 
-Three things, on the 1797 digits that come with scikit-learn:
+It does three things with the 1797 digits that come with scikit-learn:
 
-1. the same loss and gradient on every array library installed here, each against the exact answer, with PyTorch's own
-   losses beside them;
-2. a linear classifier and one with a hidden layer, trained with `mlsm.value_and_grad` on the library of your choice
-   and judged on held-out digits beside scikit-learn's own one-vs-rest logistic regression;
-3. a picture of it.
+1. it computes the same loss and gradient with every installed array library and with PyTorch's own losses, and compares
+   each with the exact result;
+2. it trains a linear classifier and one with a hidden layer with `mlsm.value_and_grad` and the library of your choice,
+   and compares them on held-out digits with scikit-learn's one-vs-rest logistic regression;
+3. it draws a picture of the results.
 
-The data never leave this machine and nothing is downloaded.
+Nothing is downloaded and no data leave your machine.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Data(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One classifier on the held-out digits."""
+    """The results of one classifier on the held-out digits."""
 
     name: str
     logits: np.ndarray  # (N, 7)
@@ -68,7 +68,7 @@ def load(seed: int) -> Data:
 
 
 def placed(library: str, device: str | None) -> tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]:
-    """To the library's arrays on a device, and back. The only place that knows which library is used."""
+    """Functions from NumPy to the library's arrays on a device, and back. No other code depends on the library."""
     if library == "torch":
         import torch
 
@@ -96,15 +96,15 @@ def placed(library: str, device: str | None) -> tuple[Callable[[np.ndarray], Any
 def learn(
     name: str, hidden: tuple[int, ...], data: Data, library: str, device: str | None, epochs: int, seed: int
 ) -> Result:
-    """Train one classifier and give its logits for the held-out digits."""
+    """Train one classifier and return its logits for the held-out digits."""
     send, fetch = placed(library, device)
     pixels, target, held_pixels, held_target = (send(part) for part in data)
     rng = np.random.default_rng(seed)
     layers = start(pixels, (pixels.shape[1], *hidden, len(SEGMENTS)), rng)
     learning: list[float] = []
-    print(f"  {name}: the first batch, which compiles,", end="", flush=True)
+    print(f"  {name}: the first batch, with compilation,", end="", flush=True)
     begin = time.perf_counter()
-    for few in (64, pixels.shape[0] % 64):  # the two sizes of a batch, and the held-out digits
+    for few in (64, pixels.shape[0] % 64):  # the two sizes of a batch; the held-out digits follow
         mlsm.value_and_grad(forward(layers, pixels[:few])[0], target[:few])
     float(mlsm.multilabel_soft_margin_loss(forward(layers, held_pixels)[0], held_target))
     print(f" took {time.perf_counter() - begin:.1f} s", flush=True)
@@ -131,14 +131,14 @@ def logistic_regression(data: Data) -> Result:
     """scikit-learn's classifier for the same task: one logistic regression for every segment."""
     begin = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # a peer that has not converged would be an unfair one
+        warnings.simplefilter("error", ConvergenceWarning)  # comparing with a model before convergence would be unfair
         peer = OneVsRestClassifier(LogisticRegression(max_iter=2000)).fit(data.pixels, data.target)
     logits = peer.decision_function(data.held_pixels).astype(np.float32)
     return Result("scikit-learn, one-vs-rest", logits, time.perf_counter() - begin)
 
 
 def scores(results: list[Result], target: np.ndarray) -> str:
-    """The classifiers side by side, on the held-out digits."""
+    """A table of the classifiers' scores on the held-out digits."""
     head = f"{'':26}{'loss':>8}{'all 7 right':>14}{'Hamming loss':>15}{'micro-F1':>11}{'time':>9}"
     lines = [head]
     for result in results:
@@ -151,7 +151,7 @@ def scores(results: list[Result], target: np.ndarray) -> str:
 
 
 def picture(results: list[Result], data: Data, seed: int, caption: str, output: Path) -> None:
-    """Choose what to show: digits drawn at random, and those that cost the most."""
+    """Choose what to show: digits drawn at random, and those with the largest loss."""
     target, best = data.held_target, next(r for r in results if r.name == "hidden layer")
     colours = {"linear": "#56b4e9", "hidden layer": "#222226", "scikit-learn, one-vs-rest": "#cc79a7"}
     markers = {"linear": "o", "hidden layer": "D", "scikit-learn, one-vs-rest": "s"}
@@ -175,8 +175,8 @@ def picture(results: list[Result], data: Data, seed: int, caption: str, output: 
     drawn = np.random.default_rng(seed).choice(len(target), SHOWN, replace=False)
     hardest = np.argsort(-row_loss)[:SHOWN]
     groups = [
-        group("Held-out digits drawn at random, the display of the hidden layer, and its loss", drawn),
-        group(f"The {SHOWN} that cost it the most (reduction='none')", hardest),
+        group("Held-out digits drawn at random: predicted display and loss (hidden layer)", drawn),
+        group(f"The {SHOWN} held-out digits with the largest loss (reduction='none')", hardest),
     ]
     draw(models, groups, caption, output)
 
@@ -203,8 +203,8 @@ def main(argv: list[str] | None = None) -> None:
     pixels = np.concatenate([data.pixels, data.held_pixels])
     target = np.concatenate([data.target, data.held_target])
     weights = np.random.default_rng(options.seed).normal(scale=2, size=(pixels.shape[1], len(SEGMENTS)))
-    logits = (pixels @ weights).astype(np.float32)  # a classifier that is often wrong and very sure of it
-    print(f"1. One loss and its gradient, {logits.shape[0]} digits × {logits.shape[1]} segments, on every library\n")
+    logits = (pixels @ weights).astype(np.float32)  # large logits, many of them with the wrong sign
+    print(f"1. The loss and its gradient of {logits.shape[0]} digits × {logits.shape[1]} segments with every library\n")
     print(head(), flush=True)
     for found in compare(logits, target):
         print(line(found) if isinstance(found, Row) else found, flush=True)

@@ -1,7 +1,7 @@
-"""Draws one figure: `python docs/figures/boosting.py` writes boosting.svg. Needs XGBoost and scikit-learn besides.
+"""Draws one figure: `python docs/figures/boosting.py` writes boosting.svg. It also needs XGBoost and scikit-learn.
 
-What a booster scores on held-out rows when more and more of the training labels are hidden: masked by mlsm, or filled
-in as negatives, which is what remains without a mask.
+The figure shows the scores of a booster on held-out rows when more and more of the training labels are hidden. The
+hidden labels are masked by mlsm, or taken as negative, which is the only way without a mask.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ PARAMS = {"objective": "binary:logistic", "base_score": 0.5, "nthread": 1, "disa
 
 
 def scores(hidden: float, seed: int) -> tuple[float, float, float, float]:
-    """Average precision and log loss of either, on rows of which every label is known."""
+    """Average precision and log loss of both models, on rows whose labels are all known."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((2 * ROWS, FEATURES)).astype(np.float32)
     logits = x @ rng.standard_normal((FEATURES, LABELS)) * 0.6 - 1

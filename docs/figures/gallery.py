@@ -1,9 +1,9 @@
 """Judges other people's losses and writes the gallery: `make gallery`, or `python docs/figures/gallery.py [NAME ...]`.
 
 Each loss is judged in a process of its own by `python -m mlsm_conformance run ... --json`; the page and its figures are
-made from those records alone. NAMEs are judged anew, and the records of the others are taken from build/gallery as
-they are. A sentence about a loss is written only where mpmath confirms it. Refuses to repair a loss, and to leave out
-one that cannot be called: it is on the page, with the reason.
+made from those records alone. With NAMEs, only these losses are judged again, and the records of the others are read
+from build/gallery. A sentence about a loss is written only if mpmath confirms it. No loss is repaired, and none is left
+out: one that cannot be called is on the page, with the reason.
 """
 
 import ast
@@ -40,8 +40,8 @@ TORCHVISION = (
     "for name in ('nms', 'qnms'):\n"
     "    torch.library.define('torchvision::' + name, '(Tensor dets, Tensor scores, float threshold) -> Tensor')\n"
 )
-"""torchvision's wheel on the package index brings operators for CUDA builds of PyTorch alone, and its import ends where
-two of them are not there. Its focal loss is Python and uses none."""
+"""torchvision's wheel on the package index has operators for CUDA builds of PyTorch only, and its import fails if two
+of them are missing. Its focal loss is Python and uses none of them."""
 
 
 class Entry(NamedTuple):
@@ -55,21 +55,21 @@ class Entry(NamedTuple):
     before: str = ""
     """Python to run before the loss is imported."""
     engine: str = ""
-    """What Keras runs on."""
+    """The backend of Keras."""
     dtype: str = "float64"
-    """What its figure is about."""
+    """The dtype of its figure."""
     without: str = ""
-    """A group of checks that ends the process, and is not asked."""
+    """A group of checks that is left out, because it ends the process."""
     dtypes: tuple[str, ...] = ()
-    """In which it is judged, where it does not have all of the backend's."""
+    """The dtypes in which it is judged, if it does not have all of the backend's."""
 
     @property
     def name(self) -> str:
-        """How WHY and the files call it."""
+        """Its name in WHY and in file names."""
         return self.function + ("_numpy" if self.engine == "numpy" else "")
 
     def line(self, rest: str) -> str:
-        """A command about it, as it is pasted into a shell."""
+        """A command about it, to be pasted into a shell."""
         engine = f"KERAS_BACKEND={self.engine} " if self.engine else ""
         dtypes = "".join(f" --dtype {d}" for d in self.dtypes) if rest.startswith("run") else ""
         return f"{engine}python -m mlsm_conformance {rest}{dtypes} --impl {peers.__name__}:{self.function}"
@@ -118,7 +118,7 @@ print(json.dumps([returned({name!r}, why, x, y) for why in WHY[{name!r}] for x, 
 
 
 def judge(entry: Entry) -> None:
-    """The records of one loss: what the suite finds, and what it returns where a sentence is about."""
+    """Write the records of one loss: what the suite finds, and the values that the sentences are about."""
     RECORDS.mkdir(parents=True, exist_ok=True)
     out, claims_file = RECORDS / f"{entry.name}.json", RECORDS / f"{entry.name}.claims"
     out.unlink(missing_ok=True)
@@ -126,7 +126,7 @@ def judge(entry: Entry) -> None:
     words = ["run", entry.backend, "--impl", impl, "--json", str(out)]
     words += [word for dtype in entry.dtypes for word in ("--dtype", dtype)]
     words += [word for group in GROUPS if entry.without and group != entry.without for word in ("--check", group)]
-    # The curves of others are not on this page, and Paddle bears no TensorFlow, on which Keras runs, in its process.
+    # The page has no curves of other losses, and Paddle fails in a process with TensorFlow, which Keras imports.
     alone = "from mlsm_conformance.run import command\ncommand.peers = lambda **_: ()\n"
     done = child(entry, f"{alone}from mlsm_conformance.__main__ import main\nraise SystemExit(main({words!r}))")
     if not out.exists():
@@ -161,7 +161,7 @@ def glue(function: Any) -> str:
 
 
 def parts(entry: Entry) -> str:
-    """Its glue, and the helpers beside it that are no more than glue."""
+    """The code that adapts it, with its helpers."""
     names = [entry.function, *(n for n in (f"_{entry.function}",) if hasattr(sys.modules[GLUE], n))]
     return "\n\n\n".join(glue(getattr(sys.modules[GLUE], n)) for n in names)
 
@@ -188,13 +188,13 @@ def claim(entry: Entry, why: Why, seen: list[float]) -> str:
 
 
 def shortened(sentence: str, entry: Entry) -> str:
-    """A sentence of the suite without the name of the loss, of a length that a page bears."""
+    """A sentence of the suite without the name of the loss, shortened for the page."""
     text = sentence.removeprefix(f"{entry.function} ").replace("|", "\\|")
     return text if len(text) <= 230 else text[:200].rpartition(" ")[0] + " …"
 
 
 def figure(entry: Entry, backend: BackendRecord) -> None:
-    """Error against logit, one panel for each quantity that there is."""
+    """Error against logit, one panel for each quantity."""
     curves = [c for c in backend.curves if c.dtype == entry.dtype]
     kinds = [q for q in ("loss", "gradient") if any(c.quantity == q for c in curves)]
     with plt.rc_context(STYLE):
@@ -215,8 +215,8 @@ def figure(entry: Entry, backend: BackendRecord) -> None:
 
 
 def points(curve: Curve) -> tuple[list[float], list[float], list[float]]:
-    """Every few logits within 60 of 0, at least 0.01 ULP so that a logarithm can show it; what is not finite has no
-    place."""
+    """Every few logits within 60 of 0, with errors of at least 0.01 ULP for the logarithmic axis; without errors that
+    are not finite."""
     near = [
         (x, max(e, 0.01), b)
         for x, e, b in zip(curve.logit, curve.ulp, curve.bound, strict=True)
@@ -231,12 +231,12 @@ def version(entry: Entry) -> str:
 
 
 def counted(backend: BackendRecord) -> tuple[int, int]:
-    """How many checks fail, of how many that were judged."""
+    """The number of checks that fail, and of all that were judged."""
     return len(failing(backend)), sum(c.status in ("pass", "fail") for c in backend.checks)
 
 
 def section(entry: Entry, run: Run) -> list[str]:
-    """What the page says of one loss."""
+    """The section of the page about one loss."""
     (backend,) = run.backends
     wrong, judged = counted(backend)
     seen = json.loads((RECORDS / f"{entry.name}.claims").read_text(encoding="utf-8"))

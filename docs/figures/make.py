@@ -1,8 +1,8 @@
 """Draws the figures of the documentation: `python docs/figures/make.py [NAME ...]` writes SVG files beside this one.
 
-Each is an image that a page links to, so that every viewer of Markdown shows it. Errors are measured and drawn by the
-suite: mlsm's reference on NumPy beside the forms that others use, each of which is a sabotage of the suite's own loss.
-What belongs to a tutorial is drawn from the variables that the code of its page leaves behind.
+Each is an image that a page links to, so that every viewer of Markdown shows it. The suite measures and draws the
+errors of mlsm's reference on NumPy and of the formulas that others use; each of those is a wrong variant of the suite's
+own loss. The figure of a tutorial is drawn from the variables that the code of its page defines.
 """
 
 import contextlib
@@ -50,11 +50,11 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-WIDTH = 6.4  # inches, about the width of a column of text: a letter stays legible on a telephone
+WIDTH = 6.4  # inches, about the width of a column of text, so that letters stay legible on a telephone
 
 
 class LogOfSigmoid(Own):
-    """The logarithms of both probabilities, as textbooks have it."""
+    """The logarithms of both probabilities, as in textbooks."""
 
     def element(self, x: Any, on: Any, off: Any) -> Any:
         s = self.sigmoid(x)
@@ -62,7 +62,7 @@ class LogOfSigmoid(Own):
 
 
 def accuracy(quantity: Quantity, target: float, forms: dict[str, type[Own]], caption: str) -> str:
-    """A panel of the suite's report, for one picture: mlsm, its bound, and other forms of the formula, in float32."""
+    """A panel of the suite's report as one picture: mlsm, its bound, and other forms of the formula, in float32."""
     backend, size = find("numpy"), Size(600, 300)
     case, ask = pack("float32", target), Ask(quantity, "none")
     subjects: dict[str, Subject] = {"mlsm": Mlsm("generic"), **{name: make(backend) for name, make in forms.items()}}
@@ -118,7 +118,7 @@ def loss_figure() -> Any:
 
 
 def variables(page: str) -> dict[str, Any]:
-    """What the python blocks of a tutorial leave behind, run in order; what they print is dropped."""
+    """The variables that the python blocks of a tutorial define, run in order; their output is dropped."""
     text = (HERE.parent / "tutorials" / page).read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(StringIO()):
@@ -181,7 +181,7 @@ def second_sigmoid_figure() -> Any:
 FIGURES: dict[str, tuple[Callable[[], Any], str]] = {
     "loss": (
         loss_figure,
-        "The loss of one class, its gradient and its curvature, for labels 1, 0 and one half.",
+        "The loss of one class, its gradient and its second derivative, for labels 1, 0 and one half.",
     ),
     "second-sigmoid": (second_sigmoid_figure, "Training loss against steps, given logits or given probabilities."),
     "pytorch": (pytorch_figure, "Training and held-out loss against epochs; F1 of each class against the threshold."),

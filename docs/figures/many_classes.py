@@ -1,7 +1,8 @@
-"""Draws one figure: `python docs/figures/many_classes.py` writes many-classes.svg. Needs PyTorch besides.
+"""Draws one figure: `python docs/figures/many_classes.py` writes many-classes.svg. It also needs PyTorch.
 
-What a training step needs beyond its arguments and gradients, for more and more classes: the linear head with labels,
-and `F.linear` with PyTorch's own loss and a dense target. Each is measured in a process of its own.
+The figure shows the memory that a training step needs beyond its arguments and gradients, against the number of
+classes: for the linear head with labels, and for `F.linear` with PyTorch's own loss and a dense target. Each is
+measured in a process of its own.
 """
 
 import subprocess

@@ -34,6 +34,19 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 
+# The order of the pages. It is here and not in toctree directives, which the repository's web pages would show as code.
+contents = {
+    "index": {
+        "Use": "tutorials/index coming-from api use-it",
+        "Reference": "contract derivation numerics performance support suite gallery",
+        "Develop": "design write-a-kernel contributing",
+    },
+    "tutorials/index": {
+        "Tutorials": "pytorch jax numpy-loop labels common-mistakes dask cupy missing-labels boosting transformers "
+        "frameworks imbalance many-classes siglip distillation",
+    },
+}
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of each docstring say more than the annotations
 napoleon_numpy_docstring, napoleon_google_docstring = True, False
@@ -63,6 +76,12 @@ def _bars(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: li
     lines[:] = [line if line.startswith(" ") else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+def _contents(app: Sphinx, page: str, source: list[str]) -> None:
+    """Adds the lists of pages to the two pages that have one."""
+    for caption, names in app.config.contents.get(page, {}).items():
+        source[0] += "\n".join(["\n```{toctree}", f":caption: {caption}", ":hidden:", "", *names.split(), "```\n"])
+
+
 def _names(app: Sphinx, doctree: nodes.document) -> None:
     """Marks what is one short name, so that the style sheet can keep it on one line in a narrow column."""
     for literal in doctree.findall(nodes.literal):
@@ -71,6 +90,8 @@ def _names(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.add_config_value("contents", {}, "env")
+    app.connect("source-read", _contents)
     app.connect("autodoc-process-docstring", _bars)
     app.connect("doctree-read", _names)
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))

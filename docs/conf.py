@@ -1,6 +1,6 @@
 """Sphinx: how the pages of docs/ become the site. `make docs` builds it, with warnings as errors, without a network.
 
-Formulas become MathML here, at build time, so that a built page fetches nothing.
+Formulas become MathML when the site is built, so that a page fetches nothing.
 """
 
 import re
@@ -34,7 +34,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 
-# The order of the pages. It is here and not in toctree directives, which the repository's web pages would show as code.
+# The order of the pages. As toctree directives, the repository's web pages would show it as code.
 contents = {
     "index": {
         "Use": "tutorials/index coming-from api use-it",
@@ -72,7 +72,7 @@ def _visit_block(self: Any, node: nodes.math_block) -> None:
 
 
 def _bars(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are written for a terminal, where |x| is a size; here bars would ask for a substitution."""
+    """Docstrings are written for a terminal, where |x| is a size; Sphinx would read bars as a substitution."""
     lines[:] = [line if line.startswith(" ") else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 

@@ -1377,8 +1377,10 @@ def fused(
         scale /= averaged
     alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
     f, late = room + SCALES * work, mode & 0
-    # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together.
-    alone = p == 0 and m == 0 and plan[SMOOTH] == 0
+    # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together,
+    # or the weight is as large as the logits: a loop that reads both at once takes 0.74 of the time at 8192x1000.
+    large = mode & GRADIENT != 0 and w != 0 and plan[w_at + DIRECT] != 0 and plan[w_at + FIXED] == 0
+    alone = p == 0 and m == 0 and plan[SMOOTH] == 0 and not large
     within = not derived or not alike or abs(scale / classes) <= 1
     products = room + PRODUCTS * work
     if alike and derived:

@@ -312,7 +312,7 @@ def value_and_grad(
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = None if grad_output is None else _prepared(*checked, grad_output, kernel)
     problem, o = checked[:2] if call is None else call[:2]
-    if problem.state is State.PLAIN and checked[2].sums_like_numpy:
+    if problem.state is State.PLAIN:
         chosen, g = (_select(problem, o, kernel), 1.0) if call is None else (call.chosen, call.cotangent)
         at_once = _dispatch.at_once(chosen, problem, o, g)
         if at_once is not None:
@@ -320,8 +320,7 @@ def value_and_grad(
     call = call or _prepared(*checked, grad_output, kernel)
     count = row_count(call.problem.reduction, call.operands)
     rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
-    with call.library.errstate(call.problem.device):
-        value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype, count)
+    value = _reduced(call.problem, call.operands, call.library, call.chosen, rows, count)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(call.problem, call.operands, gradient)
     return found
 
@@ -483,11 +482,19 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.tracked(chosen, problem, o)
-    at_once = _dispatch.at_once(chosen, problem, o, None) if library.sums_like_numpy else None
+    at_once = _dispatch.at_once(chosen, problem, o, None)
     if at_once is not None:
         return at_once[0]
     with library.errstate(problem.device):
-        return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
+        rows = chosen.rows(o)
+    return _reduced(problem, o, library, chosen, rows)
+
+
+def _reduced(problem: Problem, o: Operands, library: Library, chosen: Kernel, rows: Any, count: Any = None) -> Any:
+    if library.reduced_rows is not None and problem.state is State.PLAIN:
+        return library.reduced_rows(chosen, problem, o, rows, count)
+    with library.errstate(problem.device):
+        return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
 
 
 def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:

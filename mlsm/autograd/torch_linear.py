@@ -7,7 +7,6 @@ differentiable expression that everything else differentiates (create_graph, vma
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from .. import _blocks, _core
@@ -18,7 +17,7 @@ from .._reduce import REDUCE, reduced
 from ..libraries.torch import transformed
 from ..many_classes._linear import Head, both, reference, run, value
 from ..many_classes._targets import Target
-from .torch import _HOST, _NUMPY, _alive, _reads_host
+from .torch import _alive, reduced_rows
 
 
 class Node(NamedTuple):
@@ -74,15 +73,7 @@ def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
 
     def value_of(*tensors: Any) -> Any:
         o = filled(*tensors)
-        rows = kernel.rows(o)
-        if not _reads_host(kernel, problem):
-            return reduced(problem.reduction, o, rows, problem.loss_dtype)
-        # NumPy's reduction, as for a dense target, since two libraries add in two orders.
-        x, m = o.x.numpy(force=True), None if o.m is None else o.m.numpy()
-        host = Operands(_HOST, x, None, None, None, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)
-        with np.errstate(all="ignore"):
-            value = reduced(problem.reduction, host, rows.numpy(), _NUMPY[problem.loss_dtype])
-        return torch.from_numpy(np.asarray(value))
+        return reduced_rows(kernel, problem, o, kernel.rows(o))
 
     def pullback(needed: Any, g: Any, *tensors: Any) -> Sequence[Any]:
         o = filled(*tensors)

@@ -41,12 +41,12 @@ class Library:
     flat: ClassVar[bool] = False
     # Whether its arrays may be written to, in place and by index, at no cost but the writing.
     mutable: ClassVar[bool] = False
-    # Whether its sums are NumPy's, whose bits a kernel can make by itself (`Kernel.reduced`).
-    sums_like_numpy: ClassVar[bool] = False
     # Of a library whose sparse matrices have the class of its arrays: is_sparse(array).
     is_sparse: Any = None
     # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).
     state: Any = None
+    # Of a library that reduces few row losses slowly: reduced_rows(kernel, problem, operands, rows, count).
+    reduced_rows: Any = None
     # Of a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
     lazy: ClassVar[Any] = None
 

@@ -9,7 +9,7 @@ from . import base
 
 
 class Library(base.Library):
-    lasting = memorable = mutable = sums_like_numpy = True
+    lasting = memorable = mutable = True
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         flags = value.flags

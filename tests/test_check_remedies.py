@@ -65,13 +65,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]]
     "weight of rows": (
         {"weight": np.ones(6)},
         ValueError,
-        "`weight[:, None]` is one value a row",
+        "For one value per row pass `weight[:, None]`",
         {"weight": np.ones((6, 1))},
     ),
     "mask of rows": (
         {"where": X[:, 0] < 9},
         ValueError,
-        "`where[:, None]` is one value a row",
+        "For one value per row pass `where[:, None]`",
         {"where": (X[:, 0] < 9)[:, None]},
     ),
     "None": ({"target": None}, TypeError, "got None", {}),

@@ -33,7 +33,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]]
     "lists of class indices": (
         {"target": [[0, 2], [1], [], [3], [0], [1]]},
         TypeError,
-        "one column a class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
+        "one column per class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
         {"target": np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]},
     ),
     "a list of numbers": (

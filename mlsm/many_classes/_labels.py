@@ -243,8 +243,7 @@ def _of_rows(shape: Any, indptr: Any, indices: Any, data: Any) -> Labels:
     kind = library.dtype_name(data.dtype)
     if not _policy.is_real(kind):
         raise TypeError(
-            f"`target` must have a bool, integer or real floating dtype; got {kind}: "
-            "cast it to one of these first."
+            f"`target` must have a bool, integer or real floating dtype; got {kind}: cast it to one of these first."
         )
     if shape[-1] < 1:
         raise ValueError("`target` must have at least one class; got a CSR matrix without a column.")

@@ -135,13 +135,13 @@ def _print(told: dict[str, Any], say: Callable[[str], None], why: bool) -> None:
                 say(f"{'':<43} {kernel}: {reason}")
     if not why:
         say('\n"generic" is the formula in the library\'s own operations, without a kernel.')
-        say("--why adds the reason why each other kernel does not serve a line.")
+        say("--why prints for each line why the other kernels are not used.")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. The exit status is 1 if `warm` cannot compile, else 0, whatever is installed."""
     parser = argparse.ArgumentParser(prog="python -m mlsm", description=__doc__)
-    parser.add_argument("--why", action="store_true", help="say for each line why the other kernels do not serve it")
+    parser.add_argument("--why", action="store_true", help="print for each line why the other kernels are not used")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("command", nargs="?", choices=["warm"], help="compile the numba kernel now, for all processes")
     options = parser.parse_args(arguments)

@@ -31,7 +31,8 @@ def multilabel_soft_margin_loss(
 ) -> ArrayT:
     r"""Multi-label soft margin loss: binary cross-entropy with logits, averaged over the classes.
 
-    For logits x and targets y, with y' = y*(1-eps) + eps/2 and (1-y)' = (1-y)*(1-eps) + eps/2::
+    For logits x, targets y and label smoothing eps, with softplus(x) = log(1 + exp(x)), y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2::
 
         l    = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
         row  = mean of l over the classes (those with `where` true)
@@ -65,8 +66,8 @@ def multilabel_soft_margin_loss(
     -------
     array
         Shape ``batch`` for "none", else 0-d, on the device of `input`. Its dtype is the library's `result_type` of the
-        floating arrays among `input`, `target`, `weight` and `pos_weight`; sums are taken in float64 where the
-        device has it.
+        floating arrays among `input`, `target`, `weight` and `pos_weight`; sums are taken in float64 if the device
+        has it.
 
     Raises
     ------
@@ -113,7 +114,8 @@ def sigmoid_binary_cross_entropy(
 ) -> ArrayT:
     r"""Binary cross-entropy with logits of each element, not averaged.
 
-    For logits x and targets y, with y' = y*(1-eps) + eps/2 and (1-y)' = (1-y)*(1-eps) + eps/2::
+    For logits x, targets y and label smoothing eps, with softplus(x) = log(1 + exp(x)), y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2::
 
         l = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
 
@@ -198,7 +200,8 @@ def grad(
         dl/d weight     = pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)
         dl/d pos_weight = weight*y'*softplus(-x)
 
-    each divided as the reduction divides, and times `grad_output`. Those for the weights are summed to their shape.
+    each divided by the number of observed classes, for "mean" also by the number of rows, and times `grad_output`.
+    Those for the weights are summed to the shape of the weight.
 
     Parameters
     ----------
@@ -346,8 +349,8 @@ def hessian_diag(
 
         d2l/d input2 = weight * ((1-y)' + pos_weight*y') * sigma(x)*sigma(-x)
 
-    divided as the reduction divides, and times `grad_output`. The loss is separable, so for "sum" and "mean" this
-    diagonal is the whole Hessian.
+    divided by the number of observed classes, for "mean" also by the number of rows, and times `grad_output`. The loss
+    is separable, so for "sum" and "mean" this diagonal is the whole Hessian.
 
     Parameters
     ----------
@@ -369,8 +372,8 @@ def hessian_diag(
 
     Notes
     -----
-    It is exactly 0 at an infinite logit and where `where` is false, and 1/4 at 0, divided as the reduction divides.
-    Without `pos_weight` it does not depend on the target, and is finite for a NaN target.
+    It is exactly 0 at an infinite logit and where `where` is false. d2l/d input2 is 1/4 at 0 without weights. Without
+    `pos_weight` it does not depend on the target, and is finite for a NaN target.
 
     References
     ----------

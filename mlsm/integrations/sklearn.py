@@ -5,7 +5,9 @@ from importlib.util import find_spec
 from typing import Any
 
 if find_spec("sklearn") is None:
-    raise ImportError("`mlsm.integrations.sklearn` needs scikit-learn: install mlsm[sklearn].")
+    raise ImportError(
+        "`mlsm.integrations.sklearn` needs scikit-learn, which is not installed: python -m pip install 'mlsm[sklearn]'"
+    )
 
 import numpy as np
 import scipy.optimize

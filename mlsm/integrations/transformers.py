@@ -4,7 +4,10 @@ from importlib.util import find_spec
 from typing import Any, final
 
 if find_spec("transformers") is None:
-    raise ImportError("`mlsm.integrations.transformers` needs Transformers: install mlsm[transformers].")
+    raise ImportError(
+        "`mlsm.integrations.transformers` needs Transformers, which is not installed: "
+        "python -m pip install 'mlsm[transformers]'"
+    )
 
 from .._loss import sigmoid_binary_cross_entropy
 from .._typing import Weight

@@ -588,7 +588,7 @@ struct Source {
 };
 
 // The distance of an operand's tile from a multiple of 16 bytes, which the copy keeps.
-DEVICE i64 beside(const Call &c, int type, const void *base, i64 first) {
+DEVICE i64 misalignment(const Call &c, int type, const void *base, i64 first) {
     return (i64)((u64)base + (u64)(first * c.classes * size_of(type))) & 15;
 }
 
@@ -596,7 +596,7 @@ DEVICE Source source_of(
     const Call &c, int type, const void *base, i64 offset, i64 stride, i64 copy, char *shared, i64 first, int group) {
     Source s;
     if (STAGED && copy >= 0) {
-        s.base = shared + copy + beside(c, type, base, first) + (i64)group * c.classes * size_of(type);
+        s.base = shared + copy + misalignment(c, type, base, first) + (i64)group * c.classes * size_of(type);
         stride = 1;
     } else {
         s.base = (const char *)base + offset * size_of(type);
@@ -652,14 +652,14 @@ DEVICE void copy_in(const Call &c, i64 first, int thread, int threads, char *sha
         NOTE_SITE(i);
         int size = size_of(types[i]);
         copy<true>(types[i], (const char *)bases[i] + first * c.classes * size,
-                   shared + copies[i] + beside(c, types[i], bases[i], first), elements * size, thread, threads);
+                   shared + copies[i] + misalignment(c, types[i], bases[i], first), elements * size, thread, threads);
     }
 }
 
 // Copies the derivatives, which have overwritten the logits.
 DEVICE void copy_out(const Call &c, i64 first, int thread, int threads, char *shared) {
     int size = size_of(X_TYPE);
-    copy<false>(X_TYPE, shared + c.xt + beside(c, X_TYPE, c.x, first), (char *)c.out + first * c.classes * size,
+    copy<false>(X_TYPE, shared + c.xt + misalignment(c, X_TYPE, c.x, first), (char *)c.out + first * c.classes * size,
                 tile_of(c, first, threads) * size, thread, threads);
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _lock = threading.Lock()
-_handing_over = False  # whether a call is submitting parts to the pool, whose locks a signal handler cannot get
+_submitting = False  # whether a call is submitting parts to the pool, whose locks a signal handler cannot get
 
 
 def allowed(tensors: bool) -> int:
@@ -74,9 +74,9 @@ def _share(group: Path) -> float:
 
 def spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
     """work(i, j) over 0:count, in as many consecutive parts as threads; the calling thread does the first part."""
-    global _handing_over
+    global _submitting
     threads = max(1, min(threads, count))
-    if threads == 1 or _handing_over:
+    if threads == 1 or _submitting:
         work(0, count)
         return
     parts = list(pairwise(count * k // threads for k in range(threads + 1)))
@@ -89,14 +89,14 @@ def spread(threads: int, count: int, work: Callable[[int, int], None]) -> None:
         if k < served:
             work(*parts[k])
 
-    _handing_over = True
+    _submitting = True
     try:
         for k in range(1, threads):
             futures.append(_executor(threads - 1).submit(part, k))
     except RuntimeError:
         pass  # no thread can be started, or the interpreter shuts down
     finally:
-        _handing_over = False
+        _submitting = False
         served = 1 + len(futures)
         ready.set()
     try:
@@ -118,8 +118,8 @@ def _executor(size: int) -> ThreadPoolExecutor:
 
 def _forget_pool() -> None:
     """A forked child has the pool but not its threads."""
-    global _pool, _lock, _handing_over
-    _pool, _lock, _handing_over = None, threading.Lock(), False
+    global _pool, _lock, _submitting
+    _pool, _lock, _submitting = None, threading.Lock(), False
 
 
 if sys.platform != "win32":

@@ -32,7 +32,7 @@ class Labels:
     indices : array of a signed integer dtype, shape ``(*batch, K)`` or, with `indptr`, ``(nnz,)``
         The classes of each row in any order, padded with -1.
     num_classes : int
-        C.
+        C, the number of classes.
     indptr : array of a signed integer dtype, shape ``(N + 1,)``, optional
         Where the indices of each row start and end, as in a CSR matrix.
     values : array of a real dtype, of the shape of `indices`, optional
@@ -42,7 +42,7 @@ class Labels:
     Attributes
     ----------
     shape, ndim, dtype
-        Those of the dense target, which is bool where there are no `values`.
+        Those of the dense target, which is bool without `values`.
     nnz : int
         How many labels are stored. Counts the indices that are not -1, so it waits for a device.
     indices, num_classes, indptr, values

@@ -129,7 +129,7 @@ class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
     Parameters
     ----------
     in_features, num_classes : int
-        D and C.
+        D, the length of a row of the input, and C.
     bias : bool
         Whether there is a `linear_bias`.
     device, dtype

@@ -126,7 +126,9 @@ class Objective(Options):
         try:
             import lightgbm
         except ImportError as error:
-            raise ImportError("`dataset` needs LightGBM: install mlsm[lightgbm], or lightgbm itself.") from error
+            raise ImportError(
+                "`dataset` needs LightGBM, which is not installed: python -m pip install 'mlsm[lightgbm]'"
+            ) from error
         return lightgbm.Dataset(data, label=np.arange(rows, dtype=np.float32), **options)
 
     def __call__(self, preds: Any, dataset: Any) -> tuple[Any, Any]:

@@ -1,4 +1,7 @@
-"""Multi-label soft margin loss for every array library at once: the public names, and nothing else."""
+"""Multi-label soft margin loss: binary cross-entropy with logits, averaged over the labels, for every array library.
+
+Pass logits (raw scores) and not probabilities, and labels of 0 and 1. This file holds the public names and no code.
+"""
 
 import typing as _t
 
@@ -36,7 +39,7 @@ __all__ = [
     "value_and_grad",
 ]
 
-if _t.TYPE_CHECKING:  # a `__getattr__` that a type checker sees would let every misspelled name pass
+if _t.TYPE_CHECKING:  # with `__getattr__` a type checker would accept every misspelled name
     from . import integrations as integrations
     from . import nn as nn
     from . import objectives as objectives

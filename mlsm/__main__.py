@@ -1,6 +1,6 @@
-"""`python -m mlsm`: what is installed here, on which devices, and which kernel would serve which dtype.
+"""`python -m mlsm`: the installed array libraries, their devices, and the kernel that would serve each dtype.
 
-Imports the array libraries that it finds, since nobody else has; computes no loss.
+Imports every array library that is installed, because nothing has imported them yet; computes no loss.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 from . import __version__, explain
 
-# Module, distributions to read a version from (the first that is installed), and how to list its devices.
+# The module, and the distributions that its version is read from: the first that is installed.
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "numpy": ("numpy", ("numpy",)),
     "torch": ("torch", ("torch",)),
@@ -46,18 +46,18 @@ def _devices(library: str) -> list[str]:
 
 
 def _sample(library: str, xp: Any, dtype: str, device: str) -> Any:
-    """Two rows of three logits of this dtype; raises where the library has no such dtype here."""
+    """Two rows of three logits of this dtype; raises an error if the library does not have it here."""
     if library == "torch":
         return xp.zeros((2, 3), dtype=getattr(xp, dtype), device=device)
     if library in ("numpy", "dask"):
         return xp.zeros((2, 3), dtype=importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # JAX without x64 gives float32 for float64, and says so in a warning
+        warnings.simplefilter("error")  # JAX without x64 gives float32 for float64, with a warning
         return xp.zeros((2, 3), dtype=getattr(xp, dtype))
 
 
 def _examined(library: str) -> dict[str, Any]:
-    """One library: version, devices, and for every device and dtype the kernel that would serve it."""
+    """One library: its version, its devices, and the kernel that would serve each device and dtype."""
     module, distributions = _LIBRARIES[library]
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         return {"installed": False, "reason": f"no module named {module.partition('.')[0]!r}"}
@@ -65,7 +65,7 @@ def _examined(library: str) -> dict[str, Any]:
     try:
         xp = importlib.import_module(module)
         found["devices"] = _devices(library)
-    except Exception as error:  # whatever a broken driver raises is what there is to report
+    except Exception as error:  # a broken driver may raise any error, and the report shows it
         return {**found, "usable": False, "reason": f"{type(error).__name__}: {error}"}
     found["usable"] = bool(found["devices"])
     found["kernels"] = []
@@ -96,7 +96,7 @@ def _version(*distributions: str) -> str | None:
 
 
 def _threads() -> int:
-    """How many threads a kernel on a CPU uses; the kernels' folder may have been deleted."""
+    """How many threads a kernel on a CPU uses; 1 if the kernels' folder was deleted."""
     try:
         from .kernels import _threads as threads
     except ImportError:
@@ -118,8 +118,8 @@ def report() -> dict[str, Any]:
 
 def _print(told: dict[str, Any], say: Callable[[str], None], why: bool) -> None:
     say(f"mlsm {told['mlsm']}, Python {told['python']}, {told['platform']}")
-    say("engines: " + ", ".join(f"{name} {version or 'not installed'}" for name, version in told["engines"].items()))
-    say(f"threads: {told['threads']} in a call of a CPU kernel (OMP_NUM_THREADS sets fewer)\n")
+    say("packages: " + ", ".join(f"{name} {version or 'not installed'}" for name, version in told["engines"].items()))
+    say(f"threads: a CPU kernel uses up to {told['threads']} (set OMP_NUM_THREADS for fewer)\n")
     say(f"{'library':<24} {'device':<8} {'dtype':<9} kernel")
     for name, library in told["libraries"].items():
         shown = f"{name} {library.get('version') or ''}".rstrip()
@@ -134,13 +134,14 @@ def _print(told: dict[str, Any], say: Callable[[str], None], why: bool) -> None:
             for kernel, reason in line.get("declined", {}).items() if why else ():
                 say(f"{'':<43} {kernel}: {reason}")
     if not why:
-        say('\n"generic" is the formula in the library\'s own operations. --why says why each other kernel declines.')
+        say('\n"generic" is the formula in the library\'s own operations, without a kernel.')
+        say("--why prints for each line why the other kernels are not used.")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 whatever is found, since that is what was asked for, but 1 where `warm` cannot compile."""
+    """Run the command. The exit status is 1 if `warm` cannot compile, else 0, whatever is installed."""
     parser = argparse.ArgumentParser(prog="python -m mlsm", description=__doc__)
-    parser.add_argument("--why", action="store_true", help="say for each line why the other kernels do not serve it")
+    parser.add_argument("--why", action="store_true", help="print for each line why the other kernels are not used")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("command", nargs="?", choices=["warm"], help="compile the numba kernel now, for all processes")
     options = parser.parse_args(arguments)

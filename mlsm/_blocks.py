@@ -1,8 +1,8 @@
-"""How blocks of rows add: what the generic formula would need memory of the logits' size for, a block at a time.
+"""The generic formula a block at a time, so that it needs no temporary arrays of the logits' size.
 
 Serves arrays in host memory (`Operands.host`), in their own library's arithmetic: the pullbacks of all arguments, the
-counting of observed classes, and, for tensors that no kernel can read, the row seam. Everything else, and whatever is
-one block anyway, goes to `_core` as it is. Holds no formula.
+counting of observed classes, and, for tensors that no kernel can read, the row seam. All other arrays, and calls of a
+single block, go to `_core` unchanged. Holds no formula.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,12 +15,12 @@ from ._core import Operands, Parts
 from ._typing import DType
 from .many_classes._targets import Target
 
-# Elements of a block, and the classes that it has at most, so that sums over the rows of many classes need little.
+# Elements of a block, and its largest number of classes, so that sums over the rows of many classes need little memory.
 BLOCK: Final = 32768
 WIDEST: Final = 4096
-FIRST: Final = 32  # classes of a row that are looked at first for one that is observed
+FIRST: Final = 32  # classes of a row that are searched first for an observed one
 
-NARROW: Final = 3  # pairs of a sum that are added in the compute dtype, of the eight roundings that its bound allows
+NARROW: Final = 3  # halvings of a sum in the compute dtype; the bound of the sum allows eight roundings
 
 Index = tuple[slice, ...]
 _ALL: Final = slice(None)
@@ -39,10 +39,10 @@ def observed_classes(o: Operands) -> Any:
 
 
 def observed_rows(o: Operands) -> Any:
-    """Whether each row has an observed class, in the batch shape that `where` has itself."""
-    if not o.host:  # by a sum: of a mask that is spread over shards, `any` would be counted once a shard
+    """Whether each row has an observed class, of the batch shape of `where`, which broadcasts."""
+    if not o.host:  # by a sum: `any` of a mask that is sharded would be counted once per shard
         return observed_classes(o) > 0
-    # Few rows need a look at more than some classes, and a look at all takes as long as half of a loss.
+    # The first classes decide for most rows, and reading the whole mask takes half as long as a loss.
     m = o.m if o.m.ndim else o.m[None]
     first, seen = FIRST, o.xp.any(m[..., :FIRST], axis=-1)
     while first < m.shape[-1] and not o.xp.all(seen):
@@ -86,7 +86,7 @@ def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
     return _vjp_in_blocks(o, g, _core.by_pos_weight, o.p.shape, dtype) if cut else _core.pos_weight_vjp(o, g, dtype)
 
 
-# ---------------------------------------------------------------- how
+# ---------------------------------------------------------------- how it is cut into blocks
 
 
 def _cuttable(o: Operands, values: Any) -> bool:
@@ -102,7 +102,7 @@ def _of(element: Callable[[Operands, Parts], Any]) -> Callable[[Operands], Any]:
 
 
 def _element_losses(o: Operands) -> Callable[[Operands], Any]:
-    """`_core.by_weight`: the loss without a weight of rows of one class, by the kernel that serves such rows."""
+    """`_core.by_weight` by a kernel: it is the loss without a weight, with each element as a row of one class."""
     y = o.y.labels if type(o.y) is Target else o.y
     record, _, _ = _check.problem(o.x, y, None, o.p, o.m, "none", o.eps, -1, elementwise=True)
     kernel = _dispatch.select(record)
@@ -128,10 +128,10 @@ def _run(
     dtype: DType,
     size: int = BLOCK,
 ) -> Any:
-    """The values of every block, times the scale of its rows (None: as they are), summed back to `shape`.
+    """The values of every block, times the scale of its rows (None stands for 1), summed to `shape`.
 
-    Sums are in the accumulation dtype and pair by pair, so that their rounding errors grow with the logarithm of
-    their length, in whatever order memory holds the terms.
+    Sums are pairwise and in the accumulation dtype, so that their rounding errors grow with the logarithm of their
+    length, whatever the memory order of the terms.
     """
     xp, ndim = o.xp, o.x.ndim
     full = (1,) * (ndim - len(shape)) + tuple(shape)
@@ -154,7 +154,7 @@ def _run(
 
 
 def _cuts(shape: tuple[int, ...], size: int) -> list[list[slice]]:
-    """For every axis the slices that it is cut into, so that a block has `size` elements at most."""
+    """The slices of each axis, which make blocks of at most `size` elements."""
     cuts: list[list[slice]] = []
     room, widest = size, WIDEST
     for n in reversed(shape):
@@ -165,7 +165,7 @@ def _cuts(shape: tuple[int, ...], size: int) -> list[list[slice]]:
 
 
 def at(values: Any, index: Index) -> Any:
-    """A block of an operand, which is not cut along an axis where it is broadcast."""
+    """A block of an operand; an axis of length 1, which broadcasts, is not cut."""
     if values is None or not values.ndim:
         return values
     shape = values.shape
@@ -176,13 +176,13 @@ def at(values: Any, index: Index) -> Any:
 
 
 def _folded(o: Operands, values: Any, summed: list[bool]) -> Any:
-    """The sums of one block over some axes, which stay with length 1."""
+    """The sums of one block over the axes that `summed` marks, which keep length 1."""
     if summed[-1]:
         values = _core.total(o, values)[..., None]
     narrow = 0 if summed[-1] else NARROW
     for axis, n in enumerate(values.shape[:-1]):
         before = (_ALL,) * axis
-        while summed[axis] and n > 1:  # the second half onto the first
+        while summed[axis] and n > 1:  # add the second half to the first
             if narrow <= 0:
                 values = o.xp.astype(values, o.acc, copy=False)
             narrow -= 1
@@ -195,7 +195,7 @@ def _folded(o: Operands, values: Any, summed: list[bool]) -> Any:
 
 
 def _added(parts: Iterable[Any]) -> Any:
-    """The sum of arrays by a binary tree, of which no more are held than it has levels."""
+    """The sum of arrays by a binary tree; it holds at most one partial sum per level."""
     held: list[Any] = []
     for count, part in enumerate(parts, 1):
         held.append(part)

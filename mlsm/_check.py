@@ -1,9 +1,9 @@
 """The checks: arguments in, a `Problem` (metadata) and the `Operands` (arrays) out, or TypeError / ValueError.
 
 An argument is judged by its `Form` alone (library, dtype, shape, device), never by a value, so nothing synchronises
-a GPU, computes a lazy array or breaks a trace; and since a verdict depends on nothing else, it is remembered. Two kinds
-of refusal stand elsewhere: that of what is no array of any library, in `libraries`, and that of blocks which turn out
-to be something else than a graph declared, in `libraries/dask.py`. Nothing behind this file checks again.
+a GPU, computes a lazy array or breaks a trace. The verdict depends on nothing else, so it is cached. Two checks are
+elsewhere: `libraries` refuses an argument that is not an array of any library, and `libraries/dask.py` refuses a block
+that differs from what its graph declares. The formula and the reductions do not check again.
 """
 
 import math
@@ -25,7 +25,7 @@ from .many_classes._targets import target as made_target
 
 
 class Verdict(NamedTuple):
-    """What follows from the forms of the arguments, once they have been found good."""
+    """What follows from the forms of the arguments if all of them are valid."""
 
     problem: Problem
     compute: DType
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 # ---------------------------------------------------------------- options
 
-_NUMBER = (float, Real)  # float first: Real asks the registry of abstract classes
+_NUMBER = (float, Real)  # float first: Real searches the registry of abstract classes
 
 
 def check_reduction(value: Any) -> str:
@@ -44,12 +44,12 @@ def check_reduction(value: Any) -> str:
         )
     if value not in _policy.REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {quoted(_policy.REDUCTIONS)}; got {spelled(value)}.")
-    # Our own string in place of an equal one of somebody's enum, which the memo of verdicts would keep.
+    # Our own string instead of an equal member of a caller's enum, which the cache of verdicts would keep alive.
     return value if type(value) is str else _policy.REDUCTIONS[_policy.REDUCTIONS.index(value)]
 
 
 def check_label_smoothing(value: Any) -> float:
-    number: Any = value  # Any: Real has no order for the type checker; compared before it is converted, for 10**400
+    number: Any = value  # Any: typing gives Real no order; compared first, because float(10**400) raises an error
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= number <= 1:
         return float(number)
     raise ValueError(f"`label_smoothing` must be a Python number in [0, 1]; got {spelled(value)}.{_static(value)}")
@@ -84,23 +84,25 @@ def check_count(value: Any, argument: str) -> int:
 def check_wrt(value: Any, given: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in _policy.WRT:
         raise ValueError(f"`wrt` must be one of {quoted(_policy.WRT)}; got {spelled(value)}.")
-    if value not in ("input", "target") and given[value] is None:  # these two are always wanted, and judged later
-        raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given.")
+    if value not in ("input", "target") and given[value] is None:  # these two are required, and checked later
+        raise ValueError(f"`wrt` is {spelled(value)}, but `{value}` was not given: pass `{value}`.")
     if value == "target" and type(taken(given[value])) is Labels:
-        raise ValueError('`wrt` is "target", for which only a dense target has a gradient; got labels or a CSR matrix.')
+        raise ValueError(
+            '`wrt` can be "target" only for a dense `target`; got `Labels` or a CSR matrix: pass its `.toarray()`.'
+        )
 
 
 def check_weight(value: Any, argument: str) -> None:
-    """What a module can say of a weight before it has seen an input: that it is one at all."""
+    """The checks of a weight that need no `input`: that it is an array, a number or a list, and its dtype."""
     if value is not None:
         _real(_weight_form(value, argument), argument)
 
 
 def _static(value: Any) -> str:
-    """The remedy for an option that came as an array, which is how a compiler hands on an argument."""
+    """The remedy for an option that is an array: a compiler passes each argument as one."""
     if not hasattr(value, "dtype"):
         return ""
-    return " It is an option and not an array: mark it static where a function is compiled (`static_argnames` of jit)."
+    return " An option cannot be an array: if a function is compiled, mark it static (`static_argnames` of jit)."
 
 
 # ---------------------------------------------------------------- the whole call
@@ -118,8 +120,8 @@ def problem(
     *,
     elementwise: bool = False,
 ) -> tuple[Problem, Operands, Library]:
-    """All checks of one call; its metadata, its operands and whose arrays they are. `elementwise` makes each element a
-    row of one class."""
+    """All checks of one call; returns its metadata, its operands and their library. `elementwise` makes each element
+    a row of one class."""
     reduction = check_reduction(reduction)
     label_smoothing = check_label_smoothing(label_smoothing)
     axis = check_axis(axis)
@@ -128,9 +130,9 @@ def problem(
         target = taken(target)
     state = library.state(input, target, weight, pos_weight, where) if library.state is not None else State.PLAIN
     x = library.form(input, "input", state)
-    # Inside a trace lengths may be symbols.
+    # Inside a trace lengths may be symbols, which must not be cached.
     verdict = _verdict if library.memorable and state is not State.TRACED else _verdict.__wrapped__
-    # An array of the same type is one of the same library, which it takes as long to find as all else of a form.
+    # An array of the type of `input` has its library; finding that again would double the time that a form takes.
     kind = type(input)
     described, compute, acc = verdict(
         x,
@@ -150,12 +152,15 @@ def problem(
     axis, ndim, device = described.axis, input.ndim, x.device
     if type(target) is Labels:
         if axis < ndim - 1:
-            raise ValueError(f"`axis` must be the last axis where the target is labels, {ndim - 1}; got {axis}.")
+            raise ValueError(
+                f"`axis` must be the last axis, {ndim - 1}, if `target` is `Labels` or a CSR matrix; got {axis}: move "
+                "the class axis of `input` to the end."
+            )
         traced = state is State.TRACED or library.traced(input, *target.arrays())
         target = made_target(library, target, device, traced)
     if state is State.TRACED:
         library.alike(input, target=target, weight=weight, pos_weight=pos_weight, where=where)
-    if library.lazy is not None and axis != ndim - 1:  # before axes are moved that a block may not have
+    if library.lazy is not None and axis != ndim - 1:  # before the axes move: a block may have fewer
         verified = library.lazy.verified
         input, target = verified(input, "input"), verified(target, "target")
         weight, pos_weight = verified(weight, "weight"), verified(pos_weight, "pos_weight")
@@ -179,7 +184,7 @@ def problem(
 def cotangent(value: Any, problem: Problem, o: Operands, library: Library) -> tuple[Problem, Any]:
     """`grad_output` as an array in the accumulation dtype (None stands for ones), and the problem that includes it."""
     if value is None:
-        return problem, number(library, 1.0, "grad_output", o.acc, problem.device)  # one serves every row
+        return problem, number(library, 1.0, "grad_output", o.acc, problem.device)  # one number for all rows
     expected = problem.input.shape[:-1] if problem.reduction == "none" else ()
     wanted = (
         f'`grad_output` must have the shape of the loss, {plain(expected)} for reduction="{problem.reduction}"; got'
@@ -213,7 +218,7 @@ def scaled_rows(value: Any, input: Array, problem: Problem, o: Operands, library
     _real(form, "sample_weight")
     if form.shape != expected:
         raise ValueError(
-            f"`sample_weight` must have one number a row, {plain(expected)} for an `input` of shape {plain(shape)}; "
+            f"`sample_weight` must have one number per row, {plain(expected)} for an `input` of shape {plain(shape)}; "
             f"got {plain(form.shape)}." + _remedy(shape, form.shape)
         )
     _same_device(form, "sample_weight", problem.device)
@@ -233,9 +238,9 @@ def _form(value: Any, argument: str, state: State = State.TRACED) -> Form:
 
 
 def _labels_form(labels: Labels, state: State) -> Form:
-    """That of the dense target, which is made for the call."""
+    """The form of the dense target that is made for the call."""
     if getattr(labels.values, "requires_grad", False):
-        raise ValueError("`target` has `values` that require a gradient, which only a dense target can have.")
+        raise ValueError("`target` has `values` that require a gradient, which needs a dense target: pass one.")
     form = library_of(labels.indices, "target").form(labels.indices, "target", state)
     batch: Shape = form.shape[:-1] if labels.indptr is None else labels.shape[:1]
     layout = Layout.UNKNOWN if state is State.TRACED else Layout.C
@@ -254,13 +259,13 @@ def _weight_form(value: Any, argument: str, state: State = State.TRACED) -> Form
     return _form(value, argument, state)
 
 
-_DEEPEST = 64  # levels of a nested list: as many as any library has dimensions
+_DEEPEST = 64  # levels of a nested list: no library has more dimensions
 
 
 def _nested_shape(value: Any, argument: str, around: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The shape of a nested list; TypeError for anything that is no number, ValueError for a ragged one.
+    """The shape of a nested list; TypeError for an entry that is not a number, ValueError for a ragged list.
 
-    `around` has the ids of the lists that this one lies in.
+    `around` has the ids of the lists that contain this one.
     """
     if isinstance(value, Real):
         return ()
@@ -318,7 +323,10 @@ def _verdict(
             + (" Are `input` and `target` swapped? `target` is floating." if swapped else "")
         )
     if axis is not None and not x.shape:
-        raise ValueError("`input` must have at least one dimension, the classes; got a 0-d array.")
+        raise ValueError(
+            "`input` must have at least one dimension, the classes; got a 0-d array: for one logit call "
+            "`mlsm.sigmoid_binary_cross_entropy`."
+        )
     _same_library(y, "target", library)
     floats = [x.dtype]
     if _real(y, "target") in _policy.FLOATS:
@@ -341,7 +349,10 @@ def _verdict(
         _same_library(where, "where", library)
         mask = library.dtype_name(where.dtype)
         if mask != "bool":
-            raise TypeError(f"`where` must be a bool array, true where a class was observed; got dtype {mask}.")
+            raise TypeError(
+                f"`where` must be a bool array, true where a label was observed; got dtype {mask}: compare it first, "
+                "for example `where > 0`."
+            )
         _broadcasts(where.shape, "where", x.shape)
         _same_device(where, "where", x.device)
     if axis is None:
@@ -379,7 +390,7 @@ def _verdict(
 
 
 def _meta(form: Form, ndim: int, axis: int, compute: str) -> Meta:
-    """What a kernel may know of an operand: its form once the class axis has been moved to the end."""
+    """What a kernel is told of an operand: its form with the class axis moved to the end."""
     dtype = compute if form.library is None else form.library.dtype_name(form.dtype)
     if axis == ndim - 1 or not form.shape:
         return Meta(dtype, form.shape, form.layout)
@@ -410,8 +421,8 @@ def _class_axis(shape: Shape, axis: int) -> int:
 
 _REMEDIES = {
     "object": (
-        "it holds Python objects; of a nullable data frame pass `.to_numpy(dtype=float, na_value=float('nan'))` and "
-        "`where=` for what is missing, of lists of class indices a multi-hot array"
+        "it holds Python objects. For a nullable data frame pass `.to_numpy(dtype=float, na_value=float('nan'))`, and "
+        "`where=` for missing labels; for lists of class indices pass a multi-hot array"
     )
 }
 
@@ -421,7 +432,7 @@ def _real(form: Form, argument: str) -> str:
         return "a number"
     kind = form.library.dtype_name(form.dtype)
     if not _policy.is_real(kind):
-        remedy = form.library.stored(kind) or _REMEDIES.get(kind, "cast it to one that its library computes with first")
+        remedy = form.library.stored(kind) or _REMEDIES.get(kind, "cast it to one of these first")
         raise TypeError(f"`{argument}` must have a bool, integer or real floating dtype; got {kind}: {remedy}.")
     return kind
 
@@ -437,7 +448,7 @@ def _same_library(form: Form, argument: str, library: Library) -> None:
 
 def _same_device(form: Form, argument: str, device: Any) -> None:
     other = form.device
-    # What is traced, or lies on several devices, has no device: its library checks it itself when it computes.
+    # A traced or sharded array has no single device: its library checks the devices itself when it computes.
     if other != device and type(other) is type(device):
         raise ValueError(
             f"`{argument}` must be on the device of `input`, {device}; got {other}. Move one of them explicitly."
@@ -454,16 +465,16 @@ def _broadcasts(given: Shape, argument: str, shape: Shape) -> None:
 
 
 def _per_row(given: Shape, argument: str, shape: Shape) -> str:
-    """The remedy for one weight a row, where the last axis is that of the classes."""
+    """The remedy for one weight per row that lacks the class axis."""
     if len(given) == 1 and len(shape) == 2 and given == shape[:1]:
-        return f" `{argument}[:, None]` is one value a row."
+        return f" For one value per row pass `{argument}[:, None]`."
     return ""
 
 
 def _promoted(library: Library, floats: list[DType]) -> tuple[DType, DType]:
     try:
         return _policy.promoted(library, floats)
-    except (TypeError, ValueError) as error:  # JAX's strict mode raises a ValueError of its library
+    except (TypeError, ValueError) as error:  # JAX's strict promotion raises its own ValueError
         names = ", ".join(dict.fromkeys(library.dtype_name(d) for d in floats))
         raise TypeError(
             f"`input`, `target`, `weight` and `pos_weight` must have dtypes that their library can promote together; "
@@ -498,7 +509,7 @@ def is_number(value: Any) -> bool:
 
 
 def _hint(x: Form, y: Form) -> str:
-    """For a target that looks like the indices of classes."""
+    """The remedy for a target that looks like class indices."""
     assert y.library is not None
     integers = y.library.dtype_name(y.dtype).startswith(("int", "uint"))
     if len(x.shape) < 2 or y.shape[:-1] != x.shape[:-1] or not integers:
@@ -507,6 +518,7 @@ def _hint(x: Form, y: Form) -> str:
 
 
 def _remedy(shape: Shape, given: Shape) -> str:
+    """The remedy for a length that is not known."""
     if None in shape or None in given:
         return " Call `compute_chunk_sizes()` on the arrays whose lengths are unknown."
     return ""

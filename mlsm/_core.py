@@ -1,7 +1,7 @@
 """The mathematics of the loss: value, gradient, curvature, the class mean and its pullbacks.
 
-Written once, against the Python Array API standard. This file knows no array library, takes no decision that
-depends on a value, cuts nothing into blocks, and validates nothing: whatever arrives here has passed `_check`.
+Written once, against the Python Array API standard. This file knows no array library, makes no decision that
+depends on a value, cuts nothing into blocks, and validates nothing: its arguments have passed `_check`.
 
 With H = [x >= 0], sign = +1 where H else -1 (a constant for differentiation) and a = x * sign:
 
@@ -9,7 +9,7 @@ With H = [x >= 0], sign = +1 where H else -1 (a constant for differentiation) an
     q = ybar + p*y'                          coefficient of the smooth part, exactly 1 when p is absent
     t = ybar where H, else p*y'              coefficient of the linear part
     loss      = w * (t*a + q*L)              with t*a = 0 where t = 0 and a is infinite
-    gradient     = w * sign*(t - q*s)
+    gradient  = w * sign*(t - q*s)
     curvature = w * q*s*(1 - s)
 
 where y' = y*(1-eps) + eps/2 and ybar = (1-y)*(1-eps) + eps/2. It is written this way because every rule that a
@@ -23,11 +23,11 @@ from ._typing import DType, Namespace
 
 
 class Operands(NamedTuple):
-    """What one loss is made of, once it has been checked: arrays of one library on one device, class axis last."""
+    """The checked operands of one loss: arrays of one library on one device, class axis last."""
 
     xp: Namespace
-    x: Any  # logits, in the dtype they came in
-    y: Any  # targets, likewise, of the same shape
+    x: Any  # logits, in the caller's dtype
+    y: Any  # targets, in the caller's dtype, of the shape of x
     w: Any  # weight, and below pos_weight and where: None, or broadcastable to x
     p: Any
     m: Any
@@ -38,7 +38,7 @@ class Operands(NamedTuple):
     host: bool = False  # whether these are plain arrays in host memory, which `_blocks` may cut and write to in parts
 
     def holding(self, x: Any, y: Any, w: Any, p: Any, m: Any) -> "Operands":
-        """The same loss of other arrays: of a block of these, or of tensors that were kept apart."""
+        """The same loss with other arrays, such as blocks of these, or tensors that a graph has kept."""
         return Operands(self.xp, x, y, w, p, m, self.eps, self.dtype, self.acc, self.flat, self.host)
 
 
@@ -70,7 +70,7 @@ def _read(o: Operands, values: Any) -> Any:
 
 
 def _ranked(o: Operands, values: Any) -> Any:
-    """An operand with as many axes as the logits, or with none. JAX can be told to refuse what broadcasts by rank."""
+    """An operand with as many axes as the logits, or with none: JAX can be set to refuse broadcasting between ranks."""
     added = o.x.ndim - values.ndim
     return values[(*(None,) * added, ...)] if added and values.ndim else values
 
@@ -81,21 +81,21 @@ def _scaled(factor: Any, values: Any) -> Any:
 
 
 def multiply_no_nan(xp: Namespace, t: Any, a: Any) -> Any:
-    """t*a for a >= 0, and 0 where t = 0 meets an infinite a.
+    """t*a for a >= 0, and 0 where t = 0 and a is infinite.
 
-    The guard chooses the factor, not the product, so that no 0*inf is ever formed, forwards or backwards; it looks
-    at t *and* a, because a guard on t alone would take the target's gradient away from every hard label.
+    The guard selects the factor, not the product, so that 0*inf is formed neither in the value nor in the derivative.
+    It tests t *and* a, because a guard on t alone would make the target's gradient 0 for every hard label.
     """
     return xp.where((t == 0) & xp.isinf(a), xp.zeros_like(a), a) * t
 
 
 def parts(o: Operands) -> Parts:
-    """Read the operands in the compute dtype and share what the three quantities share."""
+    """Read the operands in the compute dtype, and compute what value, gradient and curvature have in common."""
     xp = o.xp
     x, y, w, p = _read(o, o.x), _read(o, o.y), _read(o, o.w), _read(o, o.p)
     ybar = 1 - y
     if o.eps:
-        # Both coefficients are formed from y: 1 - y' of an already rounded y' would lose every digit of eps.
+        # Both coefficients are computed from y: 1 - y' of a rounded y' would lose every digit of eps.
         y, ybar = y * (1 - o.eps) + o.eps / 2, ybar * (1 - o.eps) + o.eps / 2
     positive = _scaled(p, y)
     right = x >= 0
@@ -114,7 +114,7 @@ def by_weight(o: Operands, f: Parts) -> Any:
 
 
 def loss(o: Operands, f: Parts) -> Any:
-    """w * (t*a + q*L), and 0 where nothing was observed."""
+    """w * (t*a + q*L), and 0 where `where` is false."""
     return _select(o, _scaled(f.w, by_weight(o, f)))
 
 
@@ -125,7 +125,7 @@ def gradient(o: Operands, f: Parts) -> Any:
 
 
 def hessian(o: Operands, f: Parts, least: float = 0.0) -> Any:
-    """w * q*s*(1 - s), of which s*(1 - s) is no less than `least`."""
+    """w * q*s*(1 - s), where s*(1 - s) is at least `least`."""
     s = f.e / (1 + f.e)
     curve = s * (1 - s)
     if least:
@@ -134,7 +134,7 @@ def hessian(o: Operands, f: Parts, least: float = 0.0) -> Any:
 
 
 def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
-    """Gradient and curvature of every element, not averaged: times `scale`, which broadcasts to x or is None for 1."""
+    """Gradient and curvature of every element, not averaged, times `scale`, which broadcasts to x, or is None for 1."""
     f = parts(o)
     first, second = (
         _stored(o, _select(o, _scaled(scale, values)), o.x.dtype) for values in (gradient(o, f), hessian(o, f, least))
@@ -164,11 +164,11 @@ def by_pos_weight(o: Operands, f: Parts) -> Any:
 
 
 def total(o: Operands, values: Any, axis: int | None = -1) -> Any:
-    """The sum over one axis, or over all, in the accumulation dtype, the same bits whatever the strides.
+    """The sum over one axis, or over all, in the accumulation dtype. Its bits do not depend on the strides.
 
-    A library's own sum is accurate along the axis that is contiguous and naive along others (NumPy's is 368 ulp off
-    over 10^6 float64 terms of a Fortran-ordered row). Flattening makes the last axis the contiguous one, as a view
-    where it already was.
+    A library's own sum is accurate along the contiguous axis and naive along others (NumPy's is 368 ulp off over 10^6
+    float64 terms of a Fortran-ordered row). Flattening makes the last axis contiguous: by a view if it is already, else
+    by a copy.
     """
     if o.flat and values.ndim > 1:
         shape, values = values.shape, o.xp.reshape(values, (-1,))
@@ -178,36 +178,36 @@ def total(o: Operands, values: Any, axis: int | None = -1) -> Any:
 
 
 def observed(o: Operands) -> Any:
-    """`where`, broadcast to the logits. By arithmetic: an unknown batch length cannot be broadcast to."""
+    """`where`, broadcast to the logits by arithmetic, because `broadcast_to` needs known lengths."""
     return _ranked(o, o.m) | o.xp.zeros_like(o.x, dtype=o.xp.bool)
 
 
 def known(n: Any) -> bool:
-    """Whether a length is a number: not None, NaN or -1 for one that is unknown, and not the symbol of a trace."""
+    """Whether a length is a known number: an unknown one is None, NaN or -1, or the symbol of a trace."""
     return type(n) is int and n >= 0
 
 
 def counted(o: Operands, values: Any, axis: int | None = -1) -> Any:
-    """How many values there are along one axis, or along all: what to ask where a length is no number."""
-    ones = o.xp.ones_like(values, dtype=o.xp.int32)  # no float32, in which a sum of ones ends at 2^24
+    """How many values there are along one axis, or along all, for arrays with lengths that are not known."""
+    ones = o.xp.ones_like(values, dtype=o.xp.int32)  # not float32, in which a sum of ones stops at 2^24
     return o.xp.astype(o.xp.sum(ones, axis=axis), o.acc)
 
 
 def class_count(o: Operands) -> Any:
-    """The number of classes; as a float, since JAX without x64 has no integer beyond 2^31."""
+    """The number of classes, as a float, because JAX without x64 has no integer beyond 2^31."""
     classes = o.x.shape[-1]
     return float(classes) if known(classes) else counted(o, o.x)
 
 
 def observed_classes(o: Operands) -> Any:
-    """The number of observed classes of each row; in the batch shape that `where` has itself, which broadcasts."""
+    """The number of observed classes of each row, of the batch shape of `where`, which broadcasts."""
     m = _ranked(o, o.m) if o.m.ndim else o.m[None]
     classes = o.xp.sum(o.xp.astype(m, o.acc), axis=-1)
     return classes if m.shape[-1] == o.x.shape[-1] else classes * class_count(o)
 
 
 def divisor(o: Operands, classes: Any) -> Any:
-    """What the sums of the rows are divided by: 1 for a row without an observed class, whose sum is 0 already."""
+    """The divisor of the sums of the rows: 1 for a row without an observed class, whose sum is 0 already."""
     return class_count(o) if o.m is None else o.xp.where(classes == 0, o.xp.ones_like(classes), classes)
 
 
@@ -220,8 +220,8 @@ def _mean(o: Operands, values: Any) -> Any:
 
 
 def times_scale(o: Operands, scale: Any, values: Any) -> Any:
-    """An elementwise derivative times the scale of its row. Masked entries are selected after the product, because
-    the scale itself may be infinite or NaN."""
+    """An elementwise derivative times the scale of its row. Masked entries are set to 0 after the product, because the
+    scale itself may be infinite or NaN."""
     scale = o.xp.astype(scale, o.dtype, copy=False)
     return _select(o, values * (scale[..., None] if scale.ndim else scale))
 
@@ -229,7 +229,7 @@ def times_scale(o: Operands, scale: Any, values: Any) -> Any:
 def mean_vjp(o: Operands, g: Any, values: Any) -> Any:
     """The adjoint of the class mean, applied to g and multiplied into the elementwise derivative.
 
-    The divisors meet in the accumulation dtype and are rounded once.
+    The scale is divided in the accumulation dtype and rounded once.
     """
     return times_scale(o, g / _divisor(o), values)
 
@@ -245,7 +245,7 @@ def rows_vjp(o: Operands, g: Any) -> Any:
 
 
 def rows_and_vjp(o: Operands, g: Any) -> tuple[Any, Any]:
-    """`rows` and `rows_vjp`, sharing the exponential and everything else that they have in common."""
+    """`rows` and `rows_vjp`, which share the exponential and their other common parts."""
     f = parts(o)
     return _mean(o, loss(o, f)), _stored(o, mean_vjp(o, g, gradient(o, f)), o.x.dtype)
 
@@ -262,8 +262,8 @@ def _stored(o: Operands, values: Any, dtype: DType) -> Any:
 def sum_stored(o: Operands, values: Any, dtype: DType) -> Any:
     """A sum in its storage dtype, rounded once.
 
-    A cast is not linear, but DTensor takes it for linear and would round each shard's part of the sum. A selection is
-    taken for what it is, and has the parts added up.
+    A cast is not linear, but DTensor treats it as linear and would round each shard's part of the sum. It treats a
+    selection as nonlinear, and adds the parts first.
     """
     if not o.flat and values.dtype != dtype:
         values = o.xp.where(values == values, values, values)
@@ -291,7 +291,7 @@ def pos_weight_vjp(o: Operands, g: Any, dtype: DType) -> Any:
 def unbroadcast(o: Operands, values: Any, shape: tuple[Any, ...]) -> Any:
     """The adjoint of broadcasting from `shape` to the logits' shape; a sum is in the accumulation dtype.
 
-    The axes that are summed are brought together at the end first, where `total` adds accurately.
+    The summed axes are first moved to the end and joined, because `total` is accurate along the last axis.
     """
     xp, added = o.xp, values.ndim - len(shape)
     spread = (*range(added), *(added + i for i, n in enumerate(shape) if n == 1))

@@ -9,7 +9,7 @@ from .many_classes import _targets
 
 
 class Finding(NamedTuple):
-    """One suspicion: which argument, how many of its entries, rows or classes, of how many, and what to do."""
+    """One probable mistake: the argument, how many of its entries, rows or classes of how many, and the remedy."""
 
     argument: str
     number: int
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found. Prints as a table; `ok` is true where nothing was found."""
+    """What `diagnose` found. Prints as a table; `ok` is true if it found nothing."""
 
     rows: int
     classes: int
@@ -61,11 +61,11 @@ def diagnose(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Diagnosis:
-    """Look at the values of a call and say what is probably a mistake, with the remedy of each.
+    """Report what is probably a mistake in the values of a call, with the remedy of each.
 
     This is the only function that reads values: it synchronises a GPU and computes lazy arrays, so call it once on a
-    batch and not in a training loop. It needs a few temporary arrays of the size of `input`. The loss itself is not
-    computed. Entries that `where` hides are not looked at.
+    batch and not in a training loop. It needs a few temporary arrays of the size of `input`. It does not compute the
+    loss, and ignores the entries where `where` is false.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        Its `findings` are tuples of ``(argument, number, total, unit, advice)``; `ok` is true where there are none.
-        ``print(mlsm.diagnose(...))`` shows a table. Looked for: logits that look like probabilities, NaN and infinite
+        Its `findings` are tuples of ``(argument, number, total, unit, advice)``; `ok` is true if there are none.
+        ``print(mlsm.diagnose(...))`` shows a table. It finds logits that look like probabilities, NaN and infinite
         logits, NaN targets, targets outside [0, 1], labels of -1 and 1, swapped arguments, an infinite loss, rows and
-        classes without a positive or without an observed label, negative and non-finite weights, float16 gradients
-        that vanish.
+        classes without a positive or without an observed label, negative and non-finite weights, and float16
+        gradients that are rounded to 0.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def diagnose(
       target  1 of 2 classes  have no positive label
     """
     problem, o, library = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
-    with library.errstate(problem.device):  # on the device of the arrays, for libraries that have a current one
+    with library.errstate(problem.device):  # on the device of the arrays, if the library has a current device
         n = _counts(_targets.dense(o))
     rows, classes, seen = n["rows"], n["classes"], n["observed"]
     found: list[Finding] = []
@@ -156,7 +156,7 @@ def diagnose(
 
 
 def _counts(o: Operands) -> dict[str, int]:
-    """How many entries, rows and classes there are of each kind; all are read at once."""
+    """The numbers of entries, rows and classes of each kind; all are read at once."""
     xp, x, flat = o.xp, o.x, tuple(range(o.x.ndim - 1))
     y = xp.astype(o.y, o.dtype, copy=False)
     integer = xp.__array_namespace_info__().default_dtypes(device=getattr(x, "device", None))["integral"]
@@ -200,7 +200,7 @@ def _counts(o: Operands) -> dict[str, int]:
 
 
 def _integers(counts: Any) -> list[int]:
-    compute = getattr(counts, "compute", None)  # a lazy library's: once, and not once a number
+    compute = getattr(counts, "compute", None)  # of a lazy array: once, not once per number
     values = counts if compute is None else compute()
     try:
         return [int(values[i]) for i in range(counts.shape[0])]

@@ -136,6 +136,9 @@ _lock = threading.Lock()
 _registered: tuple[Kernel, ...] = ()  # third parties' kernels, the latest first
 _loaded: dict[str, Kernel | str] = {}  # our own by file name: the kernel, or why it is absent
 _tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; another dict on each registration
+# The problem that was served last, the tables of then and the kernel: a training loop asks the same each time, and the
+# memo of verdicts has one record for it. Only of our own kernels, which answer alike each time.
+_latest: tuple[Problem | None, Any, Kernel] = (None, None, GENERIC)
 
 
 # ---------------------------------------------------------------- the table
@@ -350,11 +353,19 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
     """
     if name is not None:
         return _forced(problem, name, elements)
-    if problem.state is not State.TRACED:
+    if problem.state is State.TRACED:
+        return GENERIC
+    global _latest
+    asked, tables, found = _latest
+    if asked is not problem or tables is not _tables or elements:
+        tables, found = _tables, GENERIC
         for kernel in _table(problem.library):
             if kernel.reason(problem, elements) is None:
-                return kernel
-    return GENERIC
+                found = kernel
+                break
+        if not _registered and not elements:
+            _latest = problem, tables, found
+    return found
 
 
 def at_once(kernel: Kernel, problem: Problem, o: Operands, g: Any) -> tuple[Any, Any] | None:

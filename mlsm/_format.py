@@ -1,4 +1,4 @@
-"""How an error message spells what came and what was expected: values, shapes, names. Nothing else."""
+"""How an error message spells values, shapes and names. Nothing else."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from ._problem import Shape
 
 
 def spelled(value: Any) -> str:
-    """repr(value); by its size or type where that raises an error of its own, as for a number of 5000 digits."""
+    """repr(value), or the size or type if repr raises an error, as for an integer of 5000 digits."""
     if isinstance(value, int) and value.bit_length() > 4096:
         return f"an integer of {value.bit_length()} bits"
     try:
@@ -21,6 +21,6 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def plain(shape: Shape) -> str:
-    """A shape as Python spells it, with a word for every length that is not known."""
+    """A shape as Python spells it, with "unknown" for every length that is not known."""
     inside = ", ".join("unknown" if n is None else str(n) for n in shape)
     return f"({inside},)" if len(shape) == 1 else f"({inside})"

@@ -1,6 +1,6 @@
 """The public functions: check, choose a kernel, run it across the row seam, reduce.
 
-A full docstring each, and a body of a few lines: what they share stands at the end. No formula and no check is here.
+Each has a full docstring and a body of a few lines; their common code is at the end. No formula and no check is here.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,10 @@ def multilabel_soft_margin_loss(
     axis: int = -1,
     kernel: str | None = None,
 ) -> ArrayT:
-    r"""Multi-label soft margin loss: sigmoid cross-entropy averaged over the classes.
+    r"""Multi-label soft margin loss: binary cross-entropy with logits, averaged over the classes.
 
-    For logits x and targets y, with y' = y*(1-eps) + eps/2 and 1-y likewise::
+    For logits x, targets y and label smoothing eps, with softplus(x) = log(1 + exp(x)), y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2::
 
         l    = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
         row  = mean of l over the classes (those with `where` true)
@@ -41,44 +42,44 @@ def multilabel_soft_margin_loss(
     Parameters
     ----------
     input : array, shape ``(*batch, C)``
-        Logits, of float16, bfloat16, float32 or float64, of any Array API library.
-    target : array, same shape
+        Logits (raw scores, not probabilities), of float16, bfloat16, float32 or float64, of any Array API library.
+    target : array, `Labels` or CSR matrix, same shape
         Labels: bool, integer or floating, hard (0 or 1) or soft. Targets outside [0, 1] get the formula unchanged.
     weight : array, number or nested list, optional
         Factor of each term; broadcasts to `input`'s shape without enlarging it: ``(C,)`` for the classes, ``(N, 1)``
         for the rows. The mean divides by C and N, never by the sum of the weights.
     reduction : {"mean", "sum", "none"}
-        Over the batch. "sum" sums the class *means*, as PyTorch does.
+        Over the batch. "sum" adds the class *means* of the rows, as PyTorch does.
     pos_weight : array, number or nested list, optional
         Factor of the positive part of each term; broadcasts like `weight`.
     where : bool array, optional
         True where a label was observed; broadcasts like `weight`. Other entries never contribute, whatever they hold.
-        A row without an observed class is 0, and "mean" leaves it out.
+        A row without an observed class has the loss 0, and "mean" leaves it out.
     label_smoothing : float
         eps in [0, 1]: moves every target towards 1/2.
     axis : int
         The class axis.
     kernel : str, optional
-        Force a kernel by name; "generic" is the reference. See `explain`.
+        Force a kernel by name; "generic" is the formula without a kernel. See `explain`.
 
     Returns
     -------
     array
         Shape ``batch`` for "none", else 0-d, on the device of `input`. Its dtype is the library's `result_type` of the
-        floating arrays among `input`, `target`, `weight` and `pos_weight`; sums are taken in float64 where the
-        device has it.
+        floating arrays among `input`, `target`, `weight` and `pos_weight`; sums are taken in float64 if the device
+        has it.
 
     Raises
     ------
     TypeError
-        For what is no array, for arrays of two libraries, and for dtypes that are not accepted or do not promote.
+        If an argument is not an array, if arrays belong to two libraries, or if dtypes are not accepted or promoted.
     ValueError
-        For shapes, devices and options that do not fit, and for an input without a class.
+        If shapes, devices or options do not fit, or if `input` has no class.
 
     Notes
     -----
     Infinite logits are exact: (+inf, 1) and (-inf, 0) give 0, (+inf, 0) and (-inf, 1) give +inf. NaN stays in its
-    row. An empty batch gives NaN for "mean" (0 with `where`), 0 for "sum". Nothing warns.
+    row. An empty batch gives NaN for "mean" (0 with `where`), 0 for "sum". No warning is given.
 
     References
     ----------
@@ -111,9 +112,10 @@ def sigmoid_binary_cross_entropy(
     label_smoothing: float = 0.0,
     kernel: str | None = None,
 ) -> ArrayT:
-    r"""Sigmoid cross-entropy of each element, not averaged: what the rows of the loss are the means of.
+    r"""Binary cross-entropy with logits of each element, not averaged.
 
-    For logits x and targets y, with y' = y*(1-eps) + eps/2 and 1-y likewise::
+    For logits x, targets y and label smoothing eps, with softplus(x) = log(1 + exp(x)), y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2::
 
         l = weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x))
 
@@ -122,19 +124,19 @@ def sigmoid_binary_cross_entropy(
     Parameters
     ----------
     input : array, any shape
-        Logits, of float16, bfloat16, float32 or float64, of any Array API library. There is no class axis: 0-d, 1-D
-        and empty arrays are shapes like any other.
-    target : array, same shape
+        Logits (raw scores, not probabilities), of float16, bfloat16, float32 or float64, of any Array API library.
+        There is no class axis: 0-d, 1-D and empty arrays are accepted.
+    target : array, `Labels` or CSR matrix, same shape
         Labels: bool, integer or floating, hard (0 or 1) or soft. Targets outside [0, 1] get the formula unchanged.
     weight, pos_weight : array, number or nested list, optional
         Factors of each term, and of its positive part; each broadcasts to `input`'s shape without enlarging it.
     where : bool array, optional
-        True where a label was observed; broadcasts like `weight`. Elsewhere the result is exactly 0, whatever stands
-        there.
+        True where a label was observed; broadcasts like `weight`. Elsewhere the result is exactly 0, whatever the
+        entries hold.
     label_smoothing : float
         eps in [0, 1]: moves every target towards 1/2.
     kernel : str, optional
-        Force a kernel by name; "generic" is the reference. See `explain`.
+        Force a kernel by name; "generic" is the formula without a kernel. See `explain`.
 
     Returns
     -------
@@ -145,19 +147,19 @@ def sigmoid_binary_cross_entropy(
     Raises
     ------
     TypeError
-        For what is no array, for arrays of two libraries, and for dtypes that are not accepted or do not promote.
+        If an argument is not an array, if arrays belong to two libraries, or if dtypes are not accepted or promoted.
     ValueError
-        For shapes, devices and options that do not fit.
+        If shapes, devices or options do not fit.
 
     Notes
     -----
     Infinite logits are exact: (+inf, 1) and (-inf, 0) give 0, (+inf, 0) and (-inf, 1) give +inf. NaN stays in its
-    element. Nothing warns. Plain differentiation is right at 0 and at infinite logits, to every order.
+    element. No warning is given. Automatic differentiation is right at 0 and at infinite logits, to every order.
 
     References
     ----------
     ``optax.sigmoid_binary_cross_entropy`` and, with reduction "none",
-    ``torch.nn.functional.binary_cross_entropy_with_logits``, which are NaN or lose every digit in the tails.
+    ``torch.nn.functional.binary_cross_entropy_with_logits``, which give NaN or lose every digit in the tails.
 
     Examples
     --------
@@ -188,7 +190,7 @@ def grad(
     axis: int = -1,
     kernel: str | None = None,
 ) -> ArrayT:
-    r"""Gradient of the loss (vector-Jacobian product), by hand.
+    r"""Gradient of the loss with respect to one argument (vector-Jacobian product), by the formulas below.
 
     With sigma the logistic function and the names of `multilabel_soft_margin_loss`::
 
@@ -198,38 +200,40 @@ def grad(
         dl/d weight     = pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)
         dl/d pos_weight = weight*y'*softplus(-x)
 
-    each times the reduction's divisors and `grad_output`; those for the weights are summed to the weight's shape.
+    each divided by the number of observed classes, for "mean" also by the number of rows, and times `grad_output`.
+    Those for the weights are summed to the shape of the weight.
 
     Parameters
     ----------
     input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
         As for `multilabel_soft_margin_loss`.
     grad_output : array or number, optional
-        The gradient of what follows, of the shape of the loss (``batch`` for "none", else 0-d); ones by default.
+        Upstream gradient, of the shape of the loss (``batch`` for "none", else 0-d); ones by default.
     wrt : {"input", "target", "weight", "pos_weight"}
-        The argument to differentiate by.
+        The argument to differentiate with respect to. "target" needs a dense target.
 
     Returns
     -------
     array
         Of that argument's shape (0-d for a number, the nested shape for a list) and floating dtype (`input`'s dtype
-        where it has none). It is itself right under differentiation.
+        if it has none). The result can be differentiated again.
 
     Raises
     ------
     TypeError
-        As for the loss, and for a `grad_output` of another library or of a dtype that is not real.
+        As for the loss, and if `grad_output` belongs to another library or its dtype is not real.
     ValueError
-        As for the loss, for a `grad_output` of another shape, and for a `wrt` that is unknown or was not given.
+        As for the loss, if `grad_output` has another shape, and if `wrt` is unknown or names an argument that was not
+        given.
 
     Notes
     -----
     At (+inf, 1) and (-inf, 0) the gradient for `input` is 0, at (+inf, 0) and (-inf, 1) it is +weight and -weight.
-    Entries with `where` false are exactly 0. At x = 0 it is 1/2 - y: there is no kink.
+    Entries with `where` false are exactly 0. At x = 0, without weights and smoothing, it is 1/2 - y and has no jump.
 
     References
     ----------
-    docs/derivation derives each of the four by hand.
+    docs/derivation derives each of the four formulas.
 
     Examples
     --------
@@ -250,7 +254,7 @@ def grad(
         dtype = _check.floating_dtype(given[wrt], call.library) or input.dtype
         served, reference = (partial(pullback, dtype=dtype) for pullback in _PULLBACKS[wrt])
     result = _moved_back(call.problem, call.operands, _derivative(call, kernel, served, reference))
-    added = result.ndim - _check.rank(given[wrt])  # the dimensions that a weight was given to reach the class axis
+    added = result.ndim - _check.rank(given[wrt])  # dimensions that were added to a weight for the class axis
     value: ArrayT = result[(*(0,) * added, ...)] if added else result
     return value
 
@@ -268,7 +272,7 @@ def value_and_grad(
     axis: int = -1,
     kernel: str | None = None,
 ) -> tuple[ArrayT, ArrayT]:
-    r"""The loss and its gradient for `input`, in one pass over the data where a kernel can.
+    r"""The loss and its gradient for `input`, in one pass over the data if the kernel can.
 
     The pair ``(multilabel_soft_margin_loss(...), grad(...))`` of the same arguments; the value has the same bits. The
     gradient is multiplied by `grad_output`, the value is not.
@@ -278,12 +282,12 @@ def value_and_grad(
     input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
         As for `multilabel_soft_margin_loss`.
     grad_output : array or number, optional
-        As for `grad`: what the gradient is the pullback of; ones by default.
+        As for `grad`: the upstream gradient; ones by default.
 
     Returns
     -------
     value, gradient
-        Of the loss's shape and dtype, and of `input`'s.
+        The value of the shape and dtype of the loss, the gradient of those of `input`.
 
     Raises
     ------
@@ -296,7 +300,7 @@ def value_and_grad(
 
     References
     ----------
-    docs/derivation shows what the two have in common: exp(-|x|) and the linear part.
+    docs/derivation shows the common parts of the two: exp(-|x|) and the linear part.
 
     Examples
     --------
@@ -312,7 +316,7 @@ def value_and_grad(
     checked = _check.problem(input, target, weight, pos_weight, where, reduction, label_smoothing, axis)
     call = None if grad_output is None else _prepared(*checked, grad_output, kernel)
     problem, o = checked[:2] if call is None else call[:2]
-    if problem.state is State.PLAIN and checked[2].sums_like_numpy:
+    if problem.state is State.PLAIN:
         chosen, g = (_select(problem, o, kernel), 1.0) if call is None else (call.chosen, call.cotangent)
         at_once = _dispatch.at_once(chosen, problem, o, g)
         if at_once is not None:
@@ -320,8 +324,7 @@ def value_and_grad(
     call = call or _prepared(*checked, grad_output, kernel)
     count = row_count(call.problem.reduction, call.operands)
     rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
-    with call.library.errstate(call.problem.device):
-        value = reduced(call.problem.reduction, call.operands, rows, call.problem.loss_dtype, count)
+    value = _reduced(call.problem, call.operands, call.library, call.chosen, rows, count)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(call.problem, call.operands, gradient)
     return found
 
@@ -345,20 +348,20 @@ def hessian_diag(
 
         d2l/d input2 = weight * ((1-y)' + pos_weight*y') * sigma(x)*sigma(-x)
 
-    with the reduction's divisors, times `grad_output`. The loss is separable, so for "sum" and "mean" this diagonal is
-    the whole Hessian.
+    divided by the number of observed classes, for "mean" also by the number of rows, and times `grad_output`. The loss
+    is separable, so for "sum" and "mean" this diagonal is the whole Hessian.
 
     Parameters
     ----------
     input, target, weight, reduction, pos_weight, where, label_smoothing, axis, kernel
         As for `multilabel_soft_margin_loss`.
     grad_output : array or number, optional
-        As for `grad`: what each row, or the reduced loss, is multiplied by; ones by default.
+        Factor of each row (for "none"), or of the reduced loss; ones by default.
 
     Returns
     -------
     array
-        Of `input`'s shape and dtype; for non-negative weights and no `grad_output` between 0 and
+        Of `input`'s shape and dtype. With non-negative weights and without `grad_output` it is between 0 and
         weight*max(1, pos_weight)/(4*C*N).
 
     Raises
@@ -368,8 +371,8 @@ def hessian_diag(
 
     Notes
     -----
-    Exactly 0 at an infinite logit and where `where` is false; 1/4 at 0, times the divisors. A NaN target leaves it
-    finite when `pos_weight` is absent, since it does not depend on the target then.
+    It is exactly 0 at an infinite logit and where `where` is false. d2l/d input2 is 1/4 at 0 without weights. Without
+    `pos_weight` it does not depend on the target, and is finite for a NaN target.
 
     References
     ----------
@@ -403,7 +406,7 @@ def explain(
     axis: int = -1,
     kernel: str | None = None,
 ) -> Explanation:
-    """Which kernel would serve this call, and why each other one declines. Computes nothing.
+    """Which kernel would serve this call, and why each other kernel declines. Computes nothing.
 
     Parameters
     ----------
@@ -432,7 +435,7 @@ def explain(
 
 
 _Pullback = Callable[[Operands, Any], Any]
-# What serves each argument but `input`, and the reference that is looked through and differentiated again.
+# For each argument but `input`: the pullback by blocks, and the reference, which is traced and differentiated again.
 _PULLBACKS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "target": (_blocks.target_vjp, _core.target_vjp),
     "weight": (_blocks.weight_vjp, _core.weight_vjp),
@@ -441,7 +444,7 @@ _PULLBACKS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class _Call(NamedTuple):
-    """A checked call of a derivative, and who serves it."""
+    """A checked call of a derivative, and the kernel that serves it."""
 
     problem: Problem
     operands: Operands
@@ -461,7 +464,7 @@ def _select(problem: Problem, o: Operands, kernel: str | None) -> Kernel:
 
 
 def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _Pullback, count: Any = None) -> Any:
-    """A pullback of the row losses, applied to that of the reduction; itself differentiable."""
+    """A pullback of the row losses, applied to the pullback of the reduction; it can be differentiated again."""
     problem, o, library, cotangent, _ = call
     adjoint = REDUCE[problem.reduction].adjoint
     if type(o.y) is _targets.Target:
@@ -483,15 +486,23 @@ def _value(problem: Problem, o: Operands, library: Library, kernel: str | None) 
         if type(o.y) is _targets.Target:
             return library.autograd_of_blocks.loss_of_labels(chosen, problem, o)
         return library.autograd.tracked(chosen, problem, o)
-    at_once = _dispatch.at_once(chosen, problem, o, None) if library.sums_like_numpy else None
+    at_once = _dispatch.at_once(chosen, problem, o, None)
     if at_once is not None:
         return at_once[0]
     with library.errstate(problem.device):
-        return reduced(problem.reduction, o, chosen.rows(o), problem.loss_dtype)
+        rows = chosen.rows(o)
+    return _reduced(problem, o, library, chosen, rows)
+
+
+def _reduced(problem: Problem, o: Operands, library: Library, chosen: Kernel, rows: Any, count: Any = None) -> Any:
+    if library.reduced_rows is not None and problem.state is State.PLAIN:
+        return library.reduced_rows(chosen, problem, o, rows, count)
+    with library.errstate(problem.device):
+        return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
 
 
 def _moved_back(problem: Problem, o: Operands, values: Any) -> Any:
-    """The class axis back to where the caller has it."""
+    """A result with the class axis moved back to where the caller has it."""
     ndim = len(problem.input.shape)
     if problem.axis == ndim - 1 or values.ndim != ndim:
         return values

@@ -1,4 +1,4 @@
-"""The module-like class: it holds the options and calls the functions. No arithmetic, no check of its own."""
+"""The class `MultiLabelSoftMarginLoss`: it holds the options and calls the functions. No arithmetic, no own check."""
 
 from typing import Any, NoReturn, final
 
@@ -25,11 +25,13 @@ class MultiLabelSoftMarginLoss:
     Raises
     ------
     TypeError, ValueError
-        As for `multilabel_soft_margin_loss`, on construction; AttributeError on any assignment.
+        As for `multilabel_soft_margin_loss`, on construction.
+    AttributeError
+        On any assignment.
 
     References
     ----------
-    ``torch.nn.MultiLabelSoftMarginLoss``; `mlsm.nn.torch` has the twin that is an ``nn.Module``.
+    ``torch.nn.MultiLabelSoftMarginLoss``; `mlsm.nn.torch` has the same loss as an ``nn.Module``.
 
     Examples
     --------
@@ -88,7 +90,7 @@ class MultiLabelSoftMarginLoss:
         where: Array | None = None,
         kernel: str | None = None,
     ) -> ArrayT:
-        """Its gradient; `mlsm.grad` with the options of this object."""
+        """The gradient; `mlsm.grad` with the options of this object."""
         return grad(input, target, grad_output=grad_output, wrt=wrt, where=where, kernel=kernel, **self._options())
 
     def backward(
@@ -101,7 +103,7 @@ class MultiLabelSoftMarginLoss:
         where: Array | None = None,
         kernel: str | None = None,
     ) -> ArrayT:
-        """The same as `grad`, with `grad_output` also by position."""
+        """The same as `grad`; `grad_output` may also be given by position."""
         return self.grad(input, target, grad_output=grad_output, wrt=wrt, where=where, kernel=kernel)
 
     def value_and_grad(
@@ -113,7 +115,7 @@ class MultiLabelSoftMarginLoss:
         where: Array | None = None,
         kernel: str | None = None,
     ) -> tuple[ArrayT, ArrayT]:
-        """Both in one pass; `mlsm.value_and_grad` with the options of this object."""
+        """The loss and its gradient; `mlsm.value_and_grad` with the options of this object."""
         return value_and_grad(input, target, grad_output=grad_output, where=where, kernel=kernel, **self._options())
 
     def hessian_diag(
@@ -142,7 +144,7 @@ class MultiLabelSoftMarginLoss:
         return self._options()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What a pickle holds, checked as the constructor checks it; what an older one lacks gets its default."""
+        """Restore a pickle: check its options like the constructor, and give options that it lacks their defaults."""
         unknown = [name for name in state if name not in _OPTIONS]
         if unknown:
             raise TypeError(
@@ -158,4 +160,4 @@ class MultiLabelSoftMarginLoss:
         raise AttributeError(f"`{name}` cannot be deleted: a {type(self).__name__} is immutable; make a new one.")
 
     def __init_subclass__(cls) -> NoReturn:
-        raise TypeError("MultiLabelSoftMarginLoss is final: hold one, or write a function.")
+        raise TypeError("MultiLabelSoftMarginLoss is final: keep an instance as an attribute, or write a function.")

@@ -1,4 +1,4 @@
-"""Modules of a package that are imported when they are first asked for, by attribute (PEP 562)."""
+"""Modules of a package that are imported when they are first used as attributes (PEP 562)."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,7 +11,7 @@ def on_first_use(package: Any, *names: str) -> tuple[Callable[[str], Any], Calla
 
     def getattr_(name: str) -> Any:
         if name in names:
-            return import_module(f"{own}.{name}")  # which makes it an attribute, so that nobody asks again
+            return import_module(f"{own}.{name}")  # the import sets the attribute, so this runs once
         raise AttributeError(f"module {own!r} has no attribute {name!r}")
 
     def dir_() -> list[str]:

@@ -1,6 +1,6 @@
-"""What is known of a call without looking into an array: dtypes, shapes, layouts, device, options. Records only.
+"""The metadata of a call, known without reading an array: dtypes, shapes, layouts, device, options. Records only.
 
-`libraries` reads the metadata; refusing is the business of `_check`, choosing that of `_dispatch`.
+`libraries` reads the metadata, `_check` refuses arguments by it, and `_dispatch` chooses a kernel by it.
 """
 
 import enum
@@ -11,9 +11,9 @@ from ._typing import DType
 Shape = tuple[int | None, ...]
 
 
-# Strings as well, since a kernel may be written against the words, and for their hash, which costs nothing.
+# Enums of strings, because a kernel may compare with the plain words, and because the hash of a string costs nothing.
 class State(enum.StrEnum):
-    """Whether something looks through the arithmetic of a call."""
+    """Whether the arithmetic of a call is recorded or traced."""
 
     PLAIN = "plain"
     TRACKED = "tracked"  # a gradient is wanted: a graph is recorded
@@ -21,16 +21,16 @@ class State(enum.StrEnum):
 
 
 class Layout(enum.StrEnum):
-    """How an array lies in memory, as far as its library tells."""
+    """How an array is laid out in memory, as far as its library tells."""
 
     C = "C"  # contiguous, aligned, native
     STRIDED = "strided"
-    FOREIGN = "foreign"  # not readable as it lies
+    FOREIGN = "foreign"  # not readable without a conversion
     UNKNOWN = "unknown"
 
 
 class Meta(NamedTuple):
-    """What may be known of an array; the class axis is the last of `shape`."""
+    """The metadata of one array; the class axis is the last of `shape`."""
 
     dtype: str
     shape: Shape  # None where a length is not known yet
@@ -38,7 +38,7 @@ class Meta(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The metadata of one call: what kernels are selected by, and how the result has to look."""
+    """The metadata of one call, by which a kernel is selected, and the form of its result."""
 
     library: str
     device: Any

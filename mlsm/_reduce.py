@@ -14,15 +14,15 @@ from ._typing import DType
 
 class LinearMap(NamedTuple):
     apply: Callable[..., Any]  # row losses -> the loss, both in the compute dtype
-    adjoint: Callable[..., Any]  # grad_output -> what broadcasts to the row losses, in the accumulation dtype
-    # Both take what `row_count` has found already.
+    adjoint: Callable[..., Any]  # grad_output -> a scale that broadcasts to the row losses, in the accumulation dtype
+    # Both take the result of `row_count` if it is known already.
 
 
 def _rows(o: Operands) -> Any:
-    """How many rows are averaged: those with an observed class, and at least one so that no observation is 0."""
+    """How many rows are averaged: those with an observed class, but at least 1, so that a loss without any is 0."""
     xp, batch = o.xp, o.x.shape[:-1]
     countable = True
-    for n in batch:  # no generator: it costs as much as all else that is done for a small batch here
+    for n in batch:  # not `all`: its generator costs as much as the rest of this function for a small batch
         countable = countable and known(n)
     if o.m is None:
         return float(math.prod(batch)) if countable else counted(o, o.x[..., 0], axis=None)
@@ -32,7 +32,7 @@ def _rows(o: Operands) -> Any:
         for axis, n in enumerate(batch):
             if axis < added or seen.shape[axis - added] == 1:
                 alike = alike * n  # rows that share a row of the mask
-        if o.host:  # a third of the time, which a small batch feels
+        if o.host:  # takes a third of the time, which matters for a small batch
             return float(xp.count_nonzero(seen)) * alike or 1.0
         rows = total(o, xp.astype(seen, o.acc), axis=None) * alike
     else:
@@ -65,7 +65,7 @@ REDUCE: dict[str, LinearMap] = {
 
 
 def row_count(reduction: str, o: Operands) -> Any:
-    """What the mean divides by, for a value and its adjoint together: a look at all of a mask takes a third of a loss.
+    """The divisor of the mean, for a value and its adjoint together: reading a whole mask takes a third of a loss.
 
     None for the other reductions.
     """
@@ -73,6 +73,6 @@ def row_count(reduction: str, o: Operands) -> Any:
 
 
 def reduced(reduction: str, o: Operands, rows: Any, dtype: DType, count: Any = None) -> Any:
-    """The loss in its own dtype, by way of the compute dtype: half precision is exactly the float32 result rounded."""
+    """The loss in its own dtype, from the compute dtype: half precision is exactly the float32 result, rounded."""
     value = o.xp.astype(REDUCE[reduction].apply(o, rows, count), o.dtype, copy=False)
     return value if dtype == o.dtype else sum_stored(o, value, dtype)

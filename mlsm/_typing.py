@@ -1,7 +1,7 @@
-"""Names for the types that the package speaks of. Nothing here runs.
+"""Names for the types in the package's signatures. Nothing here runs.
 
-`Array` asks for the little that every array library shares, so that NumPy, PyTorch and unknown arrays type-check
-alike; arithmetic inside the package is typed `Any`, since no two libraries agree on the types of their operators.
+`Array` requires only what every array library has, so that NumPy, PyTorch and unknown arrays type-check alike.
+Arithmetic inside the package is typed `Any`, because no two libraries agree on the types of their operators.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Array(Protocol):
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 
-# A module. No protocol: array_api_compat fills its modules when they are imported, so that a type checker finds them
-# empty and would refuse every one. It can go when they declare what they hold.
+# A module. Not a protocol: array_api_compat fills its modules when they are imported, so a type checker finds them
+# empty and would refuse each of them. A protocol can replace this when the modules declare their names.
 Namespace: TypeAlias = Any
 DType: TypeAlias = Any
 Number: TypeAlias = float | int

@@ -1,4 +1,4 @@
-"""`python -m mlsm warm`: compile what the numba kernel needs and keep the code on disk, so that no first call waits.
+"""`python -m mlsm warm`: compile the numba kernel and keep the code on disk, so that no first call waits.
 
 Calls the public functions on arrays of a few elements, and says what was compiled. Knows no formula.
 """
@@ -15,7 +15,7 @@ from .objectives import derivatives
 
 
 def warm(say: Callable[[str], None]) -> int:
-    """Compile, in float32 and float64; 1 where the kernel cannot be had here, which is said."""
+    """Compile for float32 and float64. Returns 1, after saying why, if the kernel is not available here, else 0."""
     x = np.zeros((2, 3), np.float32)
     reason = None if importlib.util.find_spec("numba") else "no module named 'numba'"
     if reason is None and explain(x, x).chosen != "numba":
@@ -42,7 +42,7 @@ def warm(say: Callable[[str], None]) -> int:
 
 
 class _Said(logging.Handler):
-    """Hands each record on as a line."""
+    """Passes each log record to `say` as a line."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]]
     "lists of class indices": (
         {"target": [[0, 2], [1], [], [3], [0], [1]]},
         TypeError,
-        "one column a class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
+        "one column per class, for example with `sklearn.preprocessing.MultiLabelBinarizer`",
         {"target": np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]},
     ),
     "a list of numbers": (
@@ -65,13 +65,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]]
     "weight of rows": (
         {"weight": np.ones(6)},
         ValueError,
-        "`weight[:, None]` is one value a row",
+        "For one value per row pass `weight[:, None]`",
         {"weight": np.ones((6, 1))},
     ),
     "mask of rows": (
         {"where": X[:, 0] < 9},
         ValueError,
-        "`where[:, None]` is one value a row",
+        "For one value per row pass `where[:, None]`",
         {"where": (X[:, 0] < 9)[:, None]},
     ),
     "None": ({"target": None}, TypeError, "got None", {}),

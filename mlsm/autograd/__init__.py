@@ -1,1 +1,1 @@
-"""A library's automatic differentiation by the kernels' derivatives, a file per library."""
+"""Kernels in a library's automatic differentiation, one file per library."""

@@ -164,6 +164,17 @@ def _reads_host(kernel: Kernel, problem: Problem) -> bool:
     return True
 
 
+def reduced_rows(kernel: Kernel, problem: Problem, o: Operands, rows: Any, count: Any = None) -> Any:
+    """The loss of row losses, by the same sums as `tracked` takes: two libraries add in two orders."""
+    if not _reads_host(kernel, problem):
+        return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
+    x, m = o.x.numpy(force=True), None if o.m is None else o.m.numpy()
+    host = Operands(_HOST, x, None, None, None, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)
+    with np.errstate(all="ignore"):
+        value = reduced(problem.reduction, host, rows.numpy(), _NUMPY[problem.loss_dtype], count)
+    return torch.from_numpy(np.asarray(value))
+
+
 class _Host:
     """NumPy's namespace, less the detours of two functions that every call needs and that are slower than its loss."""
 

@@ -1,13 +1,12 @@
-"""PyTorch: losses whose target is `Labels`, and the linear head, as one node of a graph that keeps its arguments only.
+"""PyTorch: the loss of `Labels` and the linear head, each as one node of the graph that keeps only its arguments.
 
-A node is three functions of its tensors: the value, the pullback by hand of the first backward pass, and the plain
-differentiable expression that everything else differentiates (create_graph, vmap over a backward pass).
+A node is three functions of its tensors: the value, the explicit pullback for the first backward pass, and the plain
+differentiable expression for all other cases (create_graph, vmap over a backward pass).
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from .. import _blocks, _core
@@ -18,11 +17,11 @@ from .._reduce import REDUCE, reduced
 from ..libraries.torch import transformed
 from ..many_classes._linear import Head, both, reference, run, value
 from ..many_classes._targets import Target
-from .torch import _HOST, _NUMPY, _alive, _reads_host
+from .torch import _alive, reduced_rows
 
 
 class Node(NamedTuple):
-    """What a node does with its tensors, of which any may be None."""
+    """The functions of a node; any of its tensors may be None."""
 
     value: Callable[..., Any]  # value(*tensors) -> the loss, or several results
     pullback: Callable[..., Sequence[Any]] | None  # pullback(needed, g, *tensors) -> a gradient for each, or None
@@ -30,7 +29,7 @@ class Node(NamedTuple):
 
 
 def tied(node: Node, kept: tuple[Any, ...], *tensors: Any) -> Any:
-    """The loss, tied to these tensors. `kept` are others that must not change until the backward pass."""
+    """The value, connected to these tensors. `kept` are others that must not change until the backward pass."""
     return _tied(node, kept, *(None if v is None else _alive(v) for v in tensors))
 
 
@@ -44,12 +43,12 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         tensors, needed, g = ctx.saved_tensors[: ctx.count], ctx.needs_input_grad[2:], grads[0]
-        again = torch.is_grad_enabled()  # with create_graph: the result has to know where the tensors come from
-        looked_through = again or torch._C._functorch.is_legacy_batchedtensor(g) or transformed()
-        if ctx.node.pullback is not None and not looked_through:
+        again = torch.is_grad_enabled()  # with create_graph: the result needs the graph of the tensors
+        by_reference = again or torch._C._functorch.is_legacy_batchedtensor(g) or transformed()
+        if ctx.node.pullback is not None and not by_reference:
             return None, None, *ctx.node.pullback(needed, g, *tensors)
         with torch.enable_grad():
-            # Views or copies, one a place: a tensor that stands in two of them has two derivatives here.
+            # One view or copy per argument: a tensor that is passed as two arguments has two derivatives here.
             inputs: list[Any] = [
                 None if v is None else v.view_as(v) if again else v.detach().requires_grad_(n)
                 for v, n in zip(tensors, needed, strict=True)
@@ -66,7 +65,7 @@ _tied: Any = super(torch.autograd.Function, _Node).apply  # as in `autograd.torc
 
 
 def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
-    """The loss of logits, by a kernel that makes the target of the labels in `o` itself."""
+    """The loss of logits, by a kernel that makes the dense target from the labels in `o` itself."""
     rest, labels = o.holding(None, None, None, None, None), o.y
 
     def filled(x: Any, w: Any, p: Any, m: Any) -> Operands:
@@ -74,15 +73,7 @@ def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
 
     def value_of(*tensors: Any) -> Any:
         o = filled(*tensors)
-        rows = kernel.rows(o)
-        if not _reads_host(kernel, problem):
-            return reduced(problem.reduction, o, rows, problem.loss_dtype)
-        # NumPy's reduction, as for a dense target, since two libraries add in two orders.
-        x, m = o.x.numpy(force=True), None if o.m is None else o.m.numpy()
-        host = Operands(_HOST, x, None, None, None, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)
-        with np.errstate(all="ignore"):
-            value = reduced(problem.reduction, host, rows.numpy(), _NUMPY[problem.loss_dtype])
-        return torch.from_numpy(np.asarray(value))
+        return reduced_rows(kernel, problem, o, kernel.rows(o))
 
     def pullback(needed: Any, g: Any, *tensors: Any) -> Sequence[Any]:
         o = filled(*tensors)
@@ -103,7 +94,7 @@ def loss_of_labels(kernel: Kernel, problem: Problem, o: Operands) -> Any:
 
 
 def loss_of_head(head: Head) -> Any:
-    """The loss of a linear head, which makes its logits again for the backward pass."""
+    """The loss of a linear head, which computes its logits again for the backward pass."""
     made = type(head.rest.y) is Target
 
     def again(tensors: Any) -> Head:
@@ -128,7 +119,7 @@ def loss_of_head(head: Head) -> Any:
 
 
 def value_and_grad_of_head(head: Head, cotangent: Any) -> Any:
-    """The loss and its gradients, differentiable: by the dense expression, of which the graph keeps the arguments."""
+    """The loss and its gradients, differentiable by the dense expression; the graph keeps only their arguments."""
 
     def both_of(*tensors: Any) -> Any:
         *own, g = tensors

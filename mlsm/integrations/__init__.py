@@ -1,4 +1,4 @@
-"""The loss where other libraries train: a file per library, each resolved on first use and importing its own peer.
+"""The loss for other libraries' trainers: one file per library, imported on first use, which imports that library.
 
 `transformers.ComputeLoss` for the Hugging Face Trainer, `sklearn.MultiLabelLogisticRegression` for scikit-learn.
 """

@@ -1,11 +1,13 @@
-"""scikit-learn: logistic regression of several labels at once, with missing and soft labels. No formula stands here."""
+"""scikit-learn: logistic regression of several labels at once, with missing and soft labels. No formula is here."""
 
 import warnings
 from importlib.util import find_spec
 from typing import Any
 
 if find_spec("sklearn") is None:
-    raise ImportError("`mlsm.integrations.sklearn` needs scikit-learn: install mlsm[sklearn].")
+    raise ImportError(
+        "`mlsm.integrations.sklearn` needs scikit-learn, which is not installed: python -m pip install 'mlsm[sklearn]'"
+    )
 
 import numpy as np
 import scipy.optimize
@@ -21,7 +23,7 @@ from ..libraries import library_of
 _Base: Any = BaseEstimator  # as Any: scikit-learn ships no types
 
 
-class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc]  # likewise
+class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc]  # _Base is Any
     r"""Logistic regression of C labels, each of which may be missing or soft.
 
     Minimises, over the coefficients and intercepts of all labels together::
@@ -29,7 +31,8 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         C * sum over rows and observed labels of v * (pos_weight*y'*softplus(-z) + (1-y)'*softplus(z))
           + 1/2 * sum of coefficients^2                      with z = X @ coef_.T + intercept_
 
-    where v is the sample weight. That is ``LogisticRegression`` for each label on the rows in which it was observed.
+    where v is the sample weight, y' = y*(1-eps) + eps/2 and (1-y)' = (1-y)*(1-eps) + eps/2. That is
+    ``LogisticRegression`` for each label on the rows in which it was observed.
 
     Parameters
     ----------
@@ -40,11 +43,11 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
     pos_weight : array of shape (C,), number or list, optional
         Factor of the positive part of each label; ``class_weight={1: pos_weight}`` of ``LogisticRegression``.
     label_smoothing : float
-        In [0, 1]: moves every label towards 1/2.
+        eps in [0, 1]: moves every label towards 1/2.
     tol : float
         The solver stops when no component of the gradient, divided by the sum of the rows' weights, is larger.
     max_iter : int
-        Of the solver, L-BFGS; a ConvergenceWarning is given when it is reached.
+        Largest number of iterations of the solver, L-BFGS. Reaching it gives a ConvergenceWarning.
     warm_start : bool
         Whether `fit` starts from the coefficients of the previous call.
 
@@ -53,22 +56,23 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
     coef_ : array of shape (C, D)
     intercept_ : array of shape (C,)
     classes_ : array
-        ``arange(C)`` for labels of two dimensions, the two classes for labels of one.
+        ``arange(C)`` for labels of two dimensions, the two classes for labels of one dimension.
     n_iter_ : int
     n_features_in_ : int
 
     Raises
     ------
     ImportError
-        When the module is imported, where scikit-learn is not installed.
+        On import of the module, if scikit-learn is not installed.
 
     Notes
     -----
-    Labels of shape (N, C) are numbers in [0, 1], or NaN where a label was not observed. Labels of shape (N,) are two
+    Labels of shape (N, C) are numbers in [0, 1], or NaN where a label was not observed. Labels of shape (N,) have two
     classes of any kind, as everywhere in scikit-learn.
 
     Features that are arrays of another library (PyTorch, JAX, CuPy) stay on their device for the loss and its
-    gradient; only coefficients travel, and the fitted attributes are NumPy's. Use float64 there, if the device has it.
+    gradient. Only the coefficients and their gradient are copied, and the fitted attributes are NumPy arrays. Use
+    float64 there, if the device has it.
 
     References
     ----------
@@ -133,14 +137,14 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         Returns
         -------
         MultiLabelLogisticRegression
-            Itself.
+            This estimator, fitted.
 
         Raises
         ------
         ValueError
-            For shapes that do not fit, for labels outside [0, 1], and for a parameter that is not positive.
+            If shapes do not fit, if a label is outside [0, 1], or if `C` is not positive.
         TypeError
-            As `mlsm.value_and_grad`.
+            As for `mlsm.value_and_grad`.
         """
         if not self.C > 0:
             raise ValueError(f"`C` must be positive; got {self.C!r}.")
@@ -166,7 +170,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
             z = X @ coef.T
             if self.fit_intercept:
                 z = z + xp.asarray(np.ascontiguousarray(own[:, features]), dtype=X.dtype, device=device)
-            # Each element as a row of one class: the sum of the rows is then divided by nothing.
+            # Each element as a row of one class: the sum is then not divided by the number of labels.
             value, of_logits = value_and_grad(z[..., None], y[..., None], reduction="sum", **options)
             of_logits = of_logits[..., 0]
             gradient = np.empty_like(own)
@@ -199,7 +203,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """The logits, of shape (N, C), or (N,) where the labels had one dimension."""
+        """The logits, of shape (N, C), or (N,) if the labels had one dimension."""
         check_is_fitted(self)
         X, xp, device = self._features(X, reset=False)
         coef, intercept = (xp.asarray(v, dtype=X.dtype, device=device) for v in (self.coef_, self.intercept_))
@@ -207,15 +211,14 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         return z[:, 0] if self._one else z
 
     def predict_proba(self, X: Any) -> Any:
-        """The probability of each label, of shape (N, C); of each of two classes where the labels had one dimension."""
+        """The probability of each label, of shape (N, C); of each of two classes if the labels had one dimension."""
         z = self.decision_function(X)
         xp = library_of(z, "X").xp
-        # The gradient for a label of 0 is the logistic function itself, with all its digits.
         on = _logistic(z)
         return xp.stack((_logistic(-z), on), axis=-1) if self._one else on
 
     def predict(self, X: Any) -> Any:
-        """The labels whose probability is above 1/2: 0 and 1 of shape (N, C), or classes of shape (N,)."""
+        """Whether each probability is above 1/2: 0 and 1 of shape (N, C), or the more probable class of shape (N,)."""
         z = self.decision_function(X)
         if self._one:
             return self.classes_[(_host(z) > 0).astype(int)]
@@ -223,7 +226,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         return xp.astype(z > 0, xp.int64)
 
     def _features(self, X: Any, reset: bool) -> tuple[Any, Any, Any]:
-        """Features, their namespace and device; what is no array of another library becomes a float64 NumPy array."""
+        """Features, their namespace and device; all but arrays of other libraries become float64 NumPy arrays."""
         if _is_host(X):
             X = validate_data(self, X, dtype=np.float64, reset=reset)
             return X, library_of(X, "X").xp, "cpu"
@@ -240,7 +243,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
         return X, xp, device
 
     def _labels(self, y: Any, X: Any, xp: Any, device: Any) -> tuple[Any, Any]:
-        """Labels of shape (N, C) beside the features, and where they were observed (None: everywhere)."""
+        """Labels of shape (N, C) in the library of the features, and where they were observed (None: everywhere)."""
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         y = y if _is_host(y) else _host(y)
@@ -269,20 +272,20 @@ class MultiLabelLogisticRegression(ClassifierMixin, _Base):  # type: ignore[misc
 
 
 def _is_host(values: Any) -> bool:
-    """NumPy's arrays, and whatever scikit-learn converts to them."""
+    """Whether the values are a NumPy array, or something that scikit-learn converts to one."""
     if isinstance(values, np.ndarray) or not hasattr(values, "dtype"):
         return True
     return type(values).__module__.partition(".")[0] in ("pandas", "polars", "scipy", "numpy")
 
 
 def _host(values: Any) -> Any:
-    """As a float64 (or narrower, or integer) NumPy array."""
+    """The values as a NumPy array."""
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return values.get() if hasattr(values, "get") else np.asarray(values)
 
 
 def _weights(sample_weight: Any, X: Any, y: Any, xp: Any, device: Any) -> tuple[Any, float]:
-    """Weights that broadcast to the labels, and what the objective is divided by: their sum over the rows."""
+    """Weights that broadcast to the labels, and the divisor of the objective: their sum over the rows."""
     rows = X.shape[0]
     if sample_weight is None:
         return None, float(rows)
@@ -298,7 +301,7 @@ def _weights(sample_weight: Any, X: Any, y: Any, xp: Any, device: Any) -> tuple[
 
 
 def _pos_weight(value: Any, X: Any, xp: Any, device: Any) -> Any:
-    """A column for the elements' class axis; a number as it is."""
+    """An array as a column, because each element is a row of one class; a number unchanged."""
     if value is None or np.ndim(value) == 0:
         return value
     value = value if _is_host(value) else _host(value)
@@ -306,6 +309,7 @@ def _pos_weight(value: Any, X: Any, xp: Any, device: Any) -> Any:
 
 
 def _logistic(z: Any) -> Any:
+    """The logistic function with all its digits: the gradient of the loss for a label of 0."""
     from ..objectives import derivatives
 
     return derivatives(z, library_of(z, "X").xp.zeros_like(z))[0]

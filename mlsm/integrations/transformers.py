@@ -4,7 +4,10 @@ from importlib.util import find_spec
 from typing import Any, final
 
 if find_spec("transformers") is None:
-    raise ImportError("`mlsm.integrations.transformers` needs Transformers: install mlsm[transformers].")
+    raise ImportError(
+        "`mlsm.integrations.transformers` needs Transformers, which is not installed: "
+        "python -m pip install 'mlsm[transformers]'"
+    )
 
 from .._loss import sigmoid_binary_cross_entropy
 from .._typing import Weight
@@ -15,7 +18,7 @@ from ..objectives._options import Options
 class ComputeLoss(Options):
     r"""Binary cross-entropy of several labels for the Hugging Face Trainer, with missing labels and soft labels.
 
-    For logits x and labels y of one forward pass::
+    For logits x and labels y of one forward pass, y' = y*(1-eps) + eps/2 and (1-y)' = (1-y)*(1-eps) + eps/2::
 
         loss = sum of weight * (pos_weight*y'*softplus(-x) + (1-y)'*softplus(x)) over the observed labels
                / the number of observed labels in all forward passes of the step
@@ -25,23 +28,24 @@ class ComputeLoss(Options):
     weight, pos_weight : tensor, number or nested list, optional
         Factors of each label's terms, and of their positive parts; ``(C,)`` for C labels.
     label_smoothing : float
-        In [0, 1]: moves every label towards 1/2.
+        eps in [0, 1]: moves every label towards 1/2.
     missing : float, optional
-        The label that means "not observed". The Trainer counts every label but -100, so another one is left out of
-        the sum but not out of its divisor.
+        The label that means "not observed". The Trainer counts every label but -100, so labels of another value are
+        left out of the sum but not out of its divisor.
 
     Raises
     ------
     ImportError
-        When the module is imported, where Transformers is not installed.
+        On import of the module, if Transformers is not installed.
     TypeError, ValueError
         As for `mlsm.sigmoid_binary_cross_entropy`.
 
     Notes
     -----
-    A mean of each forward pass, which is what models compute themselves, becomes too large by the number of
-    accumulated passes, because the Trainer expects it to be divided by ``num_items_in_batch``; and even divided, it
-    would weigh a pass with few observed labels as much as one with many. A step without an observed label is 0.
+    Models compute the mean of each forward pass themselves. The Trainer expects a loss that is divided by
+    ``num_items_in_batch``, so that mean is too large by the number of accumulated passes; even divided by that number,
+    it would weigh a pass with few observed labels as much as one with many. A step without an observed label has the
+    loss 0.
 
     Half-precision logits are cast to float32, and the sum is taken there. Objects are picklable, immutable and equal
     when their options are.
@@ -79,12 +83,12 @@ class ComputeLoss(Options):
         super().__init__(weight, pos_weight, label_smoothing, missing)
 
     def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        """The loss of one forward pass, as the Trainer asks for it.
+        """The loss of one forward pass, as the Trainer calls it.
 
         Parameters
         ----------
         outputs : ModelOutput, dict or tuple
-            With the logits as ``"logits"``, or first.
+            Holds the logits as ``"logits"``, or as its first entry.
         labels : tensor, shape of the logits
             Bool, integer or floating, hard or soft.
         num_items_in_batch : int or tensor, optional
@@ -111,7 +115,7 @@ class ComputeLoss(Options):
         if num_items_in_batch is None:
             num_items_in_batch = losses.numel() if where is None else where.sum()
         if isinstance(num_items_in_batch, torch.Tensor):
-            # Under DataParallel it comes once a device.
+            # Under DataParallel it has one entry per device.
             count: Any = num_items_in_batch.reshape(-1)[0].to(losses.device).clamp(min=1)
         else:
             count = max(num_items_in_batch, 1)

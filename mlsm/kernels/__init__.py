@@ -1,6 +1,6 @@
-"""Our fused kernels, one a file, any of which may be deleted without changing a result, and the order of preference.
+"""Our fused kernels, one per file, and their order of preference. Any file may be deleted without changing a result.
 
-Offers no file that is not there, and imports none: a file is imported when an array that it serves has arrived.
+Lists only files that exist, and imports none: a file is imported when an array that it serves is first passed.
 """
 
 from importlib.util import find_spec
@@ -16,5 +16,5 @@ _SERVES = {
 
 
 def present() -> dict[str, tuple[str, ...]]:
-    """The kernel files that exist, and what they serve."""
+    """The kernel files that exist, and the libraries that each serves."""
     return {name: serves for name, serves in _SERVES.items() if find_spec(f"{__package__}.{name}") is not None}

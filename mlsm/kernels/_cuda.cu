@@ -3,21 +3,21 @@
 // Reads every operand in the dtype and the strides it has, and needs no header. Validates nothing, chooses nothing
 // (`_cuda.py` does).
 //
-// What is compiled is said by macros, all of them constants of one compilation:
+// Macros, which are constants of one compilation, select what is compiled:
 //   X_TYPE, Y_TYPE, W_TYPE, P_TYPE, G_TYPE   codes of `Type` (W_TYPE, P_TYPE: NONE where not given)
 //   DOUBLE      whether the compute dtype is float64 (else float32)
 //   MODE        what is wanted: the sum of ROWS, GRADIENT, HESSIAN
 //   SMOOTH      whether targets are smoothed
 //   MASKED      whether only the classes with `m` true count
 //   W_ROW       whether the weight is one number a row (or for all)
-//   STAGED      whether short rows are copied into shared memory as they lie, and read there
+//   STAGED      whether short rows are copied into shared memory unchanged, and read there
 //   THREADS     the largest block, and BLOCKS how many of them shall fit a multiprocessor at once
 //
 // The arithmetic is +, -, *, /, fma and comparisons, correctly rounded everywhere, and moves of bits; compiled
-// without contraction (-fmad=false) it gives the same bits on every device and on a host. That is what lets a machine
-// without a GPU judge it: tests/kernels/test_cupy.py includes this file in a C++ program and runs it thread by thread.
-// For the same reason the kernels are cut into phases between barriers (`copy_in`, `count`, `gather`, `fold`,
-// `store_row`, `copy_out`), each a plain function of a thread's number.
+// without contraction (-fmad=false) it gives the same bits on every device and on a host. So a machine without a GPU
+// can test it: tests/kernels/test_cupy.py includes this file in a C++ program and runs it thread by thread. For the
+// same reason the kernels are cut into phases between barriers (`copy_in`, `count`, `gather`, `fold`, `store_row`,
+// `copy_out`), each a plain function of a thread's number.
 
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
@@ -45,23 +45,23 @@ enum Type { NONE, F16, BF16, F32, F64, U8, U16, U32, U64, I8, I16, I32, I64, BOO
 enum Mode { ROWS = 1, GRADIENT = 2, HESSIAN = 4 };
 
 enum {
-    CHUNK = 2048,  // classes that one group of lanes reads; of a longer row it leaves a part for the second pass
+    CHUNK = 2048,  // classes that one group of lanes reads; a second pass adds the parts of a longer row
     AXES = 4  // batch axes that may have strides of their own
 };
 
-// One logarithm serves eight losses where their coefficients of it are 1, up to a factor that the whole row has.
+// One logarithm serves eight losses if their coefficients of it are 1, up to a factor of the whole row.
 #define GROUPED (P_TYPE == NONE && (W_TYPE == NONE || W_ROW))
 
-// Where everything lies. Strides count elements. Axis 0 is the innermost batch axis; rows are numbered in C order.
+// The arrays of a call. Strides count elements. Axis 0 is the innermost batch axis; rows are numbered in C order.
 struct Call {
     const void *x, *y, *w, *p, *m, *g;
     void *counts, *rows, *parts, *out;
     i64 classes, tasks, chunks;
-    i64 shift_lanes;  // lanes of a group are 2 to the power of it
+    i64 shift_lanes;  // a group has 2^shift_lanes lanes
     i64 wide;  // whether a lane takes four neighbouring classes at a time, or single ones as far apart as there are lanes
     i64 rows_first;  // whether neighbouring threads are neighbouring rows
-    i64 counting;  // whether what is added up are observed classes
-    i64 xt, yt, wt, pt, mt;  // where in shared memory the copy begins, in bytes, or -1
+    i64 counting;  // whether observed classes are added up, and not losses
+    i64 xt, yt, wt, pt, mt;  // where the copies begin in shared memory, in bytes, or -1
     i64 xc, yc, wc, pc, mc, oc;
     i64 n[AXES], xs[AXES], ys[AXES], ws[AXES], ps[AXES], ms[AXES], os[AXES], gs[AXES];
     double inverse, keep, shift;  // 1/C; the factor and the summand of a smoothed target
@@ -100,7 +100,7 @@ DEVICE float float_of(u32 v) { return same_bits<float>(v); }
 DEVICE double double_of(u64 v) { return same_bits<double>(v); }
 #endif
 
-// Half precision by its bits, because cuda_fp16.h and cuda_bf16.h are not where every NVRTC looks.
+// Half precision by its bits, because not every NVRTC finds cuda_fp16.h and cuda_bf16.h.
 DEVICE float half_to_float(u32 h) {
 #ifdef __CUDACC__
     float v;
@@ -198,7 +198,7 @@ DEVICE real decode(int type, u64 b) {
     case I32: return (real)(int)b;
     case I64: return (real)(i64)b;
     case U64: return (real)b;
-    case BOOL: return b ? 1 : 0;  // whatever byte it is
+    case BOOL: return b ? 1 : 0;  // true for every byte but 0
     default: return (real)(u32)b;
     }
 }
@@ -293,13 +293,13 @@ DEVICE void put(int type, void *base, i64 at, i64 stride, int n, bool pieces, co
 
 // ---------------------------------------------------------------- the formula
 
-// exp(-a) = 2^n * exp(r), r = -a - n*log(2) with log(2) in two pieces, exp(r) = 1 + (r + r^2*Q(r)) for |r| <=
-// log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]. Our own and not the library's: CUDA states its errors as observed, not
-// as guaranteed, and no host could check them. Q and R are the minimax fits of _numba_loops.py; the relative error of
-// what they stand in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. The last sum of either rounds
-// once (half an ulp), and what enters it is at most 0.42 (exp) or 0.45 (log1p) of it and has rounded twice: either is
-// good to 1.3 ulp. Measured on a host over every 64th float32 a: exp 0.99 ulp, log1p 1.16 ulp, and for hard targets
-// the loss 1.78, the gradient 2.41 and the Hessian 3.31 ulp, where the contract allows 4, 4 and 5
+// exp(-a) = 2^n * exp(r), r = -a - n*log(2) with log(2) in two pieces, exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2.
+// log1p(e) = e + e^2*R(e) on [0, 1]. Our own and not CUDA's: CUDA states the errors of its own as observed, not as
+// guaranteed, and no host could check them. Q and R are the minimax fits of _numba_loops.py. Before rounding, exp has a
+// relative error of 2^-28.3 (float32) or 2^-57.9 (float64), log1p one of 2^-27.4 or 2^-59.0. The last sum of each
+// rounds once (half an ulp), and its smaller term is at most 0.42 (exp) or 0.45 (log1p) of it and has rounded twice:
+// each is accurate to 1.3 ulp. Measured on a host over every 64th float32 a: exp 0.99 ulp, log1p 1.16 ulp, and for hard
+// targets the loss 1.78, the gradient 2.41 and the Hessian 3.31 ulp, where the contract allows 4, 4 and 5
 // (tests/kernels/test_cupy.py repeats it, and float64 against mpmath).
 #if DOUBLE
 #define LOWEST 746.0
@@ -376,8 +376,8 @@ DEVICE real fused(real a, real b, real c) { return fmaf(a, b, c); }
 
 // exp(-a) for a >= 0, NaN for NaN.
 DEVICE real decay(real a) {
-    a = a > LOWEST ? LOWEST : a;  // exp of it is 0 already; spelled so that a NaN stays
-    real shifted = fused(-a, LOG2E, SHIFTER);  // n stands in its last bits, and with it the bias of a larger power
+    a = a > LOWEST ? LOWEST : a;  // exp(-LOWEST) is 0 already; a NaN stays NaN
+    real shifted = fused(-a, LOG2E, SHIFTER);  // its last bits are n plus the bias of a larger power
     real n = shifted - SHIFTER;
     real r = fused(n, -LN2_LOW, fused(n, -LN2_HIGH, -a));
     real e = fused(horner_q(r), r * r, r) + 1;
@@ -386,11 +386,11 @@ DEVICE real decay(real a) {
 
 DEVICE real log1p_of(real e) { return fused(horner_r(e), e * e, e); }
 
-// e/d for 0 <= e <= 1 and 1 <= d <= 2, correctly rounded, from an approximation of 1/d that is off by two ulp at most:
-// one Newton step makes of it the float next to 1/d (but for d = 2 - 2^-23), a product with it misses the quotient by
-// less than an ulp, its remainder is exact, and by Markstein's theorem the last fma then rounds the quotient itself.
-// Where e is so small that the remainder might not be exact, d is 1. Six instructions in place of the ten and a
-// branch of a division, with its bits: the test looks at every d.
+// e/d for 0 <= e <= 1 and 1 <= d <= 2, correctly rounded, from an approximation of 1/d that is off by two ulp at most.
+// One Newton step gives the float nearest to 1/d (but for d = 2 - 2^-23). Its product with e differs from the quotient
+// by less than an ulp, the remainder is exact, and by Markstein's theorem the last fma then rounds the exact quotient.
+// If e is so small that the remainder might not be exact, d is 1. This takes six instructions instead of the ten and a
+// branch of a division, with the same bits: the test checks every d.
 DEVICE float quotient(float e, float d, float reciprocal) {
     reciprocal = fmaf(fmaf(-d, reciprocal, 1), reciprocal, reciprocal);
     float product = e * reciprocal;
@@ -411,7 +411,7 @@ DEVICE real share(real e) {
 // (1 + a)(1 + b) - 1: log1p of it is log1p(a) + log1p(b). All terms are positive, so that nothing cancels.
 DEVICE real joined(real a, real b) { return fused(a, b, a + b); }
 
-// log1p(q) for 0 <= q <= 255, which is what eight e of at most 1 are together: with 1 + q = 2^n * (1 + f) it is
+// log1p(q) for 0 <= q <= 255, the range of eight joined e of at most 1. With 1 + q = 2^n * (1 + f) it is
 // n*log(2) + log1p(f), and f = q*2^-n + (2^-n - 1) keeps every digit of a small q, for which n is 0.
 DEVICE real log1p_of_many(real q) {
 #if DOUBLE
@@ -426,9 +426,9 @@ DEVICE real log1p_of_many(real q) {
     return fused(n, LN2_HIGH, fused(n, LN2_LOW, log1p_of(fused(q, back, back - 1))));
 }
 
-// One class: its share of the loss, and its gradient or Hessian times `scale`, as MODE wants them; all of them 0 where it is
-// not `on`. The share is the whole loss, or, where GROUPED, its linear part, with the e whose log1p is the rest. The
-// names are those of mlsm/_core.py.
+// One class: its part of the loss, and its gradient or Hessian times `scale`, as MODE selects them; all of them are 0
+// if it is not `on`. The part is the whole loss, or, if GROUPED, its linear part, with the e whose log1p is the rest.
+// The names are those of mlsm/_core.py.
 DEVICE void element(
     const Call &c, real x, real y, real w, real p, real scale, bool on, real &loss, real &rest, real &derivative) {
     NOTE_STEP(on);
@@ -441,7 +441,7 @@ DEVICE void element(
     real t = right ? ybar : positive;
     real q = P_TYPE == NONE ? 1 : ybar + positive;
     if (MODE & ROWS) {
-        real line = t == 0 ? 0 : a;  // t*a is 0 where t is 0, of an infinite a too
+        real line = t == 0 ? 0 : a;  // t*a is 0 where t is 0, even for an infinite a
         if (GROUPED) {
             loss = on ? t * line : 0;
             rest = on ? e : 0;
@@ -469,10 +469,11 @@ DEVICE void element(
 
 // ---------------------------------------------------------------- sums
 
-// float32 losses are summed in trees of 8 (3u) and these in float64; float64 losses in trees of 8 and these with what
-// each addition drops carried along (2u). Where GROUPED, the tree has the linear parts, and the factors 1 + e of eight
-// elements are multiplied in a tree of their own, three steps of 2u at most, before one logarithm is taken of it. The order depends on the number of classes alone: not on N, strides,
-// dtypes, device or MODE.
+// float32 losses are summed in trees of 8 (3u), and the trees in float64. float64 losses are summed in trees of 8, and
+// the trees with compensation for the rounding of each addition (2u). If GROUPED, the tree has the linear parts, and
+// the factors 1 + e of eight elements are multiplied in a tree of their own, three steps of 2u at most, before one
+// logarithm is taken of the product. The order depends on the number of classes alone, not on N, strides, dtypes,
+// device or MODE.
 struct Sum {
     double s;
 #if DOUBLE
@@ -507,7 +508,7 @@ DEVICE void add(Sum &a, const Sum &b) {
 DEVICE double total(const Sum &a) {
 #if DOUBLE
     double all = a.s + a.c;
-    return all == all ? all : a.s;  // beyond an infinity what was dropped is NaN
+    return all == all ? all : a.s;  // if the sum is infinite, its compensation is NaN
 #else
     return a.s;
 #endif
@@ -531,7 +532,7 @@ DEVICE double run_of(const real *v, const real *rest) {
 // ---------------------------------------------------------------- places
 
 // A thread's place in its block: `lanes` threads make a group, which has one row, or one chunk of it. Neighbouring
-// threads are neighbouring classes, or neighbouring rows where rows lie side by side in memory.
+// threads are neighbouring classes, or neighbouring rows if rows are adjacent in memory.
 struct Place {
     int groups, group, lane, apart;  // apart: from one lane of a group to the next, in threads
 };
@@ -556,7 +557,7 @@ DEVICE Task task_of(const Call &c, i64 task) {
     return Task{row, begin, (int)least(c.classes - begin, CHUNK)};
 }
 
-// What a row's place adds to the addresses of each operand.
+// The offset of a row in each operand.
 struct Offsets {
     i64 x, y, w, p, m, out, g;
 };
@@ -567,7 +568,7 @@ DEVICE Offsets offsets_of(const Call &c, i64 row) {
 #pragma unroll
     for (int axis = 0; axis < AXES; ++axis) {
         if (c.n[axis] == 1) continue;
-        // Axes are merged, and the last one that is left needs no division.
+        // Axes are merged, and the last remaining axis needs no division.
         i64 outer = axis + 1 == AXES || c.n[axis + 1] == 1 ? 0 : rest / c.n[axis];
         i64 i = rest - outer * c.n[axis];
         o.x += i * c.xs[axis], o.y += i * c.ys[axis], o.out += i * c.os[axis], o.g += i * c.gs[axis];
@@ -579,15 +580,15 @@ DEVICE Offsets offsets_of(const Call &c, i64 row) {
     return o;
 }
 
-// The classes of a task in one operand, where they lie or where they were copied to.
+// The classes of a task in one operand, in place or in their copy.
 struct Source {
     const char *base;
     i64 stride;
     bool pieces;
 };
 
-// The distance of an operand's tile from where 16 bytes can be moved at once: the copy keeps it.
-DEVICE i64 beside(const Call &c, int type, const void *base, i64 first) {
+// The distance of an operand's tile from a multiple of 16 bytes, which the copy keeps.
+DEVICE i64 misalignment(const Call &c, int type, const void *base, i64 first) {
     return (i64)((u64)base + (u64)(first * c.classes * size_of(type))) & 15;
 }
 
@@ -595,7 +596,7 @@ DEVICE Source source_of(
     const Call &c, int type, const void *base, i64 offset, i64 stride, i64 copy, char *shared, i64 first, int group) {
     Source s;
     if (STAGED && copy >= 0) {
-        s.base = shared + copy + beside(c, type, base, first) + (i64)group * c.classes * size_of(type);
+        s.base = shared + copy + misalignment(c, type, base, first) + (i64)group * c.classes * size_of(type);
         stride = 1;
     } else {
         s.base = (const char *)base + offset * size_of(type);
@@ -635,7 +636,7 @@ template <bool IN> DEVICE void copy(int type, const char *from, char *to, i64 by
     }
 }
 
-// The elements of a block's rows, which lie end to end.
+// The number of elements of a block's rows, which are contiguous.
 DEVICE i64 tile_of(const Call &c, i64 first, int threads) {
     return least(c.tasks - first, threads >> c.shift_lanes) * c.classes;
 }
@@ -651,18 +652,18 @@ DEVICE void copy_in(const Call &c, i64 first, int thread, int threads, char *sha
         NOTE_SITE(i);
         int size = size_of(types[i]);
         copy<true>(types[i], (const char *)bases[i] + first * c.classes * size,
-                   shared + copies[i] + beside(c, types[i], bases[i], first), elements * size, thread, threads);
+                   shared + copies[i] + misalignment(c, types[i], bases[i], first), elements * size, thread, threads);
     }
 }
 
-// The derivatives, which have taken the places of the logits.
+// Copies the derivatives, which have overwritten the logits.
 DEVICE void copy_out(const Call &c, i64 first, int thread, int threads, char *shared) {
     int size = size_of(X_TYPE);
-    copy<false>(X_TYPE, shared + c.xt + beside(c, X_TYPE, c.x, first), (char *)c.out + first * c.classes * size,
+    copy<false>(X_TYPE, shared + c.xt + misalignment(c, X_TYPE, c.x, first), (char *)c.out + first * c.classes * size,
                 tile_of(c, first, threads) * size, thread, threads);
 }
 
-// How many classes of its task a lane finds observed; all lanes together find all.
+// The number of observed classes in a lane's part of its task.
 DEVICE void count(const Call &c, i64 first, int thread, int threads, char *shared, Sum &sum) {
     clear(sum);
     Place place = place_of(c, thread, threads);
@@ -684,7 +685,7 @@ DEVICE void count(const Call &c, i64 first, int thread, int threads, char *share
     sum.s = found;
 }
 
-// What all lanes of a row have counted: just now, or in a pass of its own where a row is cut into chunks.
+// The number of observed classes of a row: counted just now, or in a pass of its own if the row is cut into chunks.
 DEVICE double observed_of(const Call &c, i64 first, int thread, int threads, const Sum *sums, bool whole_rows) {
     Place place = place_of(c, thread, threads);
     i64 task = first + place.group;
@@ -695,7 +696,7 @@ DEVICE double observed_of(const Call &c, i64 first, int thread, int threads, con
 
 DEVICE double divisor(double observed) { return observed < 1 ? 1 : observed; }
 
-// Where a lane reads and writes, what multiplies its derivatives, and which classes are its own.
+// Where a lane reads and writes, the scale of its derivatives, and its classes.
 struct Lane {
     Source x, y, w, p, m;
     char *out;
@@ -705,7 +706,7 @@ struct Lane {
     int first, by, length;  // its first class, the distance to its next, and the classes of its task
 };
 
-// Eight classes of a lane: two halves of four neighbours, or eight single ones. ALL says that every lane has all.
+// Eight classes of a lane: two halves of four neighbours, or eight single ones. ALL: every lane has all eight.
 template <bool ALL> DEVICE void take(const Call &c, const Lane &l, int turn, Sum &sum) {
     int lanes = 1 << c.shift_lanes;
     real x[8], y[8], w[8], p[8], m[8], loss[8], rest[8], derivative[8];
@@ -732,8 +733,8 @@ template <bool ALL> DEVICE void take(const Call &c, const Lane &l, int turn, Sum
         for (int i = 0; i < 8; ++i)
             if (i % 4 >= n[i / 4]) x[i] = y[i] = w[i] = p[i] = m[i] = 0;
     }
-    // Without a branch for each where all lanes have all, so that a thread works on several at a time; else a branch
-    // that all lanes take together, since lanes that disagree would each wait for the others.
+    // If all lanes have all classes there is no branch for each, so that a thread works on several at a time; else
+    // there is a branch that all lanes take together, because lanes that diverge would wait for each other.
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         loss[i] = rest[i] = 0;
@@ -750,8 +751,8 @@ template <bool ALL> DEVICE void take(const Call &c, const Lane &l, int turn, Sum
     if (MODE & ROWS) add(sum, run_of(loss, rest));
 }
 
-// Read, write the derivatives, leave this lane's sum. `first` is the task of the block's first group, `observed` what
-// a row is divided by where it is masked.
+// Reads the operands, writes the derivatives, and leaves this lane's sum. `first` is the task of the block's first
+// group, `observed` the divisor of a masked row.
 DEVICE void gather(
     const Call &c, i64 first, int thread, int threads, char *shared, double observed, Sum &sum) {
     clear(sum);
@@ -766,7 +767,7 @@ DEVICE void gather(
     if (MODE & (GRADIENT | HESSIAN)) {
         u64 b = raw(G_TYPE, c.g, o.g);
         double g = G_TYPE == F64 ? double_of(b) : (double)float_of((u32)b);
-        // A float64 division a lane is dear on GPUs whose float64 is slow.
+        // A float64 division per lane takes long on GPUs whose float64 is slow.
         l.scale = MASKED ? (real)(g / divisor(observed)) : DOUBLE ? (real)(g / (double)c.classes) : (real)(g * c.inverse);
         if (W_TYPE != NONE && W_ROW) l.scale = decode(W_TYPE, raw(W_TYPE, c.w, o.w)) * l.scale;
     }
@@ -776,7 +777,7 @@ DEVICE void gather(
         l.w = source_of(c, W_TYPE, c.w, o.w + task.begin * c.wc, c.wc, c.wt, shared, first, place.group);
     if (P_TYPE != NONE) l.p = source_of(c, P_TYPE, c.p, o.p + task.begin * c.pc, c.pc, c.pt, shared, first, place.group);
     if (MASKED) l.m = source_of(c, BOOL, c.m, o.m + task.begin * c.mc, c.mc, c.mt, shared, first, place.group);
-    if (STAGED) {  // over the logits, each of which this lane alone has read
+    if (STAGED) {  // over the logits, which only this lane has read
         l.out = (char *)l.x.base, l.out_stride = 1, l.out_pieces = l.x.pieces;
     } else {
         l.out = (char *)c.out + (o.out + task.begin * c.oc) * size_of(X_TYPE), l.out_stride = c.oc;
@@ -789,7 +790,7 @@ DEVICE void gather(
     if (turn < task.length) take<false>(c, l, turn, sum);
 }
 
-// The second pass over a long row: its parts, in the same shape.
+// The second pass over a long row: adds its parts in the same way.
 DEVICE void gather_parts(const Call &c, i64 first, int thread, int threads, Sum &sum) {
     clear(sum);
     Place place = place_of(c, thread, threads);
@@ -799,7 +800,7 @@ DEVICE void gather_parts(const Call &c, i64 first, int thread, int threads, Sum 
     for (i64 i = place.lane; i < c.chunks; i += 1ll << c.shift_lanes) add(sum, parts[i]);
 }
 
-// Lanes half .. 2*half-1 of every group into lanes 0 .. half-1.
+// Adds lanes half .. 2*half-1 of every group to lanes 0 .. half-1.
 DEVICE void fold(const Call &c, int thread, int threads, int half, Sum *sums) {
     Place place = place_of(c, thread, threads);
     if (place.lane < half) add(sums[thread], sums[thread + half * place.apart]);
@@ -815,7 +816,7 @@ DEVICE void store_row(const Call &c, i64 first, int thread, int threads, const S
     } else if (c.counting) {
         ((double *)c.counts)[task] = all;
     } else {
-        // A weight of the row stands outside of its sum; of a row without an observed class, not even its NaN counts.
+        // A weight of the row multiplies its sum; if the row has no observed class, it is ignored, even if it is NaN.
         if (W_TYPE != NONE && W_ROW && !(MASKED && observed < 1))
             all = all * (double)decode(W_TYPE, raw(W_TYPE, c.w, offsets_of(c, task).w));
         ((real *)c.rows)[task] =
@@ -842,7 +843,7 @@ DEVICE void fold_all(const Call &c, int thread, int threads, const Sum &own, Sum
     }
 }
 
-// Every thread of a block takes every turn of the loop, so that all of them reach every barrier.
+// Every thread of a block runs every iteration of the loop, so that all of them reach every barrier.
 #define KERNEL_BEGIN                                                                                                 \
     extern __shared__ Words shared_words[];                                                                          \
     Sum *sums = (Sum *)shared_words, own;                                                                            \

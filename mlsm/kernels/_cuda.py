@@ -1,11 +1,11 @@
-"""What the CUDA kernel is asked to do: which calls it serves, how it is compiled for them, and how it is launched.
+"""The plan of the CUDA kernel: which calls it serves, how it is compiled for them, and how it is launched.
 
 Decides from dtypes, shapes, strides and addresses alone, so nothing here needs CuPy, a driver or a GPU: the same plan
 is carried out by a device (`cupy.py`) and, in the tests, by a host that runs `_cuda.cu` thread by thread. Reads and
 copies no data.
 
-All tuning numbers below are counted or reasoned, not measured: no GPU was at hand when they were chosen. What would be
-measured is `conformance/gpu.sh` on a machine with one; a figure that is found belongs beside its number.
+All tuning numbers below are counted or reasoned, not measured: no GPU was available when they were chosen.
+`conformance/gpu.sh` measures them on a machine with a GPU; add each measured figure next to its number.
 """
 
 import math
@@ -18,17 +18,17 @@ from .._core import Operands
 from .._problem import Meta, Problem
 
 # Not measured on hardware yet.
-THREADS: Final = 256  # of a block; blocks of warps that hardly wait for each other, so the size matters little
+THREADS: Final = 256  # of a block; its warps hardly wait for each other, so the number matters little
 RESIDENT: Final = (3, 2)  # blocks that fit a multiprocessor, of float32 and of float64: 80 and 128 registers (ptxas);
-# one less where a mask or a weight of single classes needs registers too, which would have to go through memory (ptxas)
+# one block less if a mask or a weight per class needs registers too, which would otherwise spill to memory (ptxas)
 ACROSS: Final = 512  # of a block whose neighbouring threads are neighbouring rows: 16 rows or more, so whole sectors
-SHARED: Final = 48 * 1024  # bytes of shared memory that a block may have without asking
-STAGED: Final = 256  # classes from which on a row is read where it lies: its ends are then a small part of it
-OWN: Final = 16  # classes a lane has of a row that is copied: with two float32 operands 128 bytes of shared memory
-START: Final = 3  # what a lane costs before its first class (its addresses, its logarithm), in classes
+SHARED: Final = 48 * 1024  # bytes of shared memory that a block may have without opting in to more
+STAGED: Final = 256  # classes from which on a row is read in place: the sectors at its ends are then a small part of it
+OWN: Final = 16  # classes of a copied row per lane: with two float32 operands 128 bytes of shared memory
+START: Final = 3  # the cost of a lane before its first class (its addresses, its logarithm), in classes
 
-# The same numbers as in _cuda.cu, where they are part of what is compiled.
-CHUNK: Final = 2048  # classes a group of lanes reads in one go
+# The same numbers as in _cuda.cu, where they are compiled in.
+CHUNK: Final = 2048  # classes that a group of lanes reads in one pass
 AXES: Final = 4  # batch axes with strides of their own
 LANES: Final = 32  # of a group, at most: a warp
 _TYPES = (
@@ -52,11 +52,11 @@ def source() -> str:
     return Path(__file__).with_name("_cuda.cu").read_text(encoding="utf-8")
 
 
-# ---------------------------------------------------------------- what is served
+# ---------------------------------------------------------------- which calls are served
 
 
 def declined(problem: Problem) -> str | None:
-    """Why these operands cannot be read, wherever they lie; None where they can."""
+    """Why the kernel cannot read these operands, on any device; None if it can."""
     for argument, own in (("input", problem.input), ("target", problem.target)):
         if own.dtype not in CODES:
             return f"it does not read `{argument}` of dtype {own.dtype}"
@@ -65,20 +65,20 @@ def declined(problem: Problem) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- who reads what
+# ---------------------------------------------------------------- which lanes read which classes
 
 
 @cache
 def lanes_of(classes: int) -> tuple[int, bool]:
     """How many lanes share a row, and whether each takes four neighbouring classes at a time or single ones.
 
-    By the number of classes alone, since the order of a row's sum follows from it. The cost of a choice counts the
-    classes that lanes could have worked on, the idle ones included, and the 32-byte sectors of float32 that their
-    loads touch, each as much as the eight classes it could have brought; of equals, more lanes. Rows that are not a
-    multiple of four are never aligned, and read by single classes.
+    It depends on the number of classes alone, because it determines the order of a row's sum. The cost of a choice is
+    the number of classes that its lanes could work on, idle lanes included, plus eight classes for each 32-byte sector
+    of float32 that their loads touch; of equal costs, more lanes win. Rows whose length is not a multiple of four are
+    not aligned, and are read by single classes.
 
-    Short rows are copied to shared memory in one piece, which wastes no sector wherever they begin; what counts is
-    that a lane has up to `OWN` classes of them, and that each further lane has to start.
+    Short rows are copied to shared memory in one piece, which wastes no sector. Their cost is that of the classes, of
+    which a lane has up to `OWN`, and of the start of each further lane.
     """
     steps = {
         (lanes, wide): 4 * -(-classes // (4 * lanes)) if wide else -(-classes // lanes)
@@ -90,7 +90,7 @@ def lanes_of(classes: int) -> tuple[int, bool]:
         (lanes, wide), own = choice, steps[choice]
         if classes < STAGED:
             return lanes * (own * (1 if wide else 1.05) + START)  # single reads are a twentieth of the work more
-        a_load = lanes * (4 if wide else 1)  # classes; where it begins lies within a sector
+        a_load = lanes * (4 if wide else 1)  # classes; a load may begin anywhere in a sector
         return lanes * own + 8 * (classes / 8 + -(-classes // a_load) * (1 / 2 if wide else 7 / 8))
 
     if classes < STAGED:
@@ -103,11 +103,11 @@ def lanes_of(classes: int) -> tuple[int, bool]:
 # ---------------------------------------------------------------- how it is launched
 
 
-Macros: TypeAlias = tuple[str, ...]  # what is compiled, as "-DNAME=NUMBER"
+Macros: TypeAlias = tuple[str, ...]  # the options of one compilation, as "-DNAME=NUMBER"
 
 
 class View(NamedTuple):
-    """Where an array lies."""
+    """The memory of an array."""
 
     address: int
     dtype: str
@@ -116,7 +116,7 @@ class View(NamedTuple):
 
 
 class Device(Protocol):
-    """What carries out a plan: it makes arrays beside the operands, and runs the source."""
+    """It carries out a plan: it makes arrays on the device of the operands, and runs the source."""
 
     def view(self, array: Any) -> View: ...
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any: ...
@@ -124,13 +124,13 @@ class Device(Protocol):
         """An uninitialised array with the shape, dtype and order of another."""
 
     def processors(self) -> int:
-        """How many multiprocessors there are to keep busy."""
+        """The number of multiprocessors."""
 
     def launch(self, name: str, macros: Macros, grid: int, block: int, shared: int, arguments: Any) -> None: ...
 
 
 def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
-    """The row losses and a derivative, as `mode` wants them; None for what it does not."""
+    """The row losses and a derivative, as `mode` selects them; None for a result that it does not select."""
     batch, classes = tuple(o.x.shape[:-1]), o.x.shape[-1]
     operands = [None if a is None else device.view(a) for a in (o.x, o.y, o.w, o.p, o.m, g)]
     fit(*(None if v is None else v.shape for v in operands))
@@ -156,8 +156,8 @@ def run(o: Operands, g: Any, mode: int, device: Device) -> tuple[Any, Any]:
 
 
 def fit(x: Any, *others: tuple[int, ...] | None) -> None:
-    """Judge the shapes of x, y, w, p, m and g once more and here: nothing else keeps a kernel from reading outside of
-    an array, and a block of a lazy array, or a third party's caller, may not have passed the checks of a call."""
+    """Check the shapes of x, y, w, p, m and g again: nothing else keeps a kernel from reading outside of an array, and
+    a block of a lazy array, or the call of a third party, may not have passed the checks of `_check`."""
     y, *spread, g = others
     if y != x:
         raise ValueError(f"`target` must have exactly the shape of `input`, {x}; got {y}.")
@@ -188,14 +188,14 @@ def _launches(
     eps: float,
     processors: int,
 ) -> tuple[Launch, ...]:
-    """What is launched for arrays of these (dtype, shape, strides): all but the addresses. Remembered, since a training
-    loop asks for the same again and again."""
+    """The launches for arrays of these (dtype, shape, strides), without their addresses. Cached, because a training
+    loop repeats them."""
     _, (*batch, classes), (*_, x_along) = x
     count, chunks = math.prod(batch), -(-classes // CHUNK)
     lanes, wide = lanes_of(classes)
     operands = (x, y, w, p, m, result, scale)
     axes = _merged(tuple(batch), *(_row_strides(v, batch, v is scale) for v in operands))
-    # Where rows and not classes lie side by side; 1 is the stride of a class axis that is read in whole pieces anyway.
+    # Whether rows and not classes are adjacent in memory; a class axis of stride 1 is read in whole pieces anyway.
     across = axes[0][0] > 1 and classes > 1 and abs(x_along) > max(1, abs(axes[0][1]))
     staged = classes < STAGED and _lies_flat(x, x) and (result is None or _lies_flat(result, x))
     by_row = w is not None and _class_stride(w) == 0
@@ -234,7 +234,7 @@ def _launches(
     numbers = (*along, *(axis[i] for i in range(1 + len(operands)) for axis in axes), 1 / classes, 1 - eps, eps / 2)
 
     def launch(name: str, tasks: int, lanes: int, rows_first: bool, counting: bool = False) -> Launch:
-        # No more blocks than run at once: each takes further turns, and none has to be started anew.
+        # No more blocks than run at once: each block loops over tasks, so no further block has to be started.
         grid = min(-(-tasks * lanes // block), processors * resident)
         shape = (classes, tasks, chunks, lanes.bit_length() - 1, int(wide), int(rows_first), int(counting))
         return name, macros, grid, block, shared, (*shape, *copies, *numbers)
@@ -251,7 +251,7 @@ def _launches(
 
 
 def variants(problem: Problem) -> dict[str, Macros]:
-    """What is compiled for each function of a call, if its arrays lie in C order."""
+    """The macros of each function of a call, if its arrays are in C order."""
 
     def lying(meta: Meta | None) -> Any:
         if meta is None:
@@ -273,12 +273,12 @@ def variants(problem: Problem) -> dict[str, Macros]:
 
 
 def _class_stride(v: Any) -> int:
-    """From one class to the next; 0 where there is but one value, or none."""
+    """The stride from one class to the next; 0 if there is one value for all classes, or no array."""
     return v[2][-1] if v is not None and v[1] and v[1][-1] > 1 else 0
 
 
 def _row_strides(v: Any, batch: Sequence[int], rows_only: bool) -> tuple[int, ...]:
-    """From one row to the next along each batch axis; 0 where the array is the same for all rows, or was not given."""
+    """The strides from row to row along each batch axis; 0 if the array is the same for all rows, or was not given."""
     if v is None:
         return (0,) * len(batch)
     _, shape, strides = v
@@ -289,7 +289,7 @@ def _row_strides(v: Any, batch: Sequence[int], rows_only: bool) -> tuple[int, ..
 
 
 def _lies_flat(v: Any, x: Any) -> bool:
-    """Whether it has a value for every logit, and these lie end to end."""
+    """Whether the array has a value for every logit and is contiguous in C order."""
     _, shape, strides = v
     expected = 1
     for n, s in zip(reversed(shape), reversed(strides), strict=True):
@@ -300,7 +300,7 @@ def _lies_flat(v: Any, x: Any) -> bool:
 
 
 def _merged(batch: tuple[int, ...], *strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """`AXES` batch axes, innermost first, as (length, a stride for each array): axes that lie end to end are one."""
+    """`AXES` batch axes, innermost first, as (length, a stride for each array), after merging contiguous axes."""
     axes: list[tuple[int, ...]] = []
     for i in reversed(range(len(batch))):
         here = (batch[i], *(s[i] for s in strides))

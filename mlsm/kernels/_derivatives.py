@@ -1,7 +1,7 @@
-"""Gradient and curvature of every element over host memory, not averaged, in blocks: what boosters ask for.
+"""Gradient and curvature of every element in host memory, not averaged, by blocks: for boosters.
 
-Cuts arrays into blocks in the order of their memory, so that Fortran-ordered margins are read and written as they lie,
-and brings each block into one dtype. The arithmetic is a function of flat blocks: NumPy's here, Numba's in
+Cuts arrays into blocks in the order of their memory, so that Fortran-ordered margins are read and written in place,
+and converts each block to one dtype. The arithmetic is a function of flat blocks: NumPy's here, Numba's in
 `_numba_loops`. Knows no library but NumPy, and validates nothing.
 """
 
@@ -14,20 +14,20 @@ import numpy as np
 from .._core import Operands
 from .._problem import Problem
 
-# Elements of a block, of a dozen calls of NumPy, each of which costs what 5,000 elements of a pass cost: 100,000 x 20
-# float32 without an option, Zen 4, nanoseconds an element: 16384 2.70, 32768 2.47, 65536 2.36, 131072 2.18; naive 1.92.
+# Elements of a block, which takes a dozen NumPy calls, each of which costs as much as 5,000 elements of a pass. 100,000
+# x 20 float32 without options, Zen 4, ns per element: 16384 2.70, 32768 2.47, 65536 2.36, 131072 2.18; naive 1.92.
 BLOCK = 131072
 
 
 @cache
 def numbers(dtype: Any) -> tuple[Any, Any, Any]:
     """0, 1 and -2 in the dtype of the arithmetic: NumPy takes 8 µs to compare with a Python 0, and 1 µs with these."""
-    return tuple(np.asarray(v, dtype) for v in (0, 1, -2))  # type: ignore[return-value]  # which are three
+    return tuple(np.asarray(v, dtype) for v in (0, 1, -2))  # type: ignore[return-value]  # of three values
 
 
 @cache
 def _bits(dtype: Any) -> tuple[Any, Any]:
-    """The sign bit alone, and how many bits of the exponent there are, as integers of the dtype's size."""
+    """The sign bit, and the number of bits of the exponent, as integers of the dtype's size."""
     integer, exponent = (np.int32, 8) if dtype == np.float32 else (np.int64, 11)
     return np.asarray(np.iinfo(integer).min, integer), np.asarray(exponent, integer)
 
@@ -39,7 +39,7 @@ def derivatives(o: Operands, scale: Any, least: float, work: Work, block: int = 
     """(gradient, hessian) of `work` over NumPy arrays of any shape; `scale` broadcasts to the logits, or is None."""
     gradient, hessian = (np.empty_like(o.x, subok=False) for _ in range(2))
     shape = o.x.shape
-    # The axes by their step in the results, which are dense: the widest first.
+    # The axes by their stride in the results, which are dense: the largest first.
     axes = sorted(range(o.x.ndim), key=lambda i: -gradient.strides[i])
 
     def laid(v: Any) -> Any:
@@ -75,7 +75,7 @@ def _blocks(arrays: Any, smooth: Any, least: float, dtype: Any, work: Work, bloc
         return v.reshape(-1)
 
     def factor(a: Any, b: Any, name: str, first: bool) -> Any:
-        """The product of two factors of a block, each of which may be None; made once where no row differs."""
+        """The product of two factors of a block, each of which may be None; computed once if all rows are equal."""
         if a is None and b is None:
             return None
         a, b = (b, None) if a is None else (a, b)
@@ -129,8 +129,8 @@ def by_numpy(room: dict[Any, Any]) -> Work:
         np.divide(e, hessian, hessian)  # s*(1 - s)
         if least:
             np.maximum(hessian, least, out=hessian)
-        # h = [x >= 0], so that the contract's sign*t is h - y where both coefficients are the plain ones. The lowest
-        # bit of the exponent of 1.0, shifted to where the sign stands, makes -sign*s of s: a pass less than a product.
+        # h = [x >= 0], so that the contract's sign*t is h - y without smoothing and pos_weight. The lowest bit of the
+        # exponent of 1.0, shifted to the place of the sign, turns s into -sign*s: one pass less than a product.
         np.greater_equal(x, zero, h)
         np.left_shift(h.view(bits), exponent, spare_bits)
         np.bitwise_or(e_bits, spare_bits, e_bits)
@@ -164,7 +164,7 @@ def by_numpy(room: dict[Any, Any]) -> Work:
             np.multiply(gradient, w, gradient)
             np.multiply(hessian, w, hessian)
         if m is not None:
-            # By bits, since NaN * 0 is no zero: all of them where the mask is true, else none.
+            # By bits, because NaN * 0 is NaN: keep all bits where the mask is true, else none.
             keep = e_bits
             np.not_equal(m, 0, keep, casting="unsafe")
             np.negative(keep, keep)
@@ -181,7 +181,7 @@ def _kept(room: dict[Any, Any], key: int, size: int, dtype: Any) -> Any:
 
 
 def unreadable(problem: Problem) -> str | None:
-    """Why NumPy cannot view these tensors, if it cannot."""
+    """Why NumPy cannot view these tensors; None if it can."""
     if problem.library == "torch":
         metas = (problem.input, problem.target, problem.weight, problem.pos_weight)
         if any(meta is not None and meta.dtype == "bfloat16" for meta in metas):
@@ -192,7 +192,7 @@ def unreadable(problem: Problem) -> str | None:
 
 
 def host(o: Operands) -> Operands:
-    """CPU tensors as NumPy arrays of the same memory; arrays as they are."""
+    """CPU tensors as NumPy arrays of the same memory; NumPy arrays unchanged."""
     if isinstance(o.x, np.ndarray):
         return o
     x, y, w, p, m = (None if v is None else v.numpy(force=True) for v in o[1:6])

@@ -1,4 +1,4 @@
-"""What Triton compiles: the row sums, and the pullback or the curvature, of CUDA tensors in any strides.
+"""The functions that Triton compiles: row sums, and the pullback or the curvature, of CUDA tensors with any strides.
 
 The arithmetic is that of `_cuda.cu`, with its polynomials, element by element; sums are taken in float64. Chooses
 nothing (`triton.py` does). Importing it imports Triton.
@@ -8,7 +8,7 @@ nothing (`triton.py` does). Importing it imports Triton.
 import triton
 import triton.language as tl
 
-# What `_cuda.cu` says of them holds here too.
+# These constants are those of `_cuda.cu`, which explains them.
 _LOG2E = tl.constexpr(1.4426950408889634)
 _SHIFTER_32, _SHIFTER_64 = tl.constexpr(12582912.0 + 127 + 64), tl.constexpr(6755399441055744.0 + 1023 + 128)
 _POWERED_32, _POWERED_64 = tl.constexpr(2.0**-64), tl.constexpr(2.0**-128)
@@ -18,7 +18,7 @@ _HIGH_64, _LOW_64 = tl.constexpr(0.6931471803691238), tl.constexpr(1.90821492927
 
 @triton.jit
 def _constant(value: tl.constexpr, like):
-    """A number in the dtype of `like` and not by way of float32, through which a literal may go."""
+    """A number in the dtype of `like`. A literal may be rounded to float32 first."""
     return tl.full(like.shape, value, like.dtype)
 
 
@@ -112,7 +112,7 @@ def _decay(a, DOUBLE: tl.constexpr):
 
 @triton.jit
 def _offset(row, n0, n1, n2, s0, s1, s2, s3):
-    """What a row's place adds to an address; axis 0 is the innermost batch axis."""
+    """The offset of a row in an array; axis 0 is the innermost batch axis."""
     rest0 = row // n0
     rest1 = rest0 // n1
     rest2 = rest1 // n2
@@ -123,7 +123,7 @@ def _offset(row, n0, n1, n2, s0, s1, s2, s3):
 def _read(base, at, on, BOOL: tl.constexpr, DOUBLE: tl.constexpr):
     value = tl.load(base + at, mask=on, other=0)
     if BOOL:
-        value = (value != 0).to(tl.int32)  # whatever byte it is
+        value = (value != 0).to(tl.int32)  # true for every byte but 0
     return value.to(tl.float64) if DOUBLE else value.to(tl.float32)
 
 
@@ -145,7 +145,7 @@ def run(
     Y_BOOL: tl.constexpr, W_BOOL: tl.constexpr, P_BOOL: tl.constexpr,
     CHUNK: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """`HIGH` rows, `WIDE` classes at a time, over one chunk of them: sums of losses, and derivatives."""
+    """One chunk of classes of `HIGH` rows, `WIDE` classes at a time: sums of losses, and derivatives."""
     place = tl.program_id(0).to(tl.int64)
     chunk = place % chunks
     row = (place // chunks) * HIGH + tl.arange(0, HIGH).to(tl.int64)
@@ -218,7 +218,7 @@ def run(
 
 @triton.jit
 def finish(parts, sums, chunks, WIDE: tl.constexpr):
-    """The parts of one long row into one."""
+    """Add the parts of one long row."""
     row = tl.program_id(0).to(tl.int64)
     total = tl.zeros([WIDE], tl.float64)
     for start in range(0, chunks, WIDE):

@@ -1,12 +1,12 @@
-"""The fused pass over device memory, compiled by CuPy: CuPy arrays, and CUDA tensors without a copy.
+"""CuPy arrays, and CUDA tensors without a copy: the fused pass over device memory, compiled by CuPy.
 
-Serves no memory but CUDA's, and arrays of one device. Works on that device and on the current stream of the library
-they belong to, and waits for nothing, but for the compiler at a first call. Hands arrays over; `_cuda.py` plans the
-launch, and the arithmetic stands in `_cuda.cu`. CuPy itself is imported by the first call that is served, because the
-table looks here for every tensor, and one in host memory is no reason to load a CUDA library.
+Serves CUDA memory only, and arrays of one device. Works on that device and on the current stream of the library of the
+arrays, and waits only for the compiler, at a first call. Passes arrays on: `_cuda.py` plans the launch, and the
+arithmetic is in `_cuda.cu`. CuPy itself is imported by the first call that is served, because this file is imported for
+every tensor, and a tensor in host memory is not a reason to load a CUDA library.
 
-Hardware figures are outstanding: this was written and tested without a GPU. The tests compile it for four
-architectures and put its arithmetic, run on the host, through the conformance catalogue.
+It is not measured on hardware: it was written and tested without a GPU. The tests compile it for four architectures,
+and run the conformance catalogue on its arithmetic on the host.
 """
 
 from functools import cache
@@ -19,29 +19,29 @@ from .._policy import name
 from .._problem import Problem
 from ._cuda import GRADIENT, HESSIAN, OPTIONS, ROWS, Macros, View, declined, run, source, variants
 
-if find_spec("cupy") is None:  # said here, where the table asks, and not by the first call
+if find_spec("cupy") is None:  # raised on import, which the table of kernels expects, and not by the first call
     raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
 
 
 def accepts(problem: Problem) -> str | None:
-    """None, or why this call is not served."""
+    """None, or why this kernel does not serve the call."""
     if problem.library == "torch" and problem.device.type != "cuda":
         return f"it works on CUDA memory, and the tensors are on {problem.device}"
     reason = declined(problem)
     if reason is None and _on_rocm(problem.library):
-        reason = "its source is CUDA, and this CuPy, or this PyTorch, is built for ROCm"
+        reason = "its source is CUDA, but this CuPy, or this PyTorch, is built for ROCm"
     return reason
 
 
 def note(problem: Problem) -> str | None:
-    """What a first call has to do besides: compile, where this process has not done so (of arrays that lie in C order:
-    how others lie is not known here)."""
+    """What a first call also does: it compiles, if this process has not yet. For arrays in C order, because strides are
+    not known here."""
     missing = [what for what, macros in variants(problem).items() if macros not in _warm]
     if not missing:
         return None
     return (
         f"its first call with these dtypes and options compiles by NVRTC ({', '.join(missing)}; some seconds, unless "
-        "CuPy's cache on disk has the code): make it before a CUDA graph is captured"
+        "CuPy's cache on disk has the code): make that call before a CUDA graph is captured"
     )
 
 
@@ -81,14 +81,14 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     import cupy
 
     if isinstance(o.x, cupy.ndarray):
-        with o.x.device:  # on which CuPy's own current stream is looked up
+        with o.x.device:  # CuPy looks up the current stream of the current device
             return run(o, g, mode, _CuPy(cupy, o.x.device))
     import torch
 
-    # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
+    # A tensor may be a view that negates its memory; other tensors are not copied.
     o = o.holding(*(None if v is None else v.resolve_neg() for v in o[1:6]))
     device = o.x.device
-    # By PyTorch's stream, since its caching allocator frees in the order of that stream.
+    # On PyTorch's stream, because its caching allocator frees memory in the order of that stream.
     with (
         torch.cuda.device(device),
         cupy.cuda.Device(device.index),
@@ -107,7 +107,7 @@ def _shared(stream: int) -> Any:
 
 
 class _Stream(NamedTuple):
-    """A stream in the CUDA stream protocol. PyTorch's own have it in its later releases only."""
+    """A stream in the CUDA stream protocol, which PyTorch's own streams support in its later releases only."""
 
     address: int
 
@@ -115,7 +115,7 @@ class _Stream(NamedTuple):
         return 0, self.address  # the protocol's version first
 
 
-# ---------------------------------------------------------------- two libraries, one memory
+# ---------------------------------------------------------------- arrays of CuPy and of PyTorch
 
 
 _warm: set[Macros] = set()  # what this process has compiled or found on disk,
@@ -124,7 +124,7 @@ _loaded: set[tuple[str, Macros, int]] = set()  # and for which functions and dev
 
 @cache
 def _compiled(function: str, macros: Macros) -> Any:
-    """A kernel of the source. CuPy compiles it at its first launch on a device, and keeps it on disk."""
+    """A function of the source. CuPy compiles it at its first launch on a device, and keeps the code on disk."""
     import cupy
 
     return cupy.RawModule(code=source(), options=(*OPTIONS, *macros), backend="nvrtc").get_function(function)
@@ -153,13 +153,13 @@ class _Launcher:
                 "captured: make the same call once before the capture begins (`mlsm.explain` says whether it has to "
                 'compile), or pass `kernel="generic"`.'
             )
-        # Addresses and integers go as int64, floats as float64: what the source declares, and what CuPy makes of them.
+        # CuPy passes addresses and integers as int64 and floats as float64, as the source declares them.
         _compiled(name, macros)((grid,), (block,), arguments, shared_mem=shared)
         _loaded.add(key)
         _warm.add(macros)
 
     def here(self, array: Any) -> Any:
-        """The array, if it is on the device of the logits: an address means nothing on another."""
+        """The array, if it is on the device of the logits: its address is meaningless on another device."""
         if array.device != self._device:
             raise ValueError(f"every array must be on the device of `input`, {self._device}; got {array.device}.")
         return array

@@ -1,8 +1,8 @@
-"""Dask: the row losses block by block, each by the best kernel for its own library, and sums above the blocks.
+"""Dask: the row losses block by block, each block by the best kernel for its own library, and sums over the blocks.
 
-One task a block does the work; what the reductions add is Dask's own tree over row losses. Nothing is computed while
-the graph is built, and what a block needs to know travels as names and numbers, so that every scheduler can send it.
-Holds no formula: a block is an ordinary call across the row seam.
+One task per block does the work; the reductions are Dask's own trees over the row losses. Nothing is computed while the
+graph is built. The options of a block are names and numbers, so that every scheduler can send them. Holds no formula: a
+block is an ordinary call across the row seam.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def curvature(o: Operands, g: Any) -> Any:
     return _mapped(o, _shared(o, g), "hessian")
 
 
-# ---------------------------------------------------------------- above the blocks
+# ---------------------------------------------------------------- over the blocks
 
 
 def _whole(o: Operands) -> bool:
@@ -67,20 +67,20 @@ def _counts(o: Operands) -> Any:
 
 
 def _mean(o: Operands, parts: Any) -> Any:
-    """The row losses, from what the blocks have: themselves, or the sums over each block's classes."""
+    """The row losses from the results of the blocks: row losses already, or sums over each block's classes."""
     return parts if _whole(o) else (parts.sum(axis=-1) / _counts(o)).astype(o.dtype)
 
 
 def _shared(o: Operands, g: Any) -> Any:
-    """What a block has to multiply its number of observed classes by, for its own division to leave g over all."""
+    """What a block multiplies by its own number of observed classes, which cancels its division: g over all classes."""
     return g if _whole(o) else g / _counts(o)
 
 
 def _mapped(o: Operands, g: Any, want: str) -> Any:
-    """`_block` over all blocks of the logits; rows have no class axis where they are final, else one sum a block."""
+    """`_block` over all blocks of the logits; row losses have no class axis if final, else one sum per block."""
     axes = tuple(range(o.x.ndim))
     arrays: list[Any] = [o.x, axes]
-    for other in (o.y, o.w, o.p, o.m):  # in the blocks of the logits, each compared with that of the logits
+    for other in (o.y, o.w, o.p, o.m):  # in the blocks of the logits, with which they are compared
         arrays += [other, None if other is None else axes[o.x.ndim - other.ndim :]]
     arrays += [g, None if g is None else axes[: g.ndim]]
     options = {
@@ -117,7 +117,7 @@ def _item(both: Any, place: int) -> Any:
 
 
 def _only(block: Any) -> Any:
-    """A block; Dask hands over a list of them along an axis that the result has not."""
+    """A block; Dask passes a list of blocks along an axis that the result does not have."""
     while isinstance(block, list):
         block = block[0]
     return block
@@ -126,9 +126,9 @@ def _only(block: Any) -> Any:
 def _block(
     x: Any, y: Any, w: Any, p: Any, m: Any, g: Any, *, want: str, eps: float, compute: str, acc: str, whole: bool
 ) -> Any:
-    """One block by the best kernel of its own library; class sums in place of row losses where others have the rest."""
+    """One block by the best kernel of its own library; class sums instead of row losses if it lacks some classes."""
     x, y, w, p, m = map(_only, (x, y, w, p, m))
-    if not x.size:  # no row, or none of the classes, of which nobody can take a mean
+    if not x.size:  # no row, or no class, over which there is no mean
         xp = library_of(x, "input").xp
         shape, dtype = (x.shape[:-1], compute) if whole else ((*x.shape[:-1], 1), acc)
         empty, gradient = xp.zeros(shape, dtype=getattr(xp, dtype)), xp.zeros_like(x)
@@ -136,7 +136,7 @@ def _block(
     problem, o, library = _check.problem(x, y, w, p, m, "none", eps, -1)
     xp, kernel = o.xp, _dispatch.select(problem)
     with library.errstate(problem.device):
-        g = None if g is None else xp.asarray(g)  # a scalar, where it came out of arithmetic
+        g = None if g is None else xp.asarray(g)  # arithmetic may have made it a scalar
         count: Any = 1
         if not whole:
             count = x.shape[-1] if m is None else xp.sum(xp.astype(_core.observed(o), o.acc), axis=-1)

@@ -133,17 +133,15 @@ def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
     one, lies, rows, elements = plan
     if elements >= 2 * ALONE and _threads.allowed(tensors) > 1:
         return None
-    losses = np.empty(min(rows, FEW), one.dtype)
     mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | GRADIENT | (MEAN if mean else TOTAL)
     if tensors:
         value = x.new_empty((), dtype=dtype)
-        out = None if g is None else x.new_empty(x.shape)
-        places = [0 if v is None else v.data_ptr() for v in (x, y, w, p, m, None, out, value)]
+        out = None if g is None else o.xp.empty_like(x) if x.is_contiguous() else x.new_empty(x.shape)
+        places = [0 if v is None else v.data_ptr() for v in (x, y, w, p, m, None, None, out, value)]
     else:
         value = np.empty((), one.dtype)
         out = None if g is None else np.empty(x.shape, x.dtype)
-        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, None, out, value)]
-    places.insert(6, _address(losses))
+        places = [0 if v is None else _address(v) for v in (x, y, w, p, m, None, None, out, value)]
     _loops().fused(one, mode, 0, rows, lies, *places, 1.0 if g is None else g, 1 - eps, eps / 2)
     return value if tensors else value[()], out
 

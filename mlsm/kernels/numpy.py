@@ -1,14 +1,14 @@
-"""NumPy: the loss in blocks that fit the cache, in place, with nothing but NumPy.
+"""NumPy: the loss in blocks that fit the cache, in place, with NumPy alone.
 
-Serves NumPy arrays and CPU tensors (without a copy), whatever the options, shapes and layouts, so that a loss needs its
-row losses and a few MiB: a block is read where it lies, and all that is done to it is done in contiguous scratch.
-Tensors that NumPy cannot view (bfloat16) run the generic formula block by block in PyTorch's own arithmetic. It owns
-its floating-point state, since a tensor's call has none.
+Serves NumPy arrays and CPU tensors (without a copy) with all options, shapes and layouts. A loss needs memory for its
+row losses and a few MiB: each block is read in place, and its arithmetic is done in contiguous scratch. Tensors that
+NumPy cannot view (bfloat16) run the generic formula block by block in PyTorch's own arithmetic. The kernel sets NumPy's
+error state itself for tensors, because their calls do not.
 
 With h = [x >= 0] as 0.0 or 1.0 the contract's t is sign*(h - y), so that t*|x| = x*(h - y) and the gradient is
-(h - y) - sign*s, to the bit: signs are exact. That leaves no `where` on a data mask, whose branch misses cost more
-than the exponential: where `where` is false, results are set to 0 by their bits. x*(h - y) is 0*inf where the guard of
-`_core` would matter; such a block shows in its row sums, which are then made again with the guard.
+(h - y) - sign*s, to the bit, because signs are exact. So no `where` on a data mask is needed, whose branch misses cost
+more than the exponential; where the mask is false, results are set to 0 by their bits. x*(h - y) is 0*inf where the
+guard of `_core` matters; the row sums of such a block are not finite, and are computed again with the guard.
 """
 
 import math
@@ -31,18 +31,17 @@ from . import _derivatives
 # 4096: 1.66 / 1.67, 8192: 1.22 / 1.20, 32768: 0.91 / 0.89, 65536: 0.90 / 0.83, 131072: 0.98 / 0.85. With less L2 the
 # curve turns earlier, so the smaller of the two good sizes.
 BLOCK: Final = 32768
-WHOLE: Final = 3 * BLOCK // 2  # elements up to which a call is one block, since a second one costs 10 us
-# Classes of a block at most, so that it has eight rows: in Fortran order a row alone would use 4 bytes of 64 read.
+WHOLE: Final = 3 * BLOCK // 2  # elements up to which a call is one block, because a second block costs 10 us
+# Classes of a block at most, so that it has eight rows: in Fortran order one row would use 4 bytes of each 64 read.
 WIDEST: Final = 4096
-# Elements from which `_log1p` takes less time than a scalar log1p, of which its thirteen calls cost as much as a
-# thousand.
+# Elements from which `_log1p` takes less time than a scalar log1p: its thirteen calls cost as much as a thousand.
 SMALL: Final = 1024
 
 FEW: Final = 4096  # elements up to which fresh scratch takes no page fault
 SHORT: Final = 8  # classes up to which NumPy adds one by one too, but takes 20 ns to begin a row: 2 classes 12 ns, 4 ns
-ROOMS: Final = 4  # scratch that is kept for later calls, of 1 to 3 MiB each
+ROOMS: Final = 4  # scratch buffers that are kept for later calls, of 1 to 3 MiB each
 
-NORMAL: Final = 2.0**-14  # the least float16 that is not subnormal
+NORMAL: Final = 2.0**-14  # the smallest float16 that is not subnormal
 
 
 def accepts(problem: Problem) -> str | None:
@@ -75,7 +74,7 @@ def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
     arrays = _derivatives.host(o)
     scale = scale if scale is None or arrays is o else _array(scale)
     with np.errstate(all="ignore"):
-        block = _derivatives.BLOCK >> (o.p is not None)  # whose coefficients take three arrays more
+        block = _derivatives.BLOCK >> (o.p is not None)  # the coefficients of pos_weight take three more arrays
         found = _derivatives.derivatives(arrays, scale, least, _derivatives.by_numpy({}), block)
     if arrays is o:
         return found
@@ -110,7 +109,7 @@ def _run(o: Operands, g: Any, *, value: bool, derivative: str | None) -> tuple[A
         return _of_arrays(o, g, value, derivative)  # under the caller's `errstate` already
     import torch
 
-    # NumPy can view neither: PyTorch's own arithmetic, block by block.
+    # NumPy can view neither bfloat16 nor a negated tensor: PyTorch's own arithmetic, block by block.
     if any(v is not None and (v.dtype is torch.bfloat16 or v.is_neg()) for v in o[1:6]):
         if derivative == "hessian":
             return None, _blocked.curvature(o, g)
@@ -134,7 +133,7 @@ def _of_arrays(o: Operands, g: Any, value: bool, derivative: str | None) -> tupl
     rows = np.empty(x.shape[:-1], o.dtype) if value else None
     # K order, as NumPy's own arithmetic would have it: Fortran in, Fortran out.
     gradients = np.empty_like(x, subok=False) if derivative else None
-    # Without a mask the divisors are known, and meet `grad_output` once; with one, row by row.
+    # Without a mask the divisor is known and divides `grad_output` once; with a mask, row by row.
     scale = g if g is None or o.m is not None else (g / x.shape[-1]).astype(o.dtype)
     work = _Work(o, value, derivative)
     if x.size > FEW:
@@ -173,13 +172,13 @@ _EVERY: Final = [_ALL]
 
 
 def _by_memory(x: Any) -> list[int] | None:
-    """The axes from the widest step in memory to the narrowest, as results and scratch have them; None for C order."""
+    """The axes from the largest stride to the smallest, as in results and scratch; None for C order."""
     axes = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     return None if axes == list(range(x.ndim)) else axes
 
 
 def _cuts(x: Any) -> tuple[list[list[slice]], list[slice]]:
-    """What each batch axis is cut into, those that are close in memory last, and what the class axis is."""
+    """The slices of each batch axis, of which axes with small strides get the longest, and those of the class axis."""
     *batch, c = x.shape
     width = min(c, WIDEST)
     room = BLOCK // width
@@ -192,7 +191,7 @@ def _cuts(x: Any) -> tuple[list[list[slice]], list[slice]]:
 
 
 # Scratch of earlier calls. A block of fresh memory costs a page fault for each of its pages, which is as much time as
-# 512x80 logits take. Taken out while in use, so that neither another thread nor a call inside of a call can meet it.
+# 512x80 logits take. Removed from the list while in use, so that neither another thread nor a nested call can use it.
 _rooms: list[Any] = []
 
 
@@ -217,7 +216,7 @@ def _slices(n: int, step: int) -> list[slice]:
 
 
 class _Work:
-    """What is done to every block of a call, and the scratch that it is done in."""
+    """The arithmetic of every block of a call, and its scratch."""
 
     def __init__(self, o: Operands, value: bool, derivative: str | None) -> None:
         self.value, self.derivative = value, derivative
@@ -231,7 +230,7 @@ class _Work:
         self.kept: dict[Any, Any] = {}
 
     def rows(self, o: Operands, scale: Any, rows: Any, gradients: Any, pieces: Any) -> None:
-        """Fill the row losses and derivatives of whole rows, by pieces of their class axis."""
+        """Fill the row losses and derivatives of whole rows, in pieces of their class axis."""
         divisor: Any = o.x.shape[-1]
         keep = None
         if o.m is not None:
@@ -264,15 +263,15 @@ class _Work:
             self.kept[shape] = found
         return found
 
-    def _straight(self, values: Any) -> Any:
-        found = self.kept.get(("straight", values.shape))
+    def _contiguous(self, values: Any) -> Any:
+        found = self.kept.get(("contiguous", values.shape))
         if found is None:
-            found = self.kept["straight", values.shape] = np.empty(values.shape, self.dtype)
+            found = self.kept["contiguous", values.shape] = np.empty(values.shape, self.dtype)
         np.copyto(found, values)
         return found
 
     def _keep(self, m: Any) -> Any:
-        """The mask as integers of the results' size: all bits where it is true, in whatever byte, else none."""
+        """The mask as integers of the results' size: all bits where it is true (any byte but 0), else none."""
         found = self.kept.get(("mask", m.shape))
         if found is None:
             bits = np.int32 if self.dtype == np.float32 else np.int64
@@ -284,7 +283,7 @@ class _Work:
         return keep
 
     def _observed(self, o: Operands, keep: Any, pieces: Any) -> Any:
-        """The number of observed classes of each row, in the batch shape that the mask has itself."""
+        """The number of observed classes of each row, of the batch shape of the mask, which broadcasts."""
         m, c = o.m, o.x.shape[-1]
         if not m.ndim or m.shape[-1] == 1:
             return (m if not m.ndim else m[..., 0]).astype(np.bool_) * c
@@ -294,7 +293,7 @@ class _Work:
         return -sum(np.add.reduce(keep, -1, keep.dtype) for keep in kept)
 
     def _block(self, o: Operands, keep: Any, scale: Any, out: Any) -> Any:
-        """Some fifteen passes over blocks that stay in the cache. Fills `out`; returns the row sums where wanted."""
+        """Some fifteen passes over blocks that stay in the cache. Fills `out`; returns the row sums if wanted."""
         h, e, copy, *more = self._scratch(o.x.shape)
         sign, spare, *more = more if self.signs else (None, None, *more)
         x, total, q = o.x, None, None
@@ -327,8 +326,8 @@ class _Work:
             if q is not None:
                 np.multiply(smooth, q, smooth)
             total = self._sums(o, x, h, smooth, copy, keep)
-            # A square sum is finite only if every sum is; one call into BLAS is a fifth of isfinite and all. Of more
-            # elements BLAS would make a matter of threads.
+            # The sum of squares is finite only if every sum is; one call of BLAS takes a fifth of the time of isfinite
+            # and all. For more elements BLAS would use threads.
             if not math.isfinite(total.dot(total) if total.size <= FEW else np.add.reduce(total)):
                 np.copyto(copy, o.x)
                 np.copyto(copy, 0, where=(h == 0) & np.isinf(copy))
@@ -363,7 +362,7 @@ class _Work:
         return total
 
     def _coefficients(self, o: Operands, h: Any, on: Any, off: Any, q: Any) -> Any:
-        """With pos_weight: the contract's q, and its sign*t in the place of h."""
+        """With pos_weight: the contract's q; h is overwritten with its sign*t."""
         np.subtract(self.one, o.y, off, dtype=self.dtype, casting="unsafe")
         np.copyto(on, o.y, casting="unsafe")
         if o.eps:
@@ -380,7 +379,7 @@ class _Work:
         return q
 
     def _sums(self, o: Operands, x: Any, t: Any, smooth: Any, losses: Any, keep: Any) -> Any:
-        """The sums of the rows, flat: in the accumulation dtype, but for rows of one class, which are their losses."""
+        """The sums of the rows, flat, in the accumulation dtype; for rows of one class, the losses themselves."""
         np.multiply(x, t, losses)
         np.add(losses, smooth, losses)
         if o.w is not None:
@@ -396,40 +395,40 @@ class _Work:
                 np.add(total, losses[..., k], total)
         else:  # NumPy adds pair by pair along the contiguous axis, and one by one along others
             if self.axes is not None:
-                losses = self._straight(losses)
+                losses = self._contiguous(losses)
             total = np.add.reduce(losses, -1, np.float64)
         return total if total.ndim == 1 else total.reshape(-1)
 
 
 def _piece(v: Any, classes: slice) -> Any:
-    """A piece of the class axis of an operand, which is not cut where it is broadcast."""
+    """A piece of the class axis of an operand; an axis of length 1, which broadcasts, is not cut."""
     return v if v is None or not v.ndim or v.shape[-1] == 1 else v[..., classes]
 
 
 def _clear(values: Any, keep: Any) -> None:
-    """Exactly 0 where nothing was observed, whatever stands there: NaN * 0 is no zero, and a selection is slower."""
+    """Set masked values to exactly 0, by their bits, because NaN * 0 is NaN and a selection is slower."""
     found = values.view(keep.dtype)
     np.bitwise_and(found, keep, found)
 
 
 @cache
 def _log1p_is_fast() -> bool:
-    """Whether NumPy's float32 log1p runs on vectors here: only where it was built with Intel's SVML, for AVX-512."""
+    """Whether NumPy's float32 log1p is vectorised here: only if it was built with Intel's SVML, for AVX-512."""
     if sys.platform != "linux" or not hasattr(np.lib, "introspect"):
         return False
     found = np.lib.introspect.opt_func_info(func_name="^log1p$", signature="^f")
     return any("AVX512" in way["current"] or "V4" in way["current"] for way in found.get("log1p", {}).values())
 
 
-# atanh(z)/z = 1 + z²/3 + z⁴/5 + … in z² on [0, 1/9], fitted for the least largest relative error, which is 2⁻²⁷·⁷.
+# atanh(z)/z = 1 + z²/3 + z⁴/5 + … in z² on [0, 1/9], a minimax fit of the relative error, which is at most 2⁻²⁷·⁷.
 _ATANH: Final = tuple(np.asarray([2, 0.2801199, 0.28001803, 0.40021527, 0.6666642], np.float32).reshape(5, 1))
 
 
 def _log1p(e: Any, out: Any, z: Any, w: Any, r: Any) -> None:
     """log1p of float32 in [0, 1], by whole arrays: 1.3 ULP, and a fifth to a tenth of the time of a scalar log1p.
 
-    With z = e/(2+e), log1p(e) is 2*atanh(z) = 2z + z*r, and 2z is e - z*e: what is subtracted from e is the smaller
-    part of the result, so that it keeps every digit of a small e and halves the error of the quotient.
+    With z = e/(2+e), log1p(e) is 2*atanh(z) = 2z + z*r, and 2z is e - z*e. The part that is subtracted from e is the
+    smaller part of the result, so every digit of a small e is kept, and the error of the quotient is halved.
     """
     two, leading, *others = _ATANH
     np.add(e, two, z)
@@ -445,11 +444,11 @@ def _log1p(e: Any, out: Any, z: Any, w: Any, r: Any) -> None:
 
 
 def _settle(values: Any, spare: Any) -> None:
-    """Round what will be subnormal in float16 to a float16, in place and in float32.
+    """Round values that are subnormal in float16 to float16 values, in place and in float32.
 
-    NumPy casts to the same bits by itself, but raises the flag of underflow for each of them, 150 ns a time, and the
-    gradient of a mean is full of them. In float32, numbers next to 0.75 are as far apart as subnormal float16 are, so
-    the sum rounds where the cast would.
+    NumPy's cast gives the same bits, but raises the underflow flag for each of these values, 150 ns each, and the
+    gradient of a mean has many. In float32, numbers next to 0.75 are as far apart as subnormal float16 numbers, so the
+    sum rounds where the cast would.
     """
     small = np.absolute(values, spare) < NORMAL
     np.add(values, 0.75, spare)

@@ -1,10 +1,10 @@
-"""The fused pass over CUDA tensors, compiled by Triton, which PyTorch's wheels bring: for where CuPy is not installed.
+"""CUDA tensors if CuPy is not installed: the fused pass, compiled by Triton, which PyTorch's wheels include.
 
-Serves eager tensors on a GPU; compilers and function transforms see through the generic code. Chooses blocks and hands
-tensors over; what is compiled stands in `_triton.py`. Triton is imported by the first call that is served. Needs the C
-compiler with which Triton builds its launcher, and declines where there is none.
+Serves eager tensors on a GPU; compilers and function transforms get the generic code. Chooses blocks and passes tensors
+on; the functions to compile are in `_triton.py`. Triton is imported by the first call that is served. Needs the C
+compiler with which Triton builds its launcher, and declines if there is none.
 
-Written and tested without a GPU, by Triton's interpreter: digits and speed of a device are outstanding.
+Written and tested without a GPU, in Triton's interpreter: accuracy and speed on a device are not measured.
 """
 
 import math
@@ -20,17 +20,17 @@ from .._policy import name
 from .._problem import Problem
 from ._cuda import AXES, GRADIENT, HESSIAN, ROWS, declined, fit
 
-if find_spec("triton") is None:  # said here, where the table asks, and not by the first call
+if find_spec("triton") is None:  # raised on import, which the table of kernels expects, and not by the first call
     raise ModuleNotFoundError("No module named 'triton'", name="triton")
 
-# Not measured on hardware yet. All three follow from the number of classes, and with them the order of a sum.
+# Not measured on hardware yet. These three and the number of classes determine the order of a sum.
 WIDE: Final = 1024  # classes of a block, at most: eight for each of 128 threads
 BLOCK: Final = 1024  # elements of a block, at least, unless the rows are fewer
 CHUNK: Final = 16384  # classes that one program reads; a longer row leaves parts
 
 
 def accepts(problem: Problem) -> str | None:
-    """None, or why this call is not served."""
+    """None, or why this kernel does not serve the call."""
     if problem.device.type != "cuda":
         return f"it works on CUDA memory, and the tensors are on {problem.device}"
     return declined(problem) or _uncompiled()
@@ -38,20 +38,20 @@ def accepts(problem: Problem) -> str | None:
 
 @cache
 def _uncompiled() -> str | None:
-    """Why Triton could build nothing here."""
+    """Why Triton cannot compile here; None if it can."""
     if os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"):
         return None
-    return "Triton builds its launcher with a C compiler, and finds none (set CC, or install gcc or clang)"
+    return "Triton builds its launcher with a C compiler, but finds none (set CC, or install gcc or clang)"
 
 
 def note(problem: Problem) -> str | None:
-    """What a first call has to do besides."""
+    """What a first call also does."""
     operands = (problem.input, problem.target, problem.weight, problem.pos_weight, problem.where)
     if any(key[: len(operands)] == tuple(v and v.dtype for v in operands) for key in _warm):
         return None
     return (
         "its first call with these dtypes and options compiles by Triton (seconds, unless its cache on disk has the "
-        "code): make it before a CUDA graph is captured"
+        "code): make that call before a CUDA graph is captured"
     )
 
 
@@ -93,12 +93,12 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
 
 
 def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
-    """The row losses and a derivative, as `mode` wants them; None for what it does not."""
+    """The row losses and a derivative, as `mode` selects them; None for a result that it does not select."""
     import torch
 
     from . import _triton
 
-    # A tensor may be a view that negates what lies in memory; nothing is copied where it is not.
+    # A tensor may be a view that negates its memory; other tensors are not copied.
     read: Any = (None if v is None else v.resolve_neg().detach() for v in o[1:6])
     x, y, w, p, m = read
     batch, classes = tuple(x.shape[:-1]), x.shape[-1]
@@ -118,7 +118,7 @@ def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
         lengths = (*reversed(batch), *(1,) * AXES)[: AXES - 1]
         along_g = _strides(scale, batch, rows_only=True)
         along_out = (*_strides(out, batch), _class_stride(out))
-        unused = x  # stands where an argument is not read
+        unused = x  # passed for an argument that is not read
         _triton.run[(-(-count // high) * chunks,)](
             *(unused if v is None else v for v in (*flat, scale, sums, out)),
             *(count, classes, chunks, *lengths),
@@ -141,7 +141,7 @@ def run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
             CHUNK=CHUNK,
             HIGH=high,
             WIDE=wide,
-            enable_fp_fusion=False,  # each rounds where `_triton.py` says so
+            enable_fp_fusion=False,  # each operation rounds as `_triton.py` writes it
         )
     if sums is None:
         return None, out
@@ -158,14 +158,14 @@ def _power_of_two(n: int) -> int:
 
 
 def _bytes(v: Any) -> Any:
-    """A bool tensor as the bytes that it is, of which every one but 0 is true."""
+    """A bool tensor as its bytes, of which every one but 0 is true."""
     import torch
 
     return v.view(torch.uint8) if v is not None and v.dtype == torch.bool else v
 
 
 def _strides(v: Any, batch: tuple[int, ...], rows_only: bool = False) -> tuple[int, ...]:
-    """From one row to the next along each batch axis, the innermost first; 0 where all rows have the same."""
+    """The strides from row to row along each batch axis, the innermost first; 0 if all rows share the values."""
     if v is None:
         return (0,) * AXES
     shape, strides = (v.shape, v.stride()) if rows_only else (v.shape[:-1], v.stride()[:-1])

@@ -1,8 +1,8 @@
 """Which library an array belongs to: found from its type and remembered.
 
-Also what is refused because it is no array of any library, or one whose arithmetic means something else. Imports no
+Also refuses arguments that are not arrays of any library, and arrays whose arithmetic means something else. Imports no
 array library: `array_api_compat` recognises an array by the modules that are loaded already, and a file of this folder
-is imported when an array of its library has arrived.
+is imported when an array of its library is first passed.
 """
 
 import sys
@@ -17,7 +17,7 @@ from weakref import ReferenceType, ref
 from .._typing import Namespace
 from .base import Library
 
-# Subclasses of ndarray that array_api_compat lets through although arithmetic means something else in them.
+# Subclasses of ndarray that array_api_compat accepts although their arithmetic means something else.
 _REFUSED: Final = {
     ("numpy", "matrix"): "pass `numpy.asarray(...)` of it",
     ("numpy", "MaskedArray"): "pass its `.data`, and `where=~numpy.ma.getmaskarray(...)` for the mask",
@@ -25,9 +25,9 @@ _REFUSED: Final = {
         "its chunks are on several devices; bring it together on one, for example with `cupy.asarray(a.get())`"
     ),
 }
-# Sparse matrices by compressed rows that are no arrays themselves: (package, class).
+# CSR matrices that are not arrays themselves: (package, class).
 _ROWS: Final = {("scipy", "csr_matrix"), ("scipy", "csr_array"), ("cupyx", "csr_matrix"), ("jax", "BCSR")}
-# How a container that is no dense array becomes one: by the first of these methods that its class has.
+# How to convert a container to a dense array: by the first of these methods that its class has.
 _CONVERSIONS: Final = {
     "toarray": "pass its `.toarray()`",  # the sparse matrices of SciPy and CuPy
     "todense": "pass its `.todense()`",  # those of JAX
@@ -35,16 +35,16 @@ _CONVERSIONS: Final = {
     "to_numpy": "pass its `.to_numpy()`",  # data frames
 }
 
-# By weak references to the types, and not as a WeakKeyDictionary, whose `get` takes 0.1 µs more. Of a foreign library
-# nothing is kept: its namespace would keep its types.
+# By weak references to the types, and not as a WeakKeyDictionary, whose `get` takes 0.1 µs more. A library that is not
+# `lasting` is not cached, because its namespace would keep its types alive.
 _known: dict[ReferenceType[type], Library] = {}
 
 
 def library_of(value: Any, argument: str) -> Library:
-    """The library of `value`; TypeError, saying how to convert, where it is no array of any."""
+    """The library of `value`. If it is not an array, raises a TypeError that says how to convert it."""
     kind = type(value)
     if type(kind) is not type and _is_tensor(kind):  # every tensor's class has a metaclass; that of an ndarray has none
-        import mlsm.libraries.torch as tensors  # a statement, since no compiler follows another way of importing
+        import mlsm.libraries.torch as tensors  # a statement, because compilers follow no other way of importing
 
         return tensors.TORCH
     found = _known.get(ref(kind))
@@ -56,7 +56,7 @@ def library_of(value: Any, argument: str) -> Library:
 
 
 def is_literal(value: Any) -> bool:
-    """Whether a weight is a number or a list that is to become an array. A Size of PyTorch's is a tuple, and none."""
+    """Whether a weight is a number or a list, of which an array is made. A `torch.Size`, although a tuple, is not."""
     return type(value).__module__ != "torch" and isinstance(value, Real | list | tuple)
 
 
@@ -77,8 +77,8 @@ def _forget(kind: ReferenceType[type]) -> None:
 
 
 def _is_tensor(kind: type) -> bool:
-    """Whether it is `torch.Tensor` or a subclass, of any package. Without importing PyTorch, and without a look
-    at `__mro__`, over which no compiler iterates."""
+    """Whether it is `torch.Tensor` or a subclass, of any package. Does not import PyTorch, and does not read
+    `__mro__`, over which compilers cannot iterate."""
     torch = sys.modules.get("torch")
     return torch is not None and issubclass(kind, torch.Tensor)
 
@@ -89,7 +89,7 @@ def _recognise(value: Any, argument: str) -> Library:
         remedy = _REFUSED.get((base.__module__.partition(".")[0], base.__name__))
         if remedy:
             raise TypeError(f"`{argument}` must be an array; got {_described(kind)}: {remedy}.")
-    # The standard library's and NumPy's scalars have no axis; array_namespace would take the latter for arrays.
+    # The standard library's and NumPy's scalars have no axis; array_namespace would accept the latter as arrays.
     scalar = any(base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__)
     if kind.__module__ != "builtins" and not scalar:
         import array_api_compat
@@ -97,7 +97,7 @@ def _recognise(value: Any, argument: str) -> Library:
         try:
             xp = array_api_compat.array_namespace(value)
         except TypeError:
-            pass  # not an array: refused below, in our words
+            pass  # not an array: refused below, with a remedy
         else:
             name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
             found = _class_of(name)
@@ -107,14 +107,14 @@ def _recognise(value: Any, argument: str) -> Library:
 
 @cache
 def _class_of(name: str) -> type[Library]:
-    """What the file of a library answers, else what the standard does."""
+    """The class `Library` of a library's file, or of `base` if it has no file."""
     file = f"{__package__}.{name}"
     return getattr(import_module(file), "Library", Library) if name.isidentifier() and find_spec(file) else Library
 
 
 @cache
 def _record(name: str, xp: Namespace) -> Library:
-    """The one record of a library that stays."""
+    """The one record of a lasting library."""
     return _class_of(name)(name, xp)
 
 
@@ -125,21 +125,19 @@ def _described(kind: type) -> str:
 
 
 def _remedy(value: Any, argument: str) -> str:
-    """How to make an array of it: by its own conversion, where it has one, or by that of a library."""
+    """How to convert it to an array: by its own method if it has one, or by a function of a library."""
     kind = type(value)
     if argument == "target" and isinstance(value, list | tuple) and _indices(value):
         return (
-            "pass lists of class indices as `mlsm.Labels(...)` of an integer array, padded with -1, or as one column a "
-            "class, for example with `sklearn.preprocessing.MultiLabelBinarizer`"
+            "pass lists of class indices as `mlsm.Labels(...)` of an integer array, padded with -1, or as one column "
+            "per class, for example with `sklearn.preprocessing.MultiLabelBinarizer`"
         )
     if argument == "target" and hasattr(type(value), "tocsr") and hasattr(type(value), "toarray"):
-        return (
-            "pass its `.tocsr()`, or `mlsm.Labels(...)` of its indices, or its `.toarray()` where it fits into memory"
-        )
+        return "pass its `.tocsr()`, or `mlsm.Labels(...)` of its indices, or its `.toarray()` if it fits into memory"
     if argument == "target" and kind.__module__.startswith("jax.experimental.sparse"):
         return "pass `jax.experimental.sparse.BCSR.from_bcoo(...)` of it"
     if hasattr(type(value), "to_numpy") and _nullable(value):
-        return "pass its `.to_numpy(dtype=float, na_value=float('nan'))`, and `where=` for what is missing"
+        return "pass its `.to_numpy(dtype=float, na_value=float('nan'))`, and `where=` for missing values"
     for method, remedy in _CONVERSIONS.items():
         if hasattr(type(value), method):
             return remedy
@@ -151,13 +149,13 @@ def _remedy(value: Any, argument: str) -> str:
 
 
 def _indices(rows: Sequence[Any]) -> bool:
-    """Whether it is a list of lists of different lengths, which is how class indices are kept."""
+    """Whether it is a list of lists of different lengths, as lists of class indices are."""
     lengths = {len(row) if isinstance(row, list | tuple | set) else None for row in rows}
     return len(lengths) > 1 and None not in lengths
 
 
 def _nullable(frame: Any) -> bool:
-    """Whether a column of a data frame has a marker of its own for what is missing, which no array has."""
+    """Whether a column of a data frame has its own marker of missing values, which no array has."""
     dtypes: Any = getattr(frame, "dtypes", None)
     columns = list(dtypes) if hasattr(dtypes, "__iter__") else [dtypes]
     return any(hasattr(dtype, "na_value") for dtype in columns)

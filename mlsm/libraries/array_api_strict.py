@@ -1,4 +1,4 @@
-"""array-api-strict: NumPy's memory behind the standard and nothing else, so that sums are flattened as NumPy's are."""
+"""array-api-strict: its arrays are in NumPy's memory, so sums are flattened as NumPy's are."""
 
 from . import base
 

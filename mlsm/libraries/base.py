@@ -1,7 +1,7 @@
-"""What is asked of a library beside its namespace, answered by the standard, and so right for any library.
+"""What the package needs to know of a library in addition to its namespace, with answers that hold for every library.
 
-A library of which something else is true has a file of its own here, named after it, with the one subclass of `Library`
-that answers differently. Nothing else in the package asks which library it is. Knows no library, judges nothing.
+A library with other answers has a file of its own here, named after it, with one subclass of `Library`. No other code
+of the package distinguishes libraries. Knows no library, and refuses nothing.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +18,7 @@ NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class Form(NamedTuple):
-    """All that is judged of an argument. A number and a list have no library, no dtype and no device."""
+    """The metadata by which an argument is judged. A number and a list have no library, no dtype and no device."""
 
     library: "Library | None"
     dtype: DType
@@ -32,22 +32,22 @@ class Form(NamedTuple):
 class Library:
     """One library: its name, its namespace, and the answers that differ between libraries."""
 
-    # Whether it is there for good once it has been imported, so that it and its dtypes may be remembered.
+    # Whether the library stays loaded once it is imported, so that it and its dtypes may be cached.
     lasting: ClassVar[bool] = False
-    # Whether the verdict on a call follows from forms alone, so that it may be remembered too.
+    # Whether the verdict on a call follows from forms alone, so that it may be cached too.
     memorable: ClassVar[bool] = False
-    # Whether memory has an order in all its arrays, so that sums may be flattened: a view where rows are contiguous, or
-    # one copy. Elsewhere that would move chunks or shards about, and not every length is known.
+    # Whether all its arrays have a memory order, so that sums may be flattened: by a view if rows are contiguous, else
+    # by one copy. For other libraries that would move chunks or shards, and not every length is known.
     flat: ClassVar[bool] = False
-    # Whether its arrays may be written to, in place and by index, at no cost but the writing.
+    # Whether its arrays may be written to, in place and by index, without a copy.
     mutable: ClassVar[bool] = False
-    # Whether its sums are NumPy's, whose bits a kernel can make by itself (`Kernel.reduced`).
-    sums_like_numpy: ClassVar[bool] = False
-    # Of a library whose sparse matrices have the class of its arrays: is_sparse(array).
+    # For a library whose sparse matrices have the class of its arrays: is_sparse(array).
     is_sparse: Any = None
-    # Of a library whose arrays do not show by their type that something looks through the arithmetic: state(*operands).
+    # For a library that can record or trace arithmetic, whatever the type of its arrays: state(*operands).
     state: Any = None
-    # Of a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
+    # For a library whose own sums are slow for few rows: reduced_rows(kernel, problem, operands, rows, count).
+    reduced_rows: Any = None
+    # For a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.
     lazy: ClassVar[Any] = None
 
     def __init__(self, name: str, xp: Namespace) -> None:
@@ -55,13 +55,13 @@ class Library:
 
     @property
     def conversion(self) -> str:
-        """The function that makes an array of this library of another array, as a user calls it."""
+        """The function that converts another array to one of this library, as a user calls it."""
         return f"{self.xp.__name__.removeprefix('array_api_compat.')}.asarray"
 
     # ------------------------------------------------------------ arrays
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> Form:
-        """The one reading of an array's metadata. Inside a trace its layout is not asked for, which no kernel needs."""
+        """Read an array's metadata, once. Inside a trace its layout is not read, because no kernel needs it."""
         return Form(self, value.dtype, self._shape(value), self._device(value), Layout.UNKNOWN, self.flat)
 
     def _shape(self, value: Any) -> Shape:
@@ -75,7 +75,7 @@ class Library:
         return array_api_compat.device(value)
 
     def is_scalar(self, value: Any) -> bool:
-        """Whether it is what the library's own functions may return in place of a 0-d array, and no array."""
+        """Whether it is a scalar that the library's own functions may return instead of a 0-d array."""
         return False
 
     # ------------------------------------------------------------ dtypes
@@ -84,11 +84,11 @@ class Library:
         return _policy.name(dtype) if self.lasting else _policy.spelled(dtype)
 
     def result_type(self, dtypes: list[DType]) -> DType:
-        """What the library makes of several dtypes; raises what it raises if it has no answer."""
+        """The library's promotion of several dtypes; raises the library's error if they do not promote."""
         return self.xp.result_type(*dtypes)
 
     def stored(self, dtype_name: str) -> str:
-        """What makes numbers of a dtype that the library only stores; "" for every other dtype."""
+        """The remedy for a dtype that the library stores but does not compute with; "" for every other dtype."""
         return ""
 
     # ------------------------------------------------------------ around the arithmetic
@@ -96,43 +96,43 @@ class Library:
     def errstate(self, device: Any) -> AbstractContextManager[Any]:
         """A context in which arithmetic on its arrays raises no NumPy flag and works on their device.
 
-        exp underflows, a cast to half rounds to 0, a mean over no row is 0/0: all of it is meant, and none of it may
-        warn. It stands around the formula, in which a context manager would break a compiler's trace.
+        exp underflows, a cast to half rounds to 0, a mean over no row is 0/0: all of this is intended, and none of it
+        may warn. It is entered outside the formula, inside which a context manager would break a compiler's trace.
         """
-        import numpy  # a dependency of ours; an array of a library that computes with it has imported it already
+        import numpy  # a dependency of ours; a library that computes with it has imported it already
 
         return numpy.errstate(all="ignore")
 
     def on(self, device: Any) -> AbstractContextManager[Any]:
-        """A context in which it makes its arrays on this device, where it has a current one at all."""
+        """A context in which it makes its arrays on this device, if it has a current device."""
         return NOTHING
 
     def replicated(self, value: Any, like: Any) -> Any:
-        """An array of ours as one that meets `like`, which may be spread over processes."""
+        """An array that we made as one that can be combined with `like`, which may be distributed over processes."""
         return value
 
     def alike(self, input: Any, **others: Any) -> None:
-        """TypeError for an argument that cannot meet the logits although it belongs to their library."""
+        """TypeError for an argument that belongs to the library of the logits but cannot be combined with them."""
 
     def laid_out(self, value: Any, like: Any) -> Any:
-        """A result in the memory order of `like`, where the library's own arithmetic does not keep it."""
+        """A result in the memory order of `like`, if the library's own arithmetic does not keep it."""
         return value
 
     # ------------------------------------------------------------ labels and the linear head
 
     def register_labels(self, kind: type) -> None:
-        """The first labels of this library are there: make them known to whatever of it asks for that."""
+        """Called with the class of the labels when labels of this library are made: register it if the library asks."""
 
     def traced(self, *arrays: Any) -> bool:
-        """Whether something looks through the arithmetic, so that nothing may be written to and no value read."""
+        """Whether the arithmetic is traced, so that nothing may be written to and no value read."""
         return False
 
     def readable(self, *arrays: Any) -> tuple[Any, ...] | None:
-        """The arrays as NumPy's where that costs nothing and is a wait for nobody; else None."""
+        """The arrays as NumPy arrays if that needs no copy and no wait for a device; else None."""
         return None
 
     def target_blocks(self, labels: Any, device: Any) -> Any:
-        """What makes blocks of the dense target: ``blocks(rows, classes)``, slices of the batch axes and a slice."""
+        """What makes blocks of the dense target: ``blocks(rows, classes)``, by slices of the batch axes and a slice."""
         if self.mutable:
             return Scratch(self.xp, labels, device, host=self.readable(labels.indices) is not None)
         if not hasattr(labels.indices, "__dlpack__"):
@@ -142,12 +142,12 @@ class Library:
         host: Any = np  # a type checker finds its modules empty
         try:
             made = Scratch(host, labels.mapped(host.from_dlpack), "cpu")
-        except (BufferError, NotImplementedError):  # a library that has the method, and no memory to show
+        except (BufferError, NotImplementedError):  # the library has the method but cannot export its memory
             return Compared(self.xp, labels, device)
         return lambda rows, classes: self.xp.asarray(made(rows, classes), device=device, copy=True)
 
     def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
-        """The whole of it, in memory of its own."""
+        """The whole dense target, in memory of its own."""
         return self.target_blocks(labels, device)((slice(None),) * (labels.ndim - 1), slice(None))
 
     def logits(self, input: Any, weight: Any, bias: Any) -> Any:
@@ -156,7 +156,7 @@ class Library:
         return found if bias is None else found + bias[(*(None,) * (found.ndim - 1), ...)]
 
     def logits_dtype(self, input: Any, weight: Any, bias: Any) -> DType:
-        """The dtype of the logits of these arrays; raises what the library raises if it does not multiply them."""
+        """The dtype of the logits of these arrays; raises the library's error if it does not multiply them."""
         return _policy.promoted(self, [v.dtype for v in (input, weight, bias) if v is not None])[0]
 
     def undisturbed(self, device: Any) -> AbstractContextManager[Any]:
@@ -164,22 +164,22 @@ class Library:
         return NOTHING
 
     def run_head(self, by_blocks: Any, head: Any, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
-        """What ``by_blocks(head, scale, wanted)`` finds."""
+        """The results of ``by_blocks(head, scale, wanted)``."""
         found: dict[str, Any] = by_blocks(head, scale, wanted)
         return found
 
     def parts(self, shape: tuple[int, ...], dtype: DType, device: Any) -> Parts:
-        """What collects the parts of a result, first to last along its first axis."""
+        """A collector of the parts of a result, first to last along its first axis."""
         return Written(self.xp.empty(shape, dtype=dtype, device=device)) if self.mutable else Parts(self.xp)
 
     # ------------------------------------------------------------ automatic differentiation
 
     @cached_property
     def autograd_of_blocks(self) -> Any:
-        """As `autograd`, for losses whose target or logits are made by blocks."""
+        """The same as `autograd`, for losses whose target or logits are made by blocks."""
         return import_module(f"mlsm.autograd.{self.name}_linear")
 
     @cached_property
     def autograd(self) -> Any:
-        """The file that ties kernels to the graph which the library records; asked for in a tracked call only."""
+        """The module that makes kernels nodes of the library's graph; imported for a tracked call only."""
         return import_module(f"mlsm.autograd.{self.name}")

@@ -1,4 +1,4 @@
-"""CuPy: computes on a current device, which is entered, and not on that of its arrays. Its memory has an order."""
+"""CuPy: it computes on the current device, so that of the arrays is made current. Its arrays have a memory order."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from . import base
 
 
 class Library(base.Library):
-    lasting = flat = mutable = True  # no value is read for labels, since a device would be waited for
+    lasting = flat = mutable = True  # no value of labels is read, because that would wait for a device
 
     def on(self, device: Any) -> Any:
         return device

@@ -1,11 +1,11 @@
-"""Dask: lengths may be unknown, and the blocks have to see to what a graph cannot while it is built.
+"""Dask: lengths may be unknown, and some checks can run only inside the blocks, not while the graph is built.
 
-A graph is built from what its arrays declare, and a block may turn out to be something else: of another shape or dtype,
-a masked array, a bare scalar. Inside a block 5 rows would then broadcast against 1 without a word, and a kernel would
-read past an end. So every block is compared with what was declared before anything else sees it (`verified`), what was
-not declared is compared with the block of logits (`prepared`, `prepared_cotangent`), and everything behind them trusts.
-NumPy sums a Fortran-ordered block naively: so each block of logits is made contiguous. Computes nothing while a graph
-is built and changes no value.
+A graph is built from what its arrays declare, and a block may differ from that: it may have another shape or dtype, or
+be a masked array or a bare scalar. Inside a block 5 rows would then broadcast against 1 without an error, and a kernel
+would read past an end. So every block is compared with its declaration before other code uses it (`verified`), lengths
+that are not declared are compared with the block of logits (`prepared`, `prepared_cotangent`), and later code does not
+check again. NumPy sums a Fortran-ordered block naively, so each block of logits is made contiguous. Computes nothing
+while a graph is built and changes no value.
 """
 
 import math
@@ -30,7 +30,7 @@ from . import base, library_of
 da: Any = dask.array  # as Any: Dask ships its types in part
 
 _FIELDS = {"y": "target", "w": "weight", "p": "pos_weight", "m": "where"}
-_DECLARE = "Whatever made it has to declare it, as in `map_blocks(..., chunks=..., dtype=...)`."
+_DECLARE = "Declare it where the array is made, as in `map_blocks(..., chunks=..., dtype=...)`."
 
 
 class Library(base.Library):
@@ -53,7 +53,7 @@ class Library(base.Library):
         )
 
     def target_blocks(self, labels: Any, device: Any) -> Any:
-        """None: labels travel into the chunks as they are, and the target of a chunk is made there."""
+        """None: the labels themselves are passed to the chunks, and each chunk makes its own target."""
         return None
 
     def run_head(self, by_blocks: Any, head: Any, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
@@ -112,10 +112,10 @@ class Library(base.Library):
 
 
 def verified(value: Any, argument: str) -> Any:
-    """The Dask array, each block of which is what was declared of it; numbers, lists and None as they are.
+    """The Dask array, with each block compared with its declaration; numbers, lists and None unchanged.
 
-    For an array whose blocks will be cut anew or turned before they meet the logits': a layer of its own in the graph,
-    of which each costs a scheduler 0.15 ms a block, while `prepared` looks at all other arrays in one.
+    For an array that is rechunked or transposed before its blocks are combined with the logits'. It adds a layer to the
+    graph, which costs a scheduler 0.15 ms per block; `prepared` compares all other arrays in one layer.
     """
     if not isinstance(value, da.Array):
         return value
@@ -125,14 +125,14 @@ def verified(value: Any, argument: str) -> Any:
 def prepared(o: Operands) -> Operands:
     """The operands in the blocks of the logits, which are contiguous and compared with every other operand's."""
     x, given = o.x, {field: name for field, name in _FIELDS.items() if getattr(o, field) is not None}
-    _array(x._meta, "input")  # where a graph says that its blocks are masked arrays, it is refused at once
+    _array(x._meta, "input")  # a graph that declares masked arrays is refused at once
     others = {}
     for field, argument in given.items():
         other = getattr(o, field)
         _array(other._meta, argument)
         cut = chunked_like(other, x.chunks, argument)
-        # A scalar becomes an array, and what has fewer axes than the logits is given them before it meets their blocks;
-        # and `where` is counted too, which asks its blocks alone.
+        # Verified alone: an array that is rechunked, one with fewer axes than the logits (whose scalar blocks become
+        # arrays), and `where`, whose observed classes are counted without the logits.
         if cut is not other or other.ndim < x.ndim or field == "m":
             other = chunked_like(verified(other, argument), x.chunks, argument)
         others[field] = other
@@ -145,7 +145,7 @@ def prepared(o: Operands) -> Operands:
 
 
 def prepared_cotangent(g: Any, o: Operands) -> Any:
-    """`grad_output` in the blocks of the rows, tied to them where their lengths are not declared."""
+    """`grad_output` in the blocks of the rows, compared with these if their lengths are not declared."""
     _array(g._meta, "grad_output")
     g = chunked_like(verified(g, "grad_output"), o.x.chunks[:-1], "grad_output")
     return g if all(n == n for n in g.shape) else _over_blocks(_fitting_rows, (g, o.x[..., 0]), g.chunks)
@@ -154,7 +154,7 @@ def prepared_cotangent(g: Any, o: Operands) -> Any:
 def _over_blocks(function: Any, arrays: tuple[Any, ...], chunks: Any, **options: Any) -> Any:
     """function(*blocks, the declared shape of the first, **options) for each block of the first array.
 
-    Not by `dask.array.blockwise`, which takes no `ArrayChunkShapeDep` in Dask's older releases.
+    Not by `dask.array.blockwise`, which does not accept an `ArrayChunkShapeDep` in Dask's older releases.
     """
     first = arrays[0]
     parts: list[Any] = []
@@ -172,7 +172,7 @@ def _over_blocks(function: Any, arrays: tuple[Any, ...], chunks: Any, **options:
 
 
 def chunked_like(other: Any, chunks: tuple[tuple[Any, ...], ...], argument: str) -> Any:
-    """`other` in these chunks: rechunked along known axes, refused where an unknown one has another number of them."""
+    """`other` in these chunks: rechunked along known axes, refused if an unknown axis has another number of chunks."""
     new = {}
     for axis, wanted in enumerate(chunks[len(chunks) - other.ndim :]):
         if other.shape[axis] != other.shape[axis]:
@@ -182,7 +182,7 @@ def chunked_like(other: Any, chunks: tuple[tuple[Any, ...], ...], argument: str)
                     f"{len(wanted)}; got {other.numblocks[axis]}. Call `compute_chunk_sizes()` on both."
                 )
         elif other.chunks[axis] != wanted:
-            new[axis] = (1,) if other.shape[axis] == 1 else wanted  # one block serves all, where it is broadcast
+            new[axis] = (1,) if other.shape[axis] == 1 else wanted  # a broadcast axis has one block for all
     return other.rechunk(new) if any(other.chunks[axis] != wanted for axis, wanted in new.items()) else other
 
 
@@ -190,14 +190,14 @@ def chunked_like(other: Any, chunks: tuple[tuple[Any, ...], ...], argument: str)
 
 
 def _array(block: Any, argument: str) -> tuple[Any, base.Library]:
-    """A block as an array (a reduction over all axes leaves a scalar), and its library; TypeError for what is none."""
+    """A block as an array (a reduction over all axes leaves a scalar), and its library; TypeError if it is neither."""
     if isinstance(block, np.generic | Real):
         block = np.asarray(block)
     return block, library_of(block, argument)
 
 
 def _as_declared(block: Any, declared: tuple[Any, ...], *, argument: str, dtype: Any) -> Any:
-    """The block as an array, if it has the declared lengths; of another dtype it is cast as an assignment casts it."""
+    """The block as an array, if it has the declared lengths; another dtype is cast as an assignment casts it."""
     block, own = _array(block, argument)
     shape = tuple(block.shape)
     if len(shape) != len(declared) or any(a != b and b == b for a, b in zip(shape, declared, strict=True)):
@@ -213,24 +213,24 @@ def _as_declared(block: Any, declared: tuple[Any, ...], *, argument: str, dtype:
 
 
 def _of_dtype(block: Any, dtype: Any, argument: str) -> bool:
-    """Whether the block can be read as it is; TypeError for a dtype that would not mean what was declared."""
+    """Whether the block needs no cast; TypeError for a dtype of higher rank than the declared one."""
     if not isinstance(block.dtype, np.dtype):
         raise TypeError(f"`{argument}` must have arrays with NumPy's dtypes in its blocks; got one of {block.dtype}.")
     own, wanted = _policy.name(block.dtype), _policy.name(dtype)
     if own != wanted and _rank(own) > _rank(wanted):
         raise TypeError(f"`{argument}` must have the declared dtype in every block, {wanted}; got {own}. {_DECLARE}")
-    return own == wanted or wanted not in _policy.FLOATS  # an integer of another width could be cut by a cast
+    return own == wanted or wanted not in _policy.FLOATS  # a cast could truncate an integer of another width
 
 
 def _rank(dtype: str) -> int:
-    """Bool, integer, floating, other: a dtype may stand for those of a higher rank."""
+    """The rank of bool, integer, floating and other dtypes: a block may have a lower rank than is declared."""
     if dtype in _policy.FLOATS:
         return 2
     return int(dtype != "bool") if _policy.is_real(dtype) else 3
 
 
 def _fitting(x: Any, *rest: Any, dtype: Any, kinds: tuple[tuple[str, Any, tuple[bool, ...]], ...]) -> Any:
-    """The block of logits, contiguous, if it is as declared and every other has its lengths, or 1 where declared 1."""
+    """The block of logits, contiguous, if it is as declared and the others have its lengths, or 1 where declared."""
     *others, declared = rest
     x = _as_declared(x, declared, argument="input", dtype=dtype)
     name = library_of(x, "input").name
@@ -250,7 +250,7 @@ def _fitting(x: Any, *rest: Any, dtype: Any, kinds: tuple[tuple[str, Any, tuple[
                 f"{other_library.name}. Convert one of them explicitly."
             )
         _of_dtype(other, other_dtype, argument)
-    # NumPy's arrays and CuPy's, which answer this call themselves; what is not strided has no order.
+    # For NumPy's arrays and CuPy's, which implement this call themselves; other blocks have no memory order.
     return np.ascontiguousarray(x) if hasattr(x, "flags") else x
 
 
@@ -267,7 +267,7 @@ def _fitting_rows(g: Any, rows: Any, declared: tuple[Any, ...]) -> Any:
 
 
 def _only(block: Any) -> Any:
-    """A block; Dask hands over a list of them along an axis that the result has not."""
+    """A block; Dask passes a list of blocks along an axis that the result does not have."""
     while isinstance(block, list):
         block = block[0]
     return block
@@ -296,7 +296,7 @@ def _dense(indices: Any, values: Any = None, *, num_classes: int) -> Any:
 
 
 class _Namespace:
-    """Dask's namespace, but for its sum, which adds the rows of a block one after the other."""
+    """Dask's namespace with another sum, because Dask's own adds the rows of a block one after the other."""
 
     def __init__(self, xp: Any) -> None:
         self._xp = xp
@@ -310,12 +310,12 @@ class _Namespace:
 
 
 def _summed(block: Any, axis: Any, keepdims: bool, dtype: Any = None) -> Any:
-    """A block's sums over axes that are brought together and made contiguous first, where NumPy adds pair by pair."""
+    """A block's sums over axes that are first joined and made contiguous, because NumPy then adds pairwise."""
     spread = tuple(a % block.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
     kept = tuple(i for i in range(block.ndim) if i not in spread)
     shape = tuple(block.shape[i] for i in kept)
     lined = block.transpose((*kept, *spread)).reshape((*shape, math.prod(block.shape[i] for i in spread)))
-    if hasattr(lined, "flags"):  # what is not strided has no order
+    if hasattr(lined, "flags"):  # other blocks have no memory order
         lined = np.ascontiguousarray(lined)
     sums = lined.sum(axis=-1, dtype=dtype)
     return sums.reshape(tuple(1 if i in spread else n for i, n in enumerate(block.shape))) if keepdims else sums

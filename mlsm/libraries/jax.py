@@ -1,6 +1,6 @@
-"""JAX: sets no NumPy flag, an array may lie on several devices at once, and none is written to in place.
+"""JAX: it sets no NumPy flag, an array may be on several devices at once, and no array is written to in place.
 
-Imported when an array of JAX has arrived.
+Imported when an array of JAX is first passed.
 """
 
 from functools import partial
@@ -17,13 +17,13 @@ _registered: list[type] = []
 
 
 class Library(base.Library):
-    # Its verdicts are not kept: float64 is a switch that may be thrown between two calls, and lengths may be symbols.
+    # Not `memorable`: float64 may be switched on or off between two calls, and lengths may be symbols.
     lasting = True
 
     def _device(self, value: Any) -> Any:
-        """None where an array lies on several devices, for which array_api_compat names their sharding: that is no
-        device for an array of another rank. None lets JAX put a new array where it likes, and move it to those that it
-        meets; a tracer's device is None too."""
+        """None for an array on several devices: array_api_compat returns its sharding, which is not a device for an
+        array of another rank. With None JAX places a new array itself, and moves it to the devices of the arrays that
+        it is combined with. A tracer's device is None too."""
         device = super()._device(value)
         return None if "Sharding" in type(device).__name__ else device
 
@@ -48,7 +48,7 @@ class Library(base.Library):
 
 
 class _Updated(Parts):
-    """Parts that are written into memory which is given away and taken back, so that no second array is needed."""
+    """Parts that are written into one array, whose memory is donated to each update, so that no second one is made."""
 
     def __init__(self, out: Any) -> None:
         self.out = out
@@ -70,7 +70,7 @@ def _flattened(labels: Any) -> tuple[tuple[Any, Any, Any], int]:
 
 
 def _joined(kind: Any, classes: int, parts: Any) -> Any:
-    """Labels of whatever JAX has put in place of the arrays: nothing is checked."""
+    """Labels of the leaves that JAX passes, which need not be arrays: nothing is checked."""
     labels = object.__new__(kind)
     for name, value in zip(("indices", "indptr", "values", "num_classes"), (*parts, classes), strict=True):
         object.__setattr__(labels, name, value)
@@ -93,7 +93,7 @@ def _block(labels: Any, rows: tuple[slice, ...], classes: slice) -> Any:
         count, batch = j - i, (j - i,)
         row = jnp.searchsorted(labels.indptr[1:], jnp.arange(columns.shape[0], dtype=labels.indptr.dtype), side="right")
         row = jnp.where(row < i, count, row - i)
-    # By two indices and not by one, for which 32 bits would be too few; what is outside is dropped, and so is -1.
+    # By two indices and not by one, for which 32 bits would be too few; indices outside, and -1, are dropped.
     place = jnp.where(columns < first, width, columns - first)
     values = jnp.ones_like(place, jnp.bool_) if values is None else values
     empty = jnp.zeros((count, width), values.dtype)

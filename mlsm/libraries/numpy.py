@@ -1,4 +1,4 @@
-"""NumPy: arrays in host memory, whose lengths and layout are always known, and scalars beside them."""
+"""NumPy: arrays in host memory, whose lengths and layout are always known, and scalars that functions may return."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from . import base
 
 
 class Library(base.Library):
-    lasting = memorable = mutable = sums_like_numpy = True
+    lasting = memorable = mutable = True
 
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         flags = value.flags
@@ -20,7 +20,7 @@ class Library(base.Library):
         return base.Form(self, value.dtype, value.shape, "cpu", layout, True, True)
 
     def is_scalar(self, value: Any) -> bool:
-        return isinstance(value, np.generic)  # which has a shape and a dtype, as an array has
+        return isinstance(value, np.generic)  # which also has a shape and a dtype
 
     def readable(self, *arrays: Any) -> tuple[Any, ...]:
         return arrays

@@ -16,7 +16,7 @@ from .._problem import Layout, State
 from .._typing import DType
 from . import base
 
-_Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
+_Tensor, _Parameter, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 
 # How a container that is no dense tensor becomes one; that of all other formats (sparse_coo, mkldnn, …) is `to_dense`.
 _FORMATS: Final = {
@@ -39,7 +39,8 @@ class Library(base.Library):
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         kind = type(value)
         plain = kind is _Tensor or kind is _Parameter
-        _dense(value, argument, plain)
+        if not plain or value.layout is not _STRIDED or value.is_nested:  # asked here, since a call costs as much
+            _dense(value, argument, plain)
         device = value.device
         if state is State.TRACED:
             # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
@@ -48,7 +49,7 @@ class Library(base.Library):
             layout = Layout.FOREIGN  # a view that is negated when it is read: nobody else may read its memory
         else:
             layout = Layout.C if value.is_contiguous() else Layout.STRIDED
-        return base.Form(self, value.dtype, value.shape, device, layout, True, device.type == "cpu")
+        return base.Form(self, value.dtype, value.shape, device, layout, True, value.is_cpu)
 
     def state(self, *operands: Any) -> State:
         """Whatever is no tensor (None, a number, a list) has no say."""
@@ -111,6 +112,10 @@ class Library(base.Library):
                     "tensor. Spread it first: "
                     f"`torch.distributed.tensor.distribute_tensor({argument}, input.device_mesh)`."
                 )
+
+    def reduced_rows(self, *arguments: Any) -> Any:
+        """As in a tracked call, so that a loss has the same bits with a graph and without."""
+        return self.autograd.reduced_rows(*arguments)
 
     def laid_out(self, value: Any, like: Any) -> Any:
         """PyTorch's arithmetic keeps the order for most arguments, not for all."""

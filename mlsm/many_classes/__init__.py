@@ -1,1 +1,1 @@
-"""Targets as their positives only, and the linear head, whose logits are made a block at a time."""
+"""Targets stored as their positives only, and the linear head, whose logits are computed a block at a time."""

@@ -1,4 +1,4 @@
-"""The checks of the linear head: what `_check` refuses of logits, said of the arrays that they are a product of."""
+"""The checks of the linear head: those of `_check`, with messages about the arrays whose product the logits are."""
 
 from typing import Any
 
@@ -35,9 +35,10 @@ def linear(
     label_smoothing: Any,
     reference: bool,
 ) -> tuple[Problem, Operands, DType, Library]:
-    """All checks of one call; the metadata of its logits, their operands without them, their dtype, and their library.
+    """All checks of one call; returns the metadata, the operands (without logits), the dtype and the library of its
+    logits.
 
-    The state of the problem is "traced" wherever nothing may be cut or written to, in JAX too.
+    The state of the problem is "traced" if nothing may be cut into blocks or written to, in JAX too.
     """
     reduction, label_smoothing = check_reduction(reduction), check_label_smoothing(label_smoothing)
     library = library_of(input, "input")
@@ -67,7 +68,7 @@ def linear(
         b = _parameter(linear_bias, "linear_bias", library, device)
         if b.shape != (classes,):
             raise ValueError(
-                f"`linear_bias` must have one number a class, ({classes},), for a `linear_weight` of shape "
+                f"`linear_bias` must have one number per class, ({classes},), for a `linear_weight` of shape "
                 f"{plain(W.shape)}; got {plain(b.shape)}."
             )
     labels = target.arrays() if type(target) is Labels else (target,)

@@ -1,7 +1,7 @@
-"""Targets as their positives only: the record `Labels`, and the sparse matrices that are taken for one.
+"""Targets stored as their positives only: the class `Labels`, and the CSR matrices that are converted to it.
 
-Checks what can be seen without a wait (shapes, dtypes, and the values of arrays in host memory); a dense target is
-made of it, a block at a time, by `_targets`. Knows no formula and imports no array library.
+Checks what needs no wait for a device (shapes, dtypes, and the values of arrays in host memory). `_targets` makes the
+dense target, a block at a time. Knows no formula and imports no array library.
 """
 
 import operator
@@ -17,22 +17,22 @@ _SIGNED = frozenset({"int8", "int16", "int32", "int64"})
 
 @final
 class Labels:
-    """Targets as the positives only: the classes of each row, in place of a dense array of shape ``(*batch, C)``.
+    """Targets stored as the positive classes of each row, instead of a dense array of shape ``(*batch, C)``.
 
     ::
 
         target[..., c] = 1 (or the value) where c is among the indices of the row, else 0
 
-    Every function that takes a `target` takes it, and gives the bits of the dense target by the same kernel on NumPy
-    arrays and CPU tensors. A CSR matrix of the same library (SciPy's with NumPy, CuPy's, PyTorch's, JAX's BCSR) is
-    taken as it is, with its data as the values.
+    Every function with a `target` accepts them. On NumPy arrays and CPU tensors the result has the same bits as for the
+    dense target, by the same kernel. A CSR matrix of the same library (SciPy's with NumPy, CuPy's, PyTorch's, JAX's
+    BCSR) is accepted too, with its data as the values.
 
     Parameters
     ----------
     indices : array of a signed integer dtype, shape ``(*batch, K)`` or, with `indptr`, ``(nnz,)``
         The classes of each row in any order, padded with -1.
     num_classes : int
-        C.
+        C, the number of classes.
     indptr : array of a signed integer dtype, shape ``(N + 1,)``, optional
         Where the indices of each row start and end, as in a CSR matrix.
     values : array of a real dtype, of the shape of `indices`, optional
@@ -42,22 +42,22 @@ class Labels:
     Attributes
     ----------
     shape, ndim, dtype
-        Those of the dense target, which is bool where there are no `values`.
+        Those of the dense target, which is bool without `values`.
     nnz : int
-        How many labels are stored. Counts the values that are not -1, so a device is waited for.
+        How many labels are stored. Counts the indices that are not -1, so it waits for a device.
     indices, num_classes, indptr, values
         As given.
 
     Raises
     ------
     TypeError
-        For what is no array, for dtypes that do not fit, and for arrays of two libraries.
+        If an argument is not an array, if dtypes do not fit, or if arrays belong to two libraries.
     ValueError
-        For shapes and devices that do not fit, an `indptr` that decreases or does not end at nnz, no class at all, and
-        an index that repeats where there are `values`.
+        If shapes or devices do not fit, if `indptr` decreases or does not end at nnz, if `num_classes` is less than 1,
+        or if there are `values` and an index repeats in its row.
     IndexError
-        For an index outside. Values are looked at once, here, and in host memory only: on a device and in JAX an index
-        outside is ignored, and of values whose index repeats one counts.
+        If an index is not in [0, C-1]. Indices are checked once, on construction, and only in host memory. On a device
+        and in JAX an index outside is ignored, and if an index with a value repeats, one of its values counts.
 
     References
     ----------
@@ -120,13 +120,13 @@ class Labels:
         return int(self.shape[0])
 
     def toarray(self) -> Any:
-        """The dense target, of the library, the device and the dtype of the labels."""
+        """The dense target, of the library, device and dtype of the labels."""
         library = library_of(self.indices, "indices")
         device = library.form(self.indices, "indices").device
         return library.dense_target(self, device, library.traced(*self.arrays()))
 
     def arrays(self) -> tuple[Any, ...]:
-        """The arrays it is made of."""
+        """The arrays that are not None: indices, indptr, values."""
         return tuple(v for v in (self.indices, self.indptr, self.values) if v is not None)
 
     def __repr__(self) -> str:
@@ -137,7 +137,7 @@ class Labels:
     # ------------------------------------------------------------ other labels
 
     def __getitem__(self, rows: Any) -> "Labels":
-        """The labels of some rows: of a slice, an integer array or a bool array; of one row for an integer."""
+        """The labels of some rows, by a slice, an integer array or a bool array, or of one row, by an integer."""
         if self.ndim == 1:
             raise IndexError("`Labels` of one row have no rows to take.")
         if rows is None or rows is Ellipsis or isinstance(rows, tuple | list):
@@ -158,7 +158,7 @@ class Labels:
         return _made(self.indices[kept], self.num_classes, ends, None if self.values is None else self.values[kept])
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "Labels":
-        """The same labels on another device, as ``Tensor.to`` has it: those of PyTorch's tensors only."""
+        """The same labels on another device, as by ``Tensor.to``; for labels of PyTorch tensors only."""
         return self._tensors("to", lambda v: v.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Labels":
@@ -172,7 +172,7 @@ class Labels:
         return self.mapped(change)
 
     def mapped(self, change: Any) -> "Labels":
-        """The labels of changed arrays, which are not checked again."""
+        """Labels with each array replaced by ``change(array)``; they are not checked again."""
         indices, indptr, values = (None if v is None else change(v) for v in (self.indices, self.indptr, self.values))
         return _made(indices, self.num_classes, indptr, values)
 
@@ -188,7 +188,7 @@ class Labels:
         raise AttributeError(f"`{name}` cannot be deleted: Labels are immutable; make new ones.")
 
     def __init_subclass__(cls) -> NoReturn:
-        raise TypeError("Labels is final: hold one, or write a function.")
+        raise TypeError("Labels is final: keep an instance as an attribute, or write a function.")
 
 
 def _keep(labels: Labels, indices: Any, num_classes: int, indptr: Any, values: Any) -> None:
@@ -197,7 +197,7 @@ def _keep(labels: Labels, indices: Any, num_classes: int, indptr: Any, values: A
 
 
 def _made(indices: Any, num_classes: int, indptr: Any, values: Any) -> Labels:
-    """Labels of arrays that have been checked already, or that are none yet, as in a pytree of JAX."""
+    """Labels of arrays that are checked already, or of placeholders, as in a pytree of JAX."""
     labels = object.__new__(Labels)
     _keep(labels, indices, num_classes, indptr, values)
     return labels
@@ -216,11 +216,11 @@ def _plain(shape: Any) -> str:
     return str(tuple(int(n) if n == n else "unknown" for n in shape))
 
 
-# ---------------------------------------------------------------- what is taken for labels
+# ---------------------------------------------------------------- CSR matrices
 
 
 def taken(target: Any) -> Any:
-    """A CSR matrix as Labels, checked now; TypeError for sparse tensors of other formats, everything else as it is."""
+    """A CSR matrix as Labels, checked; TypeError for sparse tensors of other formats; anything else unchanged."""
     if type(target) is Labels:
         return target
     parts = compressed(target)
@@ -243,8 +243,7 @@ def _of_rows(shape: Any, indptr: Any, indices: Any, data: Any) -> Labels:
     kind = library.dtype_name(data.dtype)
     if not _policy.is_real(kind):
         raise TypeError(
-            f"`target` must have a bool, integer or real floating dtype; got {kind}: "
-            "cast it to one that its library computes with first."
+            f"`target` must have a bool, integer or real floating dtype; got {kind}: cast it to one of these first."
         )
     if shape[-1] < 1:
         raise ValueError("`target` must have at least one class; got a CSR matrix without a column.")
@@ -258,12 +257,12 @@ def _of_rows(shape: Any, indptr: Any, indices: Any, data: Any) -> Labels:
 
 
 def _checked_form(indices: Any, num_classes: Any, indptr: Any, values: Any) -> Library:
-    """The library, once shapes, dtypes and devices have been found good."""
+    """Check shapes, dtypes and devices; returns the library."""
     library = library_of(indices, "indices")
     kind = library.dtype_name(indices.dtype)
     if kind not in _SIGNED:
         raise TypeError(
-            f"`indices` must have a signed integer dtype ({', '.join(sorted(_SIGNED))}), since -1 stands for none; "
+            f"`indices` must have a signed integer dtype ({', '.join(sorted(_SIGNED))}), because -1 is the padding; "
             f"got {kind}: cast them."
         )
     if isinstance(num_classes, bool):
@@ -320,7 +319,7 @@ def _same(value: Any, argument: str, indices: Any, library: Library) -> None:
 
 
 def _checked_values(labels: Labels, library: Library, argument: str = "") -> None:
-    """The numbers themselves, where they lie in host memory and nobody looks through the arithmetic."""
+    """Check the values of the arrays, if they are in host memory and not traced."""
     arrays = library.readable(*(v for v in (labels.indices, labels.indptr) if v is not None))
     if arrays is None:
         return
@@ -343,7 +342,7 @@ def _checked_values(labels: Labels, library: Library, argument: str = "") -> Non
                 f"{spoken}`indptr` must start at 0 and end at the number of `indices`, {indices.shape[0]}; "
                 f"got {starts[0]} and {starts[-1]}."
             )
-    # One pass over each where all is well: the least and the largest.
+    # One pass each if all indices are valid: the least and the largest.
     if indices.size and (indices.min() < least or int(indices.max()) >= labels.num_classes):
         bad = np.argwhere((indices < least) | (indices.astype(np.int64) >= labels.num_classes))[0]
         at = np.searchsorted(starts[1:], bad[0], side="right") if labels.indptr is not None else bad[:-1]

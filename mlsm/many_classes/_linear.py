@@ -1,14 +1,14 @@
-"""The linear head: the loss of ``input @ linear_weight.T + linear_bias``, which is never held, by blocks of classes.
+"""The linear head: the loss of ``input @ linear_weight.T + linear_bias``, which is never stored, by blocks of classes.
 
 With n_b the observed classes of block b, n their sum (1 where that is 0), and any kernel of the row seam::
 
-    r, S   = kernel.value_and_gradient(block, n_b)     # n_b cancels the block's own divisor: S is in units of one
+    r, S   = kernel.value_and_gradient(block, n_b)     # n_b cancels the block's own divisor: S is not averaged
     rows  += r * n_b
     dW_b   = S.T @ (h * scale),  db_b = S.T @ scale,  dh += S @ W_b
     rows  /= n,  dh *= scale                        # scale = adjoint(grad_output) / n
 
 Blocks of classes and not of rows: there is no normalisation over the classes, so each block of dW is final at once. The
-scale never meets the gradient, which 1/(N*C) would make vanish in a narrow dtype. Holds no formula of the loss.
+scale does not multiply S, whose elements 1/(N*C) would round to 0 in a narrow dtype. Holds no formula of the loss.
 """
 
 from math import prod
@@ -24,8 +24,8 @@ from ..libraries.base import Library
 from . import _targets
 from ._check import linear
 
-# Logits of a block: 8 MiB of float32, beside as much for the gradient. N=1024, D=256, C=131072 float32 on PyTorch: a
-# peak of 49 MiB beyond arguments and gradients. A product of fewer classes is less than a BLAS can do.
+# Logits of a block: 8 MiB of float32, and as much for the gradient. N=1024, D=256, C=131072 float32 on PyTorch: a peak
+# of 49 MiB in addition to arguments and gradients. With fewer classes a BLAS does not reach its full speed.
 ELEMENTS: Final = 2**21
 # Rows of a block at most: with more, a block has so few classes that its products are slow. SigLIP's 8192 x 8192 with
 # D=512 takes 5.0 s with 2^14, 4.0 with 2^12, 3.7 with 2^11 and 3.5 with 2^10.
@@ -46,7 +46,7 @@ def linear_multilabel_soft_margin_loss(
     label_smoothing: float = 0.0,
     kernel: str | None = None,
 ) -> ArrayT:
-    r"""The loss of the logits of a linear layer, which are never held: for 10^5 classes and more.
+    r"""The loss of a linear layer's logits, which are never stored as a whole: for 10^5 classes and more.
 
     ::
 
@@ -66,8 +66,8 @@ def linear_multilabel_soft_margin_loss(
     linear_bias : array, shape ``(C,)``, optional
         Added to the logits.
     weight, reduction, pos_weight, where, label_smoothing, kernel
-        As for `multilabel_soft_margin_loss`, of the logits. `kernel` names the one that serves the blocks; "generic" is
-        the reference, which holds the logits.
+        As for `multilabel_soft_margin_loss` of the logits. `kernel` forces the kernel of the blocks; "generic" is the
+        formula without a kernel, which stores all logits.
 
     Returns
     -------
@@ -81,12 +81,13 @@ def linear_multilabel_soft_margin_loss(
 
     Notes
     -----
-    Under create_graph, function transforms and tracing the logits are those of the dense call. `where` hides logits:
-    what is not finite in `input` or `linear_weight` reaches the gradients as in the library's own product.
+    Special values are those of `multilabel_soft_margin_loss`. Under create_graph, function transforms and tracing all
+    logits are stored, as in the dense call. `where` masks logits only: an entry of `input` or `linear_weight` that is
+    not finite reaches the gradients as in the library's own product.
 
     References
     ----------
-    ``torch.nn.functional.linear_cross_entropy``, which is the softmax's; Renee (Jain et al., MLSys 2023).
+    ``torch.nn.functional.linear_cross_entropy``, the same for the softmax; Renee (Jain et al., MLSys 2023).
 
     Examples
     --------
@@ -126,8 +127,8 @@ def linear_value_and_grad(
 
         value, (d value/d input, d value/d linear_weight, d value/d linear_bias)
 
-    of `linear_multilabel_soft_margin_loss`. No array of shape ``(N, C)`` is made, whatever C: three products, as for
-    the dense call, and nothing else that is large.
+    of `linear_multilabel_soft_margin_loss`. No array of shape ``(N, C)`` is made, whatever C. It computes three matrix
+    products, as the dense call does, and makes no other large array.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def linear_value_and_grad(
     Returns
     -------
     value, (array, array, array or None)
-        Each gradient of the shape and dtype of its argument; None where there is no `linear_bias`.
+        Each gradient of the shape and dtype of its argument; None without a `linear_bias`.
 
     Raises
     ------
@@ -148,7 +149,8 @@ def linear_value_and_grad(
 
     Notes
     -----
-    The scale 1/(N*C) never meets the elementwise gradient, so that half precision keeps its gradients at any C.
+    Special values are those of `linear_multilabel_soft_margin_loss`. The scale 1/(N*C) multiplies the products and not
+    the elementwise gradient, so half-precision gradients do not vanish at any C.
 
     References
     ----------
@@ -172,10 +174,10 @@ def linear_value_and_grad(
 
 
 class Head(NamedTuple):
-    """One checked call: the metadata and operands of its logits, which are not there, and what makes them."""
+    """One checked call: the metadata and operands of its logits, without these, and the arrays that make them."""
 
     problem: Problem  # that of the dense call
-    rest: Operands  # without logits; its target may be one that is made by blocks
+    rest: Operands  # without logits; its target may be a `Target`, which is made by blocks
     dtype: DType  # of the logits
     library: Library
     kernel: str | None
@@ -184,7 +186,7 @@ class Head(NamedTuple):
     b: Any
 
     def tensors(self) -> tuple[Any, ...]:
-        """All arrays that a gradient may be wanted of, in the order of `holding`."""
+        """All arrays that may need a gradient, in the order of `holding`."""
         o = self.rest
         return self.h, self.W, self.b, None if type(o.y) is _targets.Target else o.y, o.w, o.p, o.m
 
@@ -194,12 +196,12 @@ class Head(NamedTuple):
 
     @property
     def lean(self) -> bool:
-        """Whether blocks are made: nothing looks through the arithmetic, and the reference was not asked for."""
+        """Whether the logits are made by blocks: the call is not traced, and the reference was not asked for."""
         return self.problem.state is not State.TRACED and self.kernel != _dispatch.GENERIC.name and self.W.shape[1] > 0
 
     @property
     def batched(self) -> Operands:
-        """Operands of as many rows, of one class: what the reductions look at."""
+        """Operands of the same rows and one class, for the reductions."""
         return self.rest._replace(x=self.column, y=None)
 
     @property
@@ -213,7 +215,7 @@ class Head(NamedTuple):
         o, classes = self.rest, float(self.W.shape[0])
         if o.m is None:
             return classes
-        found = _blocks.observed_classes(self.batched)  # which takes a mask of C for C of one class each
+        found = _blocks.observed_classes(self.batched)  # it counts the mask's own classes
         found = found if o.m.ndim and o.m.shape[-1] != 1 else found * classes
         return o.xp.where(found == 0, o.xp.ones_like(found), found)
 
@@ -227,7 +229,7 @@ class Head(NamedTuple):
         return self.library.logits(cast(self.h[(*rows, _ALL)]), cast(self.W[classes, :]), b)
 
     def adjoint(self, g: Any) -> Any:
-        """What the gradient of each row is multiplied by, in the accumulation dtype."""
+        """The factor of the gradient of each row, in the accumulation dtype."""
         return REDUCE[self.problem.reduction].adjoint(self.batched, g) / self.counts()
 
 
@@ -267,8 +269,8 @@ def value(head: Head) -> Any:
 
 
 def reference(head: Head) -> Any:
-    """The loss of logits that are held, by the generic code: what everything else differentiates."""
-    _dispatch.select(head.problem, head.kernel)  # for the kernel that cannot be had here
+    """The loss of all logits at once, by the generic code, which can be traced and differentiated."""
+    _dispatch.select(head.problem, head.kernel)  # raises an error if the forced kernel is not available
     o = _targets.dense(head.rest)._replace(x=head.logits((_ALL,) * (head.h.ndim - 1), _ALL))
     return reduced(head.problem.reduction, o, _core.rows(o), head.problem.loss_dtype)
 
@@ -307,15 +309,15 @@ def both(head: Head, cotangent: Any) -> tuple[Any, ...]:
 
 
 def run(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
-    """`by_blocks`, or what the library makes of it."""
+    """`by_blocks`, as the library runs it."""
     return head.library.run_head(by_blocks, head, scale, wanted)
 
 
 def by_blocks(head: Head, scale: Any, wanted: frozenset[str]) -> dict[str, Any]:
-    """The row losses and the gradients of what is wanted: of "h", "W", "b", and of the operands "y", "w", "p".
+    """The row losses, and the gradients that `wanted` names: of "h", "W", "b", and of the operands "y", "w", "p".
 
-    `scale` is what `Head.adjoint` gives. Where blocks may not be made there is one of all classes, and nothing is
-    written to.
+    `scale` is the result of `Head.adjoint`. If the head is not `lean`, there is one block of all classes, and no array
+    is written to.
     """
     o, xp, library, device = head.rest, head.rest.xp, head.library, head.problem.device
     batch, (classes, features) = head.h.shape[:-1], head.W.shape

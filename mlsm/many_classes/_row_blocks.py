@@ -1,7 +1,6 @@
-"""Kernels that are run on blocks of rows, where the target is made a block at a time.
+"""Kernels that are run on blocks of rows, for a target that is made a block at a time.
 
-A block has whole rows, so that a kernel gives it the bits that it would give these rows of the dense call. Holds no
-formula.
+A block has whole rows, so that its results have the same bits as these rows in the dense call. Holds no formula.
 """
 
 from collections.abc import Callable
@@ -14,14 +13,14 @@ from ._targets import cells, dense
 
 # Elements of a block of rows: 1 MiB of float32 for its gradient, which is copied to its place while in the cache.
 ROWS: Final = 2**18
-DEVICE: Final = 2**24  # of memory elsewhere, where a launch costs more than a block
+DEVICE: Final = 2**24  # the same outside host memory, where a launch costs more than the work on a small block
 
 Function = Callable[..., Any]
 _ALL: Final = slice(None)
 
 
 def by_rows(kernel: Kernel, o: Operands) -> Kernel:
-    """The kernel, given one block of rows after the other where the target is made by blocks."""
+    """The kernel, called with one block of rows after the other; the generic code gets the whole dense target."""
     wrapped = _whole if kernel is GENERIC else _by_rows
     return kernel._replace(
         rows=wrapped(kernel.rows),
@@ -63,7 +62,7 @@ def _by_rows(function: Function) -> Function:
 
 
 def apart(o: Operands, served: Function, reference: Function) -> tuple[Operands, Function, Function]:
-    """The operands without the labels, and functions of them that fill them in: for a graph, which holds tensors."""
+    """The operands without the labels, and functions that put the labels back: a graph holds only tensors."""
     made = o.y
     return (
         o._replace(y=None),

@@ -1,8 +1,8 @@
-"""Blocks of the dense target of labels, in one buffer, made and unmade; and results that are put together by parts.
+"""Blocks of the dense target of labels, written and cleared in one buffer; and results that are joined from parts.
 
-Every label is written by one assignment of static shape: those of other rows and classes, and the -1 that pads, go to
-a slot behind the block. So no array is compressed by a condition, which would make a device wait, and an index that is
-outside can write nowhere else.
+One assignment of static shape writes all labels: those of other rows and classes, and the -1 of the padding, go to an
+extra slot after the block. So no array is compressed by a condition, which would wait for a device, and an index that
+is outside cannot write anywhere else.
 """
 
 from math import prod
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Parts:
-    """Parts of an array, first to last along its first axis, put together when all are there."""
+    """Parts of an array, first to last along its first axis, joined when all are there."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
@@ -24,7 +24,7 @@ class Parts:
 
 
 class Written(Parts):
-    """Parts that are written to where they belong."""
+    """Parts that are written into the result at once."""
 
     def __init__(self, out: Any) -> None:
         self.out = out
@@ -41,7 +41,7 @@ class Scratch:
 
     def __init__(self, xp: Any, labels: Any, device: Any, host: bool = True) -> None:
         self.xp, self.labels, self.device, self.host = xp, labels, device, host
-        self.columns = xp.astype(labels.indices, xp.int64, copy=False)  # never row*C + column in less
+        self.columns = xp.astype(labels.indices, xp.int64, copy=False)  # because row*C + column needs 64 bits
         self.dtype = xp.bool if labels.values is None else labels.values.dtype
         if labels.indptr is not None:
             self.starts = xp.astype(labels.indptr, xp.int64, copy=False)
@@ -95,7 +95,7 @@ class Scratch:
 
 class Compared:
     """Blocks of the dense target by comparing each label with every class: for arrays that can neither be written to
-    nor be read as NumPy's."""
+    nor read as NumPy arrays."""
 
     def __init__(self, xp: Any, labels: Any, device: Any) -> None:
         self.xp, self.labels, self.device = xp, labels, device
@@ -110,7 +110,7 @@ class Compared:
         return self.xp.stack(rows) if rows else self._rows(self.xp.reshape(indices[:0], (0, 0)), None, classes)
 
     def _rows(self, indices: Any, values: Any, classes: slice) -> Any:
-        """One label of every row after the other."""
+        """A block of some rows, by one comparison for each place of a label in its row."""
         xp = self.xp
         first, end, _ = classes.indices(self.labels.num_classes)
         columns = xp.arange(first, end, dtype=xp.int64, device=self.device)

@@ -1,6 +1,6 @@
-"""Labels as an operand: a dense target that is made a block at a time, or at once where it is small.
+"""Labels as an operand: a dense target that is made a block at a time, or at once if it is small.
 
-Holds no formula. What is smaller than one block becomes the dense target, and is nothing special from there on.
+Holds no formula. A target that is smaller than one block becomes a dense array, and later code treats it as one.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ SMALL: Final = 32768  # elements of a target that is made at once
 
 
 class Target:
-    """The dense target of labels, which is made where it is indexed. A block is good until the next one is made."""
+    """The dense target of labels, which is made when it is indexed. A block is valid until the next one is made."""
 
     __slots__ = ("_added", "_make", "labels", "ndim", "shape", "whole")
 
@@ -25,7 +25,7 @@ class Target:
         self.ndim = len(self.shape)
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
-        if index[0] is Ellipsis:  # [..., None], the class axis of its own that an element is given
+        if index[0] is Ellipsis:  # [..., None], which gives each element its own class axis
             return Target(self.labels, self._make, lambda: self.whole()[..., None], added=True)
         if self._added:
             return self._make(index[:-2], index[-2])[..., None]
@@ -33,7 +33,7 @@ class Target:
 
 
 def target(library: Library, labels: Any, device: Any, traced: bool, *, always: bool = False) -> Any:
-    """The labels as an operand: a dense array, or what makes it by blocks where that saves memory (or `always`)."""
+    """The labels as an operand: a dense array, or a `Target` if blocks save memory (or `always`)."""
     if traced or (not always and (not library.mutable or prod(labels.shape) <= SMALL)):
         return library.dense_target(labels, device, traced)
     return Target(labels, library.target_blocks(labels, device), lambda: library.dense_target(labels, device, False))

@@ -1,4 +1,4 @@
-"""Twins of the loss in the module systems of frameworks, a file per framework, each imported on first use."""
+"""The loss as a module of a framework, one file per framework, each imported on first use."""
 
 import typing as _t
 

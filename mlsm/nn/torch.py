@@ -1,4 +1,4 @@
-"""PyTorch: the loss as an `nn.Module`, whose weights move, save and load with the model. No formula stands here."""
+"""PyTorch: the loss as an `nn.Module`, whose weights move, save and load with the model. No formula is here."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ try:
     import torch
 except ModuleNotFoundError as error:
     if error.name != "torch":
-        raise  # an installation that is broken tells so itself
+        raise  # a broken installation has an error of its own
     raise ImportError(
         "`mlsm.nn.torch` needs PyTorch, which is not installed: python -m pip install 'mlsm[torch]'", name="torch"
     ) from error
@@ -29,8 +29,8 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
     Parameters
     ----------
     weight, pos_weight : tensor, number or nested list, optional
-        Kept as buffers: moved and cast by ``.to``, pickled, and in the ``state_dict`` only when given (so that a
-        module without them loads the ``state_dict`` of `torch.nn.MultiLabelSoftMarginLoss` and the reverse). A number
+        Kept as buffers: moved and cast by ``.to``, pickled, and in the ``state_dict`` only when given, so that a
+        module without them loads the ``state_dict`` of `torch.nn.MultiLabelSoftMarginLoss` and the reverse. A number
         or a list becomes a tensor of the default dtype.
     reduction, label_smoothing, axis
         As for `mlsm.multilabel_soft_margin_loss`, validated here.
@@ -78,7 +78,7 @@ class MultiLabelSoftMarginLoss(torch.nn.Module):
         self.axis = _check.check_axis(axis)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What a pickle holds, checked as the constructor checks it; what an older one lacks gets its default."""
+        """Restore a pickle: check its options like the constructor, and give options that it lacks their defaults."""
         MultiLabelSoftMarginLoss.__init__(self)
         kept = {**state, "_buffers": {**self._buffers, **state.get("_buffers", {})}}
         super().__setstate__(kept)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
@@ -122,21 +122,21 @@ class TopK(NamedTuple):
 
 
 class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
-    """A linear layer and the loss of its logits, which are never held: ``head(hidden, labels)``.
+    """A linear layer and the loss of its logits, which are never stored as a whole: ``head(hidden, labels)``.
 
     The formula, shapes, dtypes and special values are those of `mlsm.linear_multilabel_soft_margin_loss`.
 
     Parameters
     ----------
     in_features, num_classes : int
-        D and C.
+        D, the length of a row of the input, and C.
     bias : bool
         Whether there is a `linear_bias`.
     device, dtype
-        Of the parameters `linear_weight`, shape ``(C, D)``, and `linear_bias`, shape ``(C,)``, which start as those of
-        ``torch.nn.Linear``.
+        Of the parameters `linear_weight`, shape ``(C, D)``, and `linear_bias`, shape ``(C,)``, which are initialised as
+        in ``torch.nn.Linear``.
     weight, pos_weight : tensor, number or nested list, optional
-        Of the loss; kept as buffers, as in `MultiLabelSoftMarginLoss`.
+        Weights of the loss; kept as buffers, as in `MultiLabelSoftMarginLoss`.
     reduction, label_smoothing
         As for `mlsm.linear_multilabel_soft_margin_loss`, validated here.
 
@@ -147,7 +147,7 @@ class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
 
     References
     ----------
-    ``torch.nn.AdaptiveLogSoftmaxWithLoss``, which owns its classes' parameters for the softmax in the same way.
+    ``torch.nn.AdaptiveLogSoftmaxWithLoss``, which also holds the parameters of its classes, for the softmax.
 
     Examples
     --------
@@ -195,7 +195,7 @@ class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start the parameters anew, as ``torch.nn.Linear`` does."""
+        """Initialise the parameters again, as ``torch.nn.Linear`` does."""
         torch.nn.init.kaiming_uniform_(self.linear_weight, a=math.sqrt(5))
         if self.linear_bias is not None:
             bound = 1 / math.sqrt(self.in_features)
@@ -228,7 +228,7 @@ class LinearMultiLabelSoftMarginLoss(torch.nn.Module):
         return torch.nn.functional.linear(input, self.linear_weight, self.linear_bias)
 
     def topk(self, input: torch.Tensor, k: int) -> TopK:
-        """The k largest logits of each row and their classes, by blocks of classes: all logits are never held."""
+        """The k largest logits of each row and their classes, by blocks of classes, without storing all logits."""
         if not 0 < _check.check_count(k, "k") <= self.num_classes:
             raise ValueError(f"`k` must be in [1, {self.num_classes}], the number of classes; got {k}.")
         width = max(k, ELEMENTS // max(1, input[..., 0].numel()))
@@ -258,7 +258,7 @@ def _on(value: torch.Tensor | None, device: Any) -> torch.Tensor | None:
 
 
 def _tensor(value: Any, argument: str) -> torch.Tensor | None:
-    """A weight as a buffer; a foreign array is refused as the function would refuse it."""
+    """A weight as a buffer; an array of another library is refused, as by the function."""
     _check.check_weight(value, argument)
     if value is None or isinstance(value, torch.Tensor):
         return value

@@ -1,6 +1,6 @@
-"""What boosters and second-order optimisers ask for: gradient and Hessian of every element, and a file per booster.
+"""Gradient and Hessian of every element, for boosters and second-order optimisers, and one file per booster.
 
-`derivatives` is the function; `xgboost.Objective` and `lightgbm.Objective` import no peer.
+`derivatives` is the function; `xgboost.Objective` and `lightgbm.Objective` are imported without their boosters.
 """
 
 from .._on_first_use import on_first_use as _on_first_use

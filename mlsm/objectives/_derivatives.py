@@ -1,4 +1,4 @@
-"""Gradient and Hessian of every element, not averaged: check, choose a kernel, run it. No formula stands here."""
+"""Gradient and Hessian of every element, not averaged: check, choose a kernel, run it. No formula is here."""
 
 from typing import Any
 
@@ -22,35 +22,35 @@ def derivatives(
 ) -> tuple[ArrayT, ArrayT]:
     r"""First and second derivative of `mlsm.sigmoid_binary_cross_entropy` for `input`, element by element.
 
-    With sigma the logistic function, y' = y*(1-eps) + eps/2 and 1-y likewise, v the sample weight::
+    With sigma the logistic function, y' = y*(1-eps) + eps/2, (1-y)' = (1-y)*(1-eps) + eps/2 and sample weights v::
 
         gradient = v * weight * ((1-y)'*sigma(x) - pos_weight*y'*sigma(-x))
         hessian  = v * weight * ((1-y)' + pos_weight*y') * max(sigma(x)*sigma(-x), min_hessian)
 
-    Nothing is divided by the number of classes or of rows: this is what a booster sums over the rows of a leaf.
+    Nothing is divided by the number of classes or of rows: a booster adds these values over the rows of a leaf.
 
     Parameters
     ----------
     input : array, any shape
-        Margins (logits), of float16, bfloat16, float32 or float64, of any Array API library, C or Fortran ordered. Of
-        one dimension it is one class, an element a row.
-    target : array, same shape
+        Margins (logits), of float16, bfloat16, float32 or float64, of any Array API library, C or Fortran ordered. In
+        one dimension it is one class, and each element is a row.
+    target : array, `Labels` or CSR matrix, same shape
         Labels: bool, integer or floating, hard (0 or 1) or soft.
     weight, pos_weight : array, number or nested list, optional
         Factors of each term, and of its positive part; each broadcasts to `input`'s shape without enlarging it:
         ``(C,)`` for the classes.
     sample_weight : array or nested list, optional
         Factor of each row, of shape ``batch``, which is `input`'s shape without the last axis, or `input`'s own shape
-        where it has one dimension.
+        if it has one dimension.
     where : bool array, optional
         True where a label was observed; broadcasts like `weight`. Elsewhere both results are exactly 0.
     label_smoothing : float
         eps in [0, 1]: moves every target towards 1/2.
     min_hessian : float
-        Lower bound of sigma(x)*sigma(-x) in the Hessian of an observed element, before the weights. 0 leaves the
-        Hessian as it is, exactly 0 at an infinite margin.
+        Lower bound of sigma(x)*sigma(-x) in the Hessian of an observed element, before the weights. With 0 the Hessian
+        is unchanged, and exactly 0 at an infinite margin.
     kernel : str, optional
-        Force a kernel by name; "generic" is the reference. See `mlsm.explain`.
+        Force a kernel by name; "generic" is the formula without a kernel. See `mlsm.explain`.
 
     Returns
     -------
@@ -60,9 +60,9 @@ def derivatives(
     Raises
     ------
     TypeError
-        For what is no array, for arrays of two libraries, and for dtypes that are not accepted or do not promote.
+        If an argument is not an array, if arrays belong to two libraries, or if dtypes are not accepted or promoted.
     ValueError
-        For shapes, devices and options that do not fit.
+        If shapes, devices or options do not fit.
 
     Notes
     -----
@@ -92,10 +92,10 @@ def derivatives(
     )
     o = _targets.dense(o)
     problem, scale = _check.scaled_rows(sample_weight, input, problem, o, library)
-    # What a kernel returns could not be differentiated again, which only the generic code can.
+    # A kernel's results cannot be differentiated again; those of the generic code can.
     tracked = problem.state is State.TRACKED and kernel is None
     chosen = _dispatch.select(problem, _dispatch.GENERIC.name if tracked else kernel, elements=True)
-    # The checks gave each element a class axis of its own; here an element is no row.
+    # The checks gave each element a class axis of its own; here an element is not a row.
     o = o.holding(*(v if v is None or not v.ndim else v[..., 0] for v in o[1:6]))
     with library.errstate(problem.device):
         found: Any = chosen.derivatives(o, scale, least)

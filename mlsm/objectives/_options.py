@@ -1,6 +1,6 @@
-"""What the boosters' objectives share: options that are checked once and compared, masks, weights, the metric's sum.
+"""The common part of the boosters' objectives: options that are checked once and compared, masks, weights, the metric.
 
-Computes no derivative (that is `derivatives`) and knows no booster.
+Computes no derivative (`derivatives` does) and knows no booster.
 """
 
 import math
@@ -14,7 +14,7 @@ from .._typing import Weight
 
 
 class Options:
-    """The options of an objective: immutable, picklable, compared and hashed by configuration."""
+    """The options of an objective: immutable, picklable, compared and hashed by their values."""
 
     __slots__ = ("label_smoothing", "missing", "pos_weight", "weight")
 
@@ -39,13 +39,13 @@ class Options:
         )
 
     def observed(self, labels: Any) -> Any:
-        """True where a label was observed; None where nothing can be missing."""
+        """True where a label was observed; None if no label can be missing."""
         if self.missing is None:
             return None
         return labels == labels if math.isnan(self.missing) else labels != self.missing
 
     def factors(self, margins: Any) -> dict[str, Any]:
-        """`weight` and `pos_weight`, arrays in the margins' library and dtype: neither widens the arithmetic."""
+        """`weight` and `pos_weight`, arrays in the margins' library and dtype, so that they widen no arithmetic."""
         return {name: _like(getattr(self, name), margins) for name in ("weight", "pos_weight")}
 
     def logloss(self, margins: Any, labels: Any, sample_weight: Any) -> float:
@@ -97,14 +97,14 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _like(value: Any, margins: Any) -> Any:
-    """An array of weights in the library and dtype of the margins; None, a number and a list as they are."""
+    """An array of weights in the library and dtype of the margins; None, a number and a list unchanged."""
     if value is None or _check.is_number(value) or isinstance(value, list | tuple):
         return value
     return array_namespace(margins).asarray(value, dtype=margins.dtype, device=device(margins))
 
 
 def _comparable(value: Any) -> Any:
-    """A value that can be compared and hashed, and that is the same for equal numbers."""
+    """A value that can be compared and hashed, and that is equal for equal numbers."""
     if value is None or _check.is_number(value):
         return "nan" if value is not None and value != value else value
     if isinstance(value, list | tuple):

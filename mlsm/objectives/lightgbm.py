@@ -1,4 +1,4 @@
-"""LightGBM: the loss as an objective of several labels, which its data sets cannot hold. Imports no peer."""
+"""LightGBM: the loss as an objective of several labels, which its data sets cannot hold. Does not import LightGBM."""
 
 import weakref
 from typing import Any, final
@@ -14,37 +14,39 @@ ROWS = 2**24  # LightGBM keeps labels in float32, in which every row number up t
 class Objective(Options):
     r"""Binary cross-entropy of several labels as a custom objective of LightGBM, with missing labels and soft labels.
 
-    For raw scores x, labels y and the weights v of the rows, LightGBM is given, for every row and label::
+    For raw scores x, labels y and the weights v of the rows, with y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2, LightGBM gets for every row and label::
 
         gradient = v * weight * ((1-y)'*sigma(x) - pos_weight*y'*sigma(-x))
         hessian  = v * weight * ((1-y)' + pos_weight*y') * sigma(x)*sigma(-x)
 
-    which is what its own ``binary`` computes for one label (``cross_entropy`` for a soft one), and exactly 0 where a
-    label is missing.
+    These are the values that its own ``binary`` computes for one label (``cross_entropy`` for a soft one), and exactly
+    0 where a label is missing.
 
     Parameters
     ----------
     target : array of shape (N, C)
-        The labels, bool, integer or floating, of all rows that any data set of this objective will hold: those of the
-        validation sets too. It is kept, not copied.
+        The labels, bool, integer or floating, of all rows of all data sets of this objective, including the validation
+        sets. The array is kept, not copied.
     weight, pos_weight : array, number or nested list, optional
         Factors of each label's terms, and of their positive parts; ``(C,)`` for C labels.
     label_smoothing : float
-        In [0, 1]: moves every label towards 1/2.
+        eps in [0, 1]: moves every label towards 1/2.
     missing : float, optional
         The label that means "not observed", such as -1 or NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For a `target` that has not two dimensions or more than 2^24 rows, and as for `mlsm.objectives.derivatives`.
+        If `target` does not have two dimensions or has more than 2^24 rows, and as for `mlsm.objectives.derivatives`.
 
     Notes
     -----
-    A LightGBM data set holds one label a row, so `dataset` gives it the row's number, in float32, and this object looks
-    the labels up: at most 2^24 rows. What LightGBM cuts out of it (``lightgbm.cv``, ``Dataset.subset``) keeps its row
-    numbers. Train with ``{"objective": objective, "num_class": C}`` (without ``num_class`` where C is 1); predictions
-    are raw scores, whose probability is 1/(1+exp(-x)). Scores start at 0, as with ``boost_from_average=false``.
+    A LightGBM data set holds one label per row, so `dataset` gives it the row's number, in float32, and this object
+    looks the labels up: at most 2^24 rows. The subsets that LightGBM makes (``lightgbm.cv``, ``Dataset.subset``) keep
+    the row numbers. Train with ``{"objective": objective, "num_class": C}`` (without ``num_class`` if C is 1).
+    Predictions are raw scores, whose probability is 1/(1+exp(-x)). Scores start at 0, as with
+    ``boost_from_average=false``.
 
     LightGBM copies its parameters, so a deep copy of this object is the object itself. Objects are equal when their
     options are and their `target` is the same array.
@@ -86,24 +88,24 @@ class Objective(Options):
         if shape is None:
             raise TypeError(f"`target` must be an array of shape (N, C); got a {type(target).__qualname__}.")
         if len(shape) != 2:
-            raise ValueError(f"`target` must have the shape (N, C), a column a label; got {tuple(shape)}.")
+            raise ValueError(f"`target` must have the shape (N, C), one column per label; got {tuple(shape)}.")
         if shape[0] > ROWS:
             raise ValueError(
                 f"`target` must have at most 2**24 = {ROWS} rows, because LightGBM keeps their numbers in float32; "
-                f"got {shape[0]}. Train one booster a label, or on fewer rows."
+                f"got {shape[0]}. Train one booster per label, or on fewer rows."
             )
         super().__init__(weight, pos_weight, label_smoothing, missing)
         self._set(target=target, _looked_up=weakref.WeakKeyDictionary())
 
     def dataset(self, data: Any, **options: Any) -> Any:
-        """A ``lightgbm.Dataset`` of all N rows of `target`, whose labels are the rows' numbers.
+        """A ``lightgbm.Dataset`` of all N rows of `target`, whose labels are the row numbers.
 
         Parameters
         ----------
-        data : array, DataFrame or whatever ``lightgbm.Dataset`` takes
+        data : array, DataFrame or other data that ``lightgbm.Dataset`` accepts
             The features, of N rows.
         **options
-            Passed on to ``lightgbm.Dataset``: ``weight=``, ``free_raw_data=False`` …
+            Passed to ``lightgbm.Dataset``: ``weight=``, ``free_raw_data=False`` …
 
         Returns
         -------
@@ -112,9 +114,9 @@ class Objective(Options):
         Raises
         ------
         ValueError
-            Where `data` has another number of rows than `target`.
+            If `data` has another number of rows than `target`.
         ImportError
-            Where LightGBM is not installed.
+            If LightGBM is not installed.
         """
         import numpy as np
 
@@ -124,7 +126,9 @@ class Objective(Options):
         try:
             import lightgbm
         except ImportError as error:
-            raise ImportError("`dataset` needs LightGBM: install mlsm[lightgbm], or lightgbm itself.") from error
+            raise ImportError(
+                "`dataset` needs LightGBM, which is not installed: python -m pip install 'mlsm[lightgbm]'"
+            ) from error
         return lightgbm.Dataset(data, label=np.arange(rows, dtype=np.float32), **options)
 
     def __call__(self, preds: Any, dataset: Any) -> tuple[Any, Any]:
@@ -135,7 +139,7 @@ class Objective(Options):
         preds : array of shape (n,) or (n, C)
             Raw scores.
         dataset : lightgbm.Dataset
-            Made by `dataset`, or cut out of one that was.
+            Made by `dataset`, or a subset of one that was.
 
         Returns
         -------
@@ -145,7 +149,7 @@ class Objective(Options):
         Raises
         ------
         ValueError
-            Where the data set's labels are no row numbers of `target`, and as for `mlsm.objectives.derivatives`.
+            If the labels of the data set are not row numbers of `target`, and as for `mlsm.objectives.derivatives`.
         """
         labels, where, sample_weight = self._labels(preds, dataset)
         return derivatives(
@@ -161,8 +165,8 @@ class Objective(Options):
         """Log loss over the observed labels, for ``feval=``.
 
         The sum of v * weight * -log(probability of the label) over the observed labels, divided by the sum of their
-        v * weight. It knows no `pos_weight` and no `label_smoothing`, which change the training and not what is
-        measured. 0 where nothing was observed.
+        v * weight. It ignores `pos_weight` and `label_smoothing`, which change the training and not the measure. It is
+        0 if no label was observed.
 
         Parameters
         ----------
@@ -172,7 +176,7 @@ class Objective(Options):
         Returns
         -------
         (str, float, bool)
-            The metric's name, its value, and that larger is not better.
+            The metric's name, its value, and False because larger is not better.
 
         Raises
         ------
@@ -192,15 +196,15 @@ class Objective(Options):
             rows = np.asarray(numbers, dtype=np.int64)
             if rows.size and not ((rows == numbers).all() and 0 <= rows.min() <= rows.max() < len(self.target)):
                 raise ValueError(
-                    "`dataset` must be made by `Objective.dataset`, or cut out of one that was: its labels are no row "
-                    f"numbers of `target`, which has {len(self.target)} rows."
+                    "`dataset` must be made by `Objective.dataset`, or be a subset of one that was; got labels that "
+                    f"are not row numbers of `target`, which has {len(self.target)} rows."
                 )
             labels = np.asarray(self.target)[rows].reshape(preds.shape)
             labels = np.asarray(labels, order="F" if preds.flags.f_contiguous else "C")
             weights = dataset.get_weight()
             weights = None if weights is None or not len(weights) else np.asarray(weights)
             found = self._looked_up[dataset] = (labels, self.observed(labels), weights)
-        return found  # type: ignore[no-any-return]  # what was put there
+        return found  # type: ignore[no-any-return]  # a WeakKeyDictionary of Any
 
     def __deepcopy__(self, memo: Any) -> "Objective":
         return self

@@ -1,4 +1,4 @@
-"""XGBoost: the loss as an objective and a metric, for its native and its scikit-learn interface. Imports no peer."""
+"""XGBoost: the loss as an objective and a metric, for its native and its scikit-learn interface. Does not import it."""
 
 from typing import Any, final
 
@@ -12,12 +12,13 @@ from ._options import Options
 class Objective(Options):
     r"""Binary cross-entropy of several labels as a custom objective of XGBoost, with missing labels and soft labels.
 
-    For margins x, labels y and the weights v of the rows, XGBoost is given, for every row and label::
+    For margins x, labels y and the weights v of the rows, with y' = y*(1-eps) + eps/2 and
+    (1-y)' = (1-y)*(1-eps) + eps/2, XGBoost gets for every row and label::
 
         gradient = v * weight * ((1-y)'*sigma(x) - pos_weight*y'*sigma(-x))
         hessian  = v * weight * ((1-y)' + pos_weight*y') * max(sigma(x)*sigma(-x), min_hessian)
 
-    which is what its own ``binary:logistic`` computes, and exactly 0 where a label is missing.
+    These are the values that its own ``binary:logistic`` computes, and exactly 0 where a label is missing.
 
     Parameters
     ----------
@@ -25,16 +26,16 @@ class Objective(Options):
         Factors of each label's terms, and of their positive parts; ``(C,)`` for C labels. ``scale_pos_weight`` is one
         number for all.
     label_smoothing : float
-        In [0, 1]: moves every label towards 1/2.
+        eps in [0, 1]: moves every label towards 1/2.
     missing : float, optional
         The label that means "not observed", such as -1. XGBoost itself refuses NaN as a label.
     min_hessian : float
-        Lower bound of sigma(x)*sigma(-x) for observed labels, before the weights; XGBoost's own is 1e-16.
+        Lower bound of sigma(x)*sigma(-x) for observed labels, before the weights. XGBoost's own bound is 1e-16.
 
     Raises
     ------
     TypeError, ValueError
-        As for `mlsm.objectives.derivatives`, on construction as far as they can be judged without data.
+        As for `mlsm.objectives.derivatives`; on construction for all checks that need no data.
 
     Notes
     -----
@@ -42,12 +43,12 @@ class Objective(Options):
     ``XGBClassifier(objective=objective)``, where it is called with (labels, margins). Weights of rows are those of the
     DMatrix, or ``fit(..., sample_weight=...)``.
 
-    Name ``"objective": "binary:logistic"`` and ``"base_score": 0.5`` beside ``obj=``: the margins then start at 0, and
-    a model that was saved and loaded again predicts probabilities. Use `metric` with
-    ``"disable_default_eval_metric": 1`` where labels are missing, because XGBoost's own metric takes -1 for a label.
+    Pass ``"objective": "binary:logistic"`` and ``"base_score": 0.5`` in addition to ``obj=``: the margins then start
+    at 0, and a model that is saved and loaded again predicts probabilities. If labels are missing, use `metric` with
+    ``"disable_default_eval_metric": 1``, because XGBoost's own metric treats -1 as a label.
 
-    Where the labels lie on a GPU, as CuPy arrays, the margins are moved there (XGBoost hands over NumPy arrays), and
-    the derivatives stay there.
+    If the labels are on a GPU, as CuPy arrays, the margins are moved there (XGBoost passes NumPy arrays), and the
+    derivatives stay there.
 
     Objects are equal when their options are.
 
@@ -95,7 +96,7 @@ class Objective(Options):
         Parameters
         ----------
         first, second : array and DMatrix, or two arrays
-            What XGBoost calls an objective with.
+            The arguments with which XGBoost calls an objective.
         sample_weight : array of shape (N,), optional
             With two arrays: the weights of the rows.
 
@@ -124,13 +125,13 @@ class Objective(Options):
         """Log loss over the observed labels, for ``custom_metric=`` and, in scikit-learn's interface, ``eval_metric=``.
 
         The sum of v * weight * -log(probability of the label) over the observed labels, divided by the sum of their
-        v * weight: the built-in ``logloss`` where nothing is missing. Like that it knows no `pos_weight` and no
-        `label_smoothing`, which change the training and not what is measured. 0 where nothing was observed.
+        v * weight: the built-in ``logloss`` if no label is missing. It ignores `pos_weight` and `label_smoothing`,
+        which change the training and not the measure. It is 0 if no label was observed.
 
         Parameters
         ----------
         first, second, sample_weight
-            As for the objective. XGBoost hands margins to a metric wherever it was given an objective.
+            As for the objective. XGBoost passes margins to a metric if it was given an objective.
 
         Returns
         -------
@@ -153,7 +154,7 @@ class Objective(Options):
 
 
 def _arguments(first: Any, second: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """(margins, labels, weights of the rows or None), of one library, from either interface's arguments."""
+    """(margins, labels, weights of the rows or None), of one library, from the arguments of either interface."""
     if hasattr(second, "get_label"):
         margins, labels, sample_weight = first, second.get_label(), second.get_weight()
     else:
@@ -163,6 +164,6 @@ def _arguments(first: Any, second: Any, sample_weight: Any) -> tuple[Any, Any, A
 
         margins = cupy.asarray(margins)
     if sample_weight is not None and not sample_weight.size:
-        sample_weight = None  # XGBoost's way to say that there is none
-    # One label of several columns, or the reverse: XGBoost gives one label's margins without a class axis.
+        sample_weight = None  # XGBoost passes an empty array for no weights
+    # XGBoost passes the margins of one label without a class axis, and its labels with or without one.
     return margins, labels.reshape(margins.shape) if labels.size == margins.size else labels, sample_weight

@@ -475,3 +475,17 @@ def test_a_masked_gradient_that_is_kept_stays_in_range() -> None:
     assert x.grad is not None
     torch.testing.assert_close(x.grad[:, 0], torch.full((2,), 3e38 / 4), rtol=2**-23, atol=0)
     assert not x.grad[:, 1:].any()
+
+
+@pytest.mark.parametrize("kernel", [None, "numba", "numpy", "generic"])
+@pytest.mark.parametrize("rows", [40, 9000])
+@pytest.mark.parametrize("labels", [False, True], ids=["dense", "labels"])
+def test_a_graph_does_not_change_a_bit_of_the_loss(rows: int, kernel: str | None, labels: bool) -> None:
+    x = 3 * torch.randn((rows, 7), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    indices = torch.arange(rows)[:, None] % 7
+    y = mlsm.Labels(indices, num_classes=7) if labels else mlsm.Labels(indices, num_classes=7).toarray()
+    for reduction in ("mean", "sum"):
+        options: Any = {"where": x < 4, "reduction": reduction, "kernel": kernel}
+        with_graph = loss(x.clone().requires_grad_(), y, **options).detach()
+        assert torch.equal(loss(x, y, **options), with_graph)
+        assert torch.equal(mlsm.value_and_grad(x, y, **options)[0], with_graph)

@@ -408,11 +408,11 @@ CALLED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"`target` must have exactly the shape of `input`, \(2, 3\); got \(2, 4\)",
     ),
     "axis": ({"axis": 0}, ValueError, "`axis` must be the last"),
-    "wrt": ({"wrt": "target"}, ValueError, '`wrt` is "target", for which only a dense target'),
+    "wrt": ({"wrt": "target"}, ValueError, '`wrt` can be "target" only for a dense `target`'),
     "wrt csr": (
         {"target": scipy.sparse.csr_array(X), "wrt": "target"},
         ValueError,
-        '`wrt` is "target", for which only a dense target',
+        '`wrt` can be "target" only for a dense `target`',
     ),
     "coo": (
         {"target": scipy.sparse.coo_array(X)},

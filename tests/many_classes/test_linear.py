@@ -288,7 +288,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bias": (
         {"linear_bias": np.zeros(4)},
         ValueError,
-        r"`linear_bias` must have one number a class, \(3,\), for a `linear_weight` of shape \(3, 4\); got \(4,\)",
+        r"`linear_bias` must have one number per class, \(3,\), for a `linear_weight` of shape \(3, 4\); got \(4,\)",
     ),
     "bias dtype": ({"linear_bias": np.zeros(3, int)}, TypeError, "`linear_bias` must have a real"),
     "target": (

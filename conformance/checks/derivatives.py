@@ -37,7 +37,7 @@ layouts = _theme("layouts", "No memory layout changes a derivative.")
 
 @check(
     "derivatives.arguments",
-    "The pullbacks for target, weight and pos_weight are the oracle's, summed back to the argument's shape.",
+    "The pullbacks for target, weight and pos_weight are the oracle's, summed to the argument's shape.",
     BOUND + " + the sum's roundings",
     offers=("arguments",),
 )
@@ -55,7 +55,7 @@ def arguments(context: Context, tally: Tally) -> None:
 
 @check(
     "derivatives.grad_output",
-    "`grad_output` multiplies each row's derivative, also where it is not a power of two, negative or 0.",
+    "`grad_output` multiplies each row's derivative, also if it is negative, 0, or not a power of two.",
     BOUND,
     offers=("grad_output",),
 )
@@ -98,7 +98,7 @@ def grad_output_of_both(context: Context, tally: Tally) -> None:
         for case in (dense_cases.plain(dtype), *dense_cases.optioned("where", dtype)[:1]):
             if not backend.serves(case):
                 continue
-            # Powers of two, negative and 0: exact wherever they are multiplied in.
+            # Powers of two, negative and 0: exact factors, whatever the order of the multiplications.
             factors = (1.0, -0.5, 0.0, 4.0, 2.0, -8.0)
             seed = backend.cotangent(Tensor(case.batch, factors, case.compute_dtype), case)
             made = context.call(all_, {"seed": seed, **context.arrays(case)}, **context.options(case))

@@ -344,7 +344,7 @@ def _put_to(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--module", action="append", choices=list(QUICK), help="repeatable (default: all of them)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one per core)")
     parser.add_argument("--limit", type=int, help="at most so many mutants a module, evenly spread")
     parser.add_argument("--quick", action="store_true", help="leave out the tests that only survivors are put to")
     parser.add_argument("--resume", action="store_true", help="try only what an earlier run has not killed")

@@ -39,7 +39,7 @@ class TestLossThatIsKnownToFail(LossSuite):
     ("words", "code", "told"),
     [
         (["--backend", f"{HERE}:Mine"], 0, "mine: conforms"),
-        (["numpy", "--kernel", f"{HERE}:kernel"], 0, "seam beside the reference on numpy"),
+        (["numpy", "--kernel", f"{HERE}:kernel"], 0, "seam compared with the reference on numpy"),
         (["numpy", "--kernel", f"{HERE}:wrong_kernel"], 1, "FAIL values.plain"),
         (["--impl", f"{HERE}:two_axes_only"], 0, "(N, C) only"),
         (["--impl", f"{HERE}:of_elements"], 1, "returns one value per element, 24 for 6 rows"),

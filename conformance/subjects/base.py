@@ -311,7 +311,7 @@ def load(path: str) -> Loaded:
     if isinstance(found, type):
         raise NotImportable(f"`--impl` {path!r} is a class: name an instance of it, or a function")
     if not callable(found):
-        raise NotImportable(f"`--impl` {path!r} is a {type(found).__name__}, not a callable")
+        raise NotImportable(f"`--impl` {path!r} is not callable: it has type {type(found).__name__}")
     return Loaded(found, path.partition(".")[0].partition(":")[0], _beside(found, home, attribute))
 
 

@@ -40,7 +40,7 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutants"
-COPY = BUILD / "copy"  # of the checkout as it is now, so that it may be edited while this runs
+COPY = BUILD / "copy"  # a copy of the checkout, which may be edited during the run
 ENOUGH = 0.95
 SECONDS = 120  # of processor time, for tests that take half a minute: a mutant that needs more counts as killed
 

@@ -78,7 +78,7 @@ def test_runtime_needs_two_packages() -> None:
 
 
 def test_one_version() -> None:
-    """`mlsm/_version.py` is the source; what is installed, the citation and the changelog repeat it."""
+    """`mlsm/_version.py` is the source; the installation, the citation and the changelog repeat it."""
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert "version" not in PROJECT["project"]
     assert importlib.metadata.version("mlsm") == mlsm.__version__

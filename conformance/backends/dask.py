@@ -40,7 +40,7 @@ class Dask(Backend):
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
-            raise Unsupported("a Dask array has no layout of its own")
+            raise Unsupported("a Dask array has no memory layout")
         if tensor.dtype == "bfloat16":
             raise Unsupported("bfloat16 is NumPy's by ml_dtypes only: the variant numpy-bfloat16 judges it")
         return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))

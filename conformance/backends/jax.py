@@ -126,7 +126,7 @@ class JAXX64(JAX):
 
 
 class JAXJit(JAX):
-    """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder what it likes."""
+    """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder them."""
 
     name = "jax-jit"
     slow: ClassVar[float] = 64.0  # one compilation for every call

@@ -108,7 +108,7 @@ class NumPy(Backend):
 
 
 class ReadOnlyNumPy(NumPy):
-    """Every array refuses to be written to, as views of somebody else's memory do."""
+    """Every array is read-only, like a view of memory that belongs to another program."""
 
     name = "numpy-readonly"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities - {"writable"}

@@ -15,7 +15,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns what is timed."""
+    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns the work to time."""
 
     name: str
     library: str

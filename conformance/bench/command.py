@@ -67,7 +67,7 @@ def accelerator(device: str) -> str:
 
 
 def run_worker(spec: Mapping[str, Any], progress: Progress) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One process: its results, and what it says about its processors."""
+    """Run one measuring process; returns its results and its data about processors."""
     environment = SINGLE_THREAD if spec["threads"] == "1" else {}
     results: list[dict[str, Any]] = []
     end: dict[str, Any] = {}

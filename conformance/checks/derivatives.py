@@ -12,7 +12,7 @@ from ..tensors import Tensor
 from .exhaustively import halves, singles
 from .values import of_cases, of_elements, themed, turned
 
-BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
+BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is not a power of two"
 OFFERS = ("gradient",)
 
 
@@ -25,7 +25,7 @@ tail = _packed(
 )
 soft_tail = _packed("soft-tail", "The gradient at a target next to 0 or 1 keeps that distance.")
 outside = _packed("outside", "Targets outside [0, 1] have the formula's derivatives, unchanged.")
-plain = _theme("plain", "The reductions' divisors stand in the derivatives: 1/C, and 1/N for the mean.")
+plain = _theme("plain", "The derivatives contain the reductions' divisors: 1/C, and 1/N for the mean.")
 weight = _theme("weight", "A weight scales the derivatives element by element.")
 pos_weight = _theme("pos_weight", "`pos_weight` scales the positive part of the derivatives only.")
 where = _theme("where", "Derivatives are divided by the observed counts, and exactly 0 where nothing was observed.")

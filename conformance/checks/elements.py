@@ -14,7 +14,7 @@ from ..run.tally import Tally
 from ..tensors import Case, Tensor, flat, shape_of
 from .transforms import POINTS, SECOND, derivative
 
-BUDGET = "the elementwise budget, +1 ULP per factor that is no power of two"
+BUDGET = "the elementwise budget, +1 ULP per factor that is not a power of two"
 NONE = Ask("loss", "none")
 _check = functools.partial(check, offers=("elements",), anybody=False)
 

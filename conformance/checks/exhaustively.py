@@ -1,4 +1,4 @@
-"""Reports the exhaustive sweeps of `exhaustive.py` to a tally. Holds no check and no bound of its own."""
+"""Reports the exhaustive sweeps of `exhaustive.py` to a tally. Contains no check and no bound."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def monotone(context: Context, tally: Tally) -> None:
                     tally.true(rise >= -room[i] - room[i + 1], f"{d}: loss({xs[i + 1]}, {y}) turns by {rise}")
 
 
-@check("laws.convex", "A chord of the loss lies above it.", "the elementwise bounds of its three points")
+@check("laws.convex", "A chord of the loss is above it.", "the elementwise bounds of its three points")
 def convex(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
         xs = tuple(round_to(-12 + k * 0.5, d) for k in range(48))

@@ -119,7 +119,7 @@ def call(given, case):
 
 for case in cases:
     try:
-        for _ in range(2):  # what is made once and kept is no part of a call
+        for _ in range(2):  # memory that is allocated once and kept is not counted
             call(arguments(256, case), case)
     except ValueError as error:
         if "cannot serve" not in str(error):

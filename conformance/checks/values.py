@@ -12,7 +12,9 @@ from ..tensors import Case, Tensor
 from .exhaustively import halves, singles
 
 REDUCTIONS = ("none", "sum", "mean")
-BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two, + the sum's roundings"
+BOUND = (
+    "the elementwise budget of the compute dtype, +1 ULP per factor that is not a power of two, + the sum's roundings"
+)
 
 
 def themed(context: Context, theme: str) -> list[Case]:

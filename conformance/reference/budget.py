@@ -151,7 +151,7 @@ class Budget:
         if not math.isfinite(item.a):
             return 0.0
         factors += inexact(1 - self.case.label_smoothing)
-        if item.p is None:  # exactly x: no budget of its own, one rounding for each factor and one for their product
+        if item.p is None:  # exactly x: no error of the element, one rounding for each factor and one for their product
             size, low = item.a * scale, self.form.min_normal  # below `low` a power of two is not exact either
             rounded = factors + (factors > 0 or 0 < size < low)
             return rounded * scaled_ulp(item.a, scale, self.dtype) + self.flushed(scale, item.a, size)

@@ -45,7 +45,7 @@ def merge(runs: Sequence[Run]) -> Run:
         for backend in run.backends:
             key = (backend.name, backend.kernel, backend.device)
             if key in backends:
-                raise MergeError(f"backend {label(backend)!r} stands in more than one record: leave one of them out")
+                raise MergeError(f"backend {label(backend)!r} is in more than one record: leave one of them out")
             backends[key] = backend
     versions: dict[str, str] = {}
     for run in runs:

@@ -196,7 +196,7 @@ def _observed(run: Run) -> str:
         return ""
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
-        "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes "
+        "<section id='observed'><h2>Observed and promised errors</h2><p class='lead'>The hard-target result that comes "
         f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}"
         "<div class='scroll' tabindex='0'><table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"

@@ -132,7 +132,7 @@ def losses_section(run: Run) -> str:
         "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian "
         "diagonal for one logit x and a hard target y. Lower is better: in the shaded band at the bottom a result is "
         "correctly rounded, above it the axis is logarithmic, and from the dotted line at the top upwards no digit is "
-        "right (an answer of 0 would be as good). The dashed line is what is promised.</p>"
+        "right (an answer of 0 would be as good). The dashed line is the promised bound.</p>"
         f"{_legend(entries)}{''.join(parts)}{_findings(run)}</section>"
     )
 

@@ -106,7 +106,9 @@ def test_the_page_is_well_formed_and_fetches_nothing() -> None:
     assert not parser.fetched
     assert "url(" not in html
     assert "@import" not in html
-    assert set(re.findall(r"https?://[^\s\"'<]+", html)) == {"http://www.w3.org/2000/svg"}, "a namespace is no address"
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) == {"http://www.w3.org/2000/svg"}, (
+        "the SVG namespace is not fetched"
+    )
 
 
 def test_the_page_shows_every_status_by_glyph_and_word_and_escapes_reasons() -> None:
@@ -115,7 +117,7 @@ def test_the_page_shows_every_status_by_glyph_and_word_and_escapes_reasons() -> 
         assert f"<i role='img' aria-label='{word}'>{glyph}</i>".replace("'", '"') in html
     assert "<script>" not in html
     below = html[html.index("id='reasons'") :]
-    assert "computes at once &lt;script&gt;" in below, "a reason stands in the list, not in the hover alone"
+    assert "computes at once &lt;script&gt;" in below, "a reason is in the list, not only shown on hover"
     assert "1 of 3 checks fail" not in html
     assert "1 of 4 checks fail" in html
     assert "print(&#x27;a &lt; b&#x27;)" in html
@@ -266,7 +268,7 @@ def test_merging_keeps_order_and_refuses_incompatible_records() -> None:
     assert [b.name for b in both.backends] == ["numpy", "numpy-readonly"]
     assert both.versions == {"numpy": "2.0 and 2.1", "jax": "0.1"}
     assert both.level == "quick, full"
-    with pytest.raises(MergeError, match="'numpy' stands in more than one"):
+    with pytest.raises(MergeError, match="'numpy' is in more than one"):
         merge([first, first])
     with pytest.raises(MergeError, match="differ in `mlsm`"):
         merge([first, replace(second, mlsm="0.0.0")])

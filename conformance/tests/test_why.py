@@ -10,7 +10,7 @@ import pytest
 from .. import peers
 from ..run.why import WHY, Why, explains, look, recomputed, returned
 
-pytest.importorskip("mpmath", reason="it recomputes what is claimed")
+pytest.importorskip("mpmath", reason="it recomputes the claims")
 ALL = {p.call.__name__: p for p in (*peers.PEERS, *peers.OTHERS)}
 CLAIMS = [
     pytest.param(name, why, id=f"{name}-{why.quantity}")

@@ -201,7 +201,7 @@ def test_masks(shape: str, dtype: str, classes: int, rng: np.random.Generator) -
         found = _all(hidden_x, hidden_y, where=where, **hidden)
         expected = _all(x, y, "generic", where=where, **options)
         for a, b in zip(found, _all(x, y, where=where, **options), strict=True):
-            identical(a, b, f"what is masked, {list(options)}")
+            identical(a, b, f"masked entries, {list(options)}")
         for a, b in zip(found, expected, strict=True):
             check(a, b, 16 * np.where(b == 0, 0, spacing(b, dtype)), f"{list(options)}")
         assert not any(a[~seen].any() for a in found[2:])
@@ -585,7 +585,7 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared == 2048 + 2 * (256 * 3 * 4 + 16), "sums, and both operands as they lie"
     assert {"-DMODE=3", "-DSTAGED=1", "-DMASKED=0", "-DBLOCKS=3"} < set(macros)
     ((_, macros, grid, _, shared),) = plan((100, 1000))
-    assert (grid, shared) == (13, 2048), "a warp a row, read where it lies"
+    assert (grid, shared) == (13, 2048), "a warp per row, read directly"
     assert "-DSTAGED=0" in macros
     (pass_, finish) = plan((2, 100_000))
     assert pass_[2] == 13, "long rows: 49 chunks each"
@@ -600,7 +600,7 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, macros, _, _, _),) = plan((1000, 30), order="F")
     assert "-DSTAGED=0" in macros
     ((_, _, _, _, shared),) = plan((10, 300), np.float64)
-    assert shared == 16 * 256, "a float64 sum carries what it dropped"
+    assert shared == 16 * 256, "a float64 sum keeps its rounding error"
     ones = np.ones((1000, 248))
     ((_, _, _, block, shared),) = plan((1000, 248), np.float64, weight=ones, pos_weight=ones, where=ones > 0)
     assert block < 256, "a smaller block where its copies would not fit"

@@ -45,16 +45,16 @@ SMOKE = frozenset(
 )
 """The checks of level smoke: a first test in seconds, in float32 alone."""
 GROUPS: dict[str, str] = {
-    "namespace": "prerequisites: the library and what the backend declares of it",
+    "namespace": "prerequisites: the library, and the capabilities that the backend declares",
     "values": "the loss against the oracle",
     "derivatives": "gradient, Hessian diagonal and the pullbacks of every argument against the oracle",
     "elements": "`sigmoid_binary_cross_entropy`, the element that the rows are means of, against the oracle",
     "labels": "labels as positives only, and the linear head, against the oracle and the dense call",
-    "laws": "identities that hold between results, whatever the oracle says",
-    "special": "infinities, NaN, signed zeros, empty batches, silence",
+    "laws": "identities between results, without the oracle",
+    "special": "infinities, NaN, signed zeros, empty batches, and that nothing warns",
     "types": "dtype, shape, device and library of every result",
     "purity": "no argument is changed, and no result shares memory with one",
-    "lazy": "nothing is computed or copied to the host behind the caller's back",
+    "lazy": "nothing is computed or copied to the host before the caller reads a result",
     "determinism": "the same call gives the same bits",
     "threads": "many threads that call at once",
     "memory": "how much a call needs in addition to its result",

@@ -30,7 +30,7 @@ weight = _theme("weight", "A weight scales the derivatives element by element.")
 pos_weight = _theme("pos_weight", "`pos_weight` scales the positive part of the derivatives only.")
 where = _theme("where", "Derivatives are divided by the observed counts, and exactly 0 where nothing was observed.")
 label_smoothing = _theme("label_smoothing", "Label smoothing moves both coefficients of the derivatives.")
-axis = _theme("axis", "Derivatives come back with the class axis where it was.")
+axis = _theme("axis", "Derivatives have the class axis in its original place.")
 dtypes = _theme("dtypes", "Targets of any dtype give the derivatives of the same targets, cast up.")
 layouts = _theme("layouts", "No memory layout changes a derivative.")
 

@@ -83,7 +83,7 @@ def options(context: Context, tally: Tally) -> None:
 
 @_check(
     "elements.shapes",
-    "A 0-d array, a vector, three axes and every empty array are shapes like any other.",
+    "A 0-d array, a vector, three axes and empty arrays give elements of the same shape.",
     BUDGET,
 )
 def shapes(context: Context, tally: Tally) -> None:

@@ -106,7 +106,7 @@ def many_rows_of_a_weight(context: Context, tally: Tally) -> None:
 @check(
     "values.many-elements",
     "A mean of 2^24 + 1 elements, one more than float32 can count.",
-    "elementwise + 8u, or what a tree of float32 sums may cost where the device has no float64",
+    "elementwise + 8u, or the bound of a tree of float32 sums if the device has no float64",
 )
 def many_elements(context: Context, tally: Tally) -> None:
     if context.backend.slow >= 2:

@@ -206,7 +206,7 @@ def split(context: Context, tally: Tally) -> None:
         tally.exactly(parts, whole, f"{d}: two parts")
 
 
-@check("laws.reductions", "mean and sum are the mean and the sum of none.", "the bound of the reduced loss")
+@check("laws.reductions", "`mean` and `sum` are the mean and the sum of `none`.", "the bound of the reduced loss")
 def reductions(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("classes", d, xs, ys, 6, None)
@@ -217,7 +217,11 @@ def reductions(context: Context, tally: Tally) -> None:
             tally.values(seen, [right], [_bound(context, case, ask)[0] + slack], f"{d}: {ask}", d)
 
 
-@check("laws.duplication", "Every row twice: twice the sum, and the same mean.", "the bound of the reduced loss")
+@check(
+    "laws.duplication",
+    "A batch with every row twice has twice the sum and the same mean.",
+    "the bound of the reduced loss",
+)
 def duplication(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         once, twice = _kept("classes", d, xs, ys, 6, None), _kept("twice", d, xs * 2, ys * 2, 6, None)

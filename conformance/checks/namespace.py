@@ -31,7 +31,7 @@ def make(context: Context, tally: Tally) -> None:
 
 @check(
     "namespace.functions",
-    "The functions of the Array API standard that a generic loss needs are there, and mean what the standard says.",
+    "The functions of the Array API standard that a generic loss needs exist, and mean what the standard says.",
     "the standard's meaning",
 )
 def functions(context: Context, tally: Tally) -> None:

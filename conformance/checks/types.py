@@ -74,7 +74,7 @@ def number(context: Context, tally: Tally) -> None:
                     tally.equal(context.backend.dtype_of(array), d, f"{case.name} with weight {weight}")
 
 
-@check("types.shape", "none has the batch's shape, sum and mean are 0-d, derivatives are shaped like their argument.")
+@check("types.shape", "`none` has the batch's shape, `sum` and `mean` are 0-d, a derivative has its argument's shape.")
 def shape(context: Context, tally: Tally) -> None:
     cases = [
         c

@@ -73,7 +73,7 @@ soft = _packed("soft", "With targets between 0 and 1, every element of the loss 
 tail = _packed("tail", "With targets 0 and 1, no digit is lost in the tail: -40 with target 0 gives 4.2e-18, not 0.")
 soft_tail = _packed("soft-tail", "A target next to 0 or 1 keeps its distance to it: nothing cancels at |x| = 1e4.")
 outside = _packed("outside", "Targets outside [0, 1] get the formula unchanged.")
-plain = _theme("plain", "Reductions: none gives a loss for each row, sum adds the class means, mean averages the rows.")
+plain = _theme("plain", "`none` gives a loss for each row, `sum` adds the class means, `mean` averages the rows.")
 weight = _theme("weight", "A weight multiplies each element before the class mean; nothing is divided by its sum.")
 pos_weight = _theme("pos_weight", "`pos_weight` multiplies the positive part of each element, and only that.")
 where = _theme("where", "`where` takes entries out of the value and out of the divisors.")

@@ -108,7 +108,7 @@ class NumPy(Backend):
 
 
 class ReadOnlyNumPy(NumPy):
-    """Every array is read-only, like a view of memory that belongs to another program."""
+    """Every array is read-only, like a view of memory that another object owns."""
 
     name = "numpy-readonly"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities - {"writable"}

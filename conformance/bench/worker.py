@@ -61,7 +61,7 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
     from .peers import BUILDERS, LACKING
 
     chosen, failed = [], []
-    # Kernels exist for these two libraries only; the others run the reference.
+    # Variants run on these two libraries only, because on the others the reference computes them.
     plain = case.variant == "plain"
     for library in spec["libraries"] if plain else [name for name in spec["libraries"] if name in ("numpy", "torch")]:
         lacking = LACKING.get((library, case.dtype))

@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. Needs Python >= 3.11 and nothing else installed.
 #
-# Everything is installed into .venv, once: a stamp records that it was, and pip is not called again (nor the network
-# touched) until pyproject.toml or this file is newer than the stamp.
+# Everything is installed into .venv once, which a stamp file records. pip runs again (and needs the network) only when
+# pyproject.toml or this file is newer than the stamp.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,12 +12,12 @@ DEMO ?=
 PYTEST ?=
 GALLERY ?=
 
-# Every variant that needs no device, but for the sharded ones, which take minutes and have a job of the workflow; a test
+# Every variant that needs no device, except the sharded ones, which take minutes and have a job of the workflow; a test
 # compares this list with the suite's own.
 CPU_BACKENDS := numpy numpy-readonly numpy-bfloat16 array-api-strict array-api-strict-nodata array-api-strict-nofloat64 \
 	torch jax jax-x64 jax-jit dask dask-chunked-class dask-unknown
 
-# XLA compiles a small operation once for every process of a run, and for the next run, not once for each.
+# With this cache XLA compiles a small operation once for all processes and runs, not once for each.
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
@@ -28,7 +28,7 @@ SHELL := bash
 .SUFFIXES:
 .DEFAULT_GOAL := help
 .PHONY: help test test-slow test-integrations lint types conformance unit parallel demo docs gallery mutants bench dist format clean
-# One step after the other: the checks print what they do, and two of them measure time.
+# One step after the other: the steps print their progress, and two of them measure time.
 .NOTPARALLEL:
 
 help:  ## Show this list
@@ -41,16 +41,16 @@ PYTHON_OK := import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c '$(PYTHON_OK)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
+	$(PIP) install --quiet --upgrade 'pip>=25.1'  # the first with dependency groups
 	@touch $@
 
-# torch is named in the same command as everything that depends on it, so that nothing else chooses its build. setuptools
-# warns that an editable install is editable: twelve lines, as a UserWarning, which say nothing about this project.
+# One command installs torch and everything that depends on it, so that nothing else chooses its build. The ignored
+# UserWarning of setuptools (twelve lines) says only that an editable install is editable.
 $(VENV)/.stamp-%: $(VENV)/.stamp-venv pyproject.toml Makefile mlsm/_version.py
 	PYTHONWARNINGS=ignore::UserWarning $(PIP) install --quiet --editable . --group $*
 	@touch $@
 
-# The test environment holds all that the demo needs; a fresh clone that only wants the demo installs less.
+# The test environment has everything that the demo needs; a fresh clone installs less for the demo alone.
 DEMO_STAMP := $(if $(wildcard $(VENV)/.stamp-test),$(VENV)/.stamp-test,$(VENV)/.stamp-demo)
 
 # ---------------------------------------------------------------- checking
@@ -75,7 +75,7 @@ unit: $(VENV)/.stamp-test  ## pytest: doctests, tests/ and conformance/, whose q
 test-slow: $(VENV)/.stamp-test  ## The tests that `make test` leaves out because they take minutes
 	$(BIN)/python -m pytest -m slow --numprocesses auto --conformance-level smoke tests conformance $(PYTEST)
 
-# Not part of `make test`, because these are larger than all the rest. Imported first: a test that is skipped tests nothing.
+# Not part of `make test`, because these packages are larger than all others. The imports make sure that no test is skipped.
 test-integrations: export KERAS_BACKEND := torch
 test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's loss, and the line for each other framework, in the real one
 	$(BIN)/python -c 'import accelerate, catboost, flax, keras, lightning, ndonnx, onnxruntime, skorch, transformers'
@@ -83,8 +83,8 @@ test-integrations: $(VENV)/.stamp-integrations  ## The Hugging Face Trainer's lo
 		tests/integrations/test_frameworks.py \
 		'tests/test_docs.py::test_blocks_run[docs/tutorials/transformers.md]' $(PYTEST)
 
-# Not part of `make test`, which has tests/kernels/test_threads.py: each of these runs eight times. What is meant for one thread is
-# marked so, with the reason, and left out.
+# Not part of `make test` (which has tests/kernels/test_threads.py), because each of these runs eight times. Tests for one
+# thread only are marked with the reason and left out.
 parallel: $(VENV)/.stamp-test  ## The tests of the public functions, each by four threads at once, and twice (PYTEST="-k name" is passed on)
 	$(BIN)/python -m pytest --parallel-threads 4 --iterations 2 --skip-thread-unsafe=True \
 		$(addprefix tests/,test_public_api.py test_core.py test_module.py test_half.py test_sums.py autograd/test_torch_parity.py) $(PYTEST)
@@ -97,7 +97,7 @@ demo: $(DEMO_STAMP)  ## Handwritten digits as seven-segment displays: every libr
 docs: $(VENV)/.stamp-docs  ## Build the site into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs
 
-# An environment of its own: these engines are large, and where they are installed, tests and reports would find them.
+# A separate environment, because these engines are large, and the tests and reports would use them.
 $(VENV)-gallery/.stamp: pyproject.toml Makefile mlsm/_version.py
 	$(PYTHON) -c '$(PYTHON_OK)'
 	$(PYTHON) -m venv $(VENV)-gallery
@@ -106,7 +106,7 @@ $(VENV)-gallery/.stamp: pyproject.toml Makefile mlsm/_version.py
 		--editable . --group gallery
 	@touch $@
 
-gallery: $(VENV)-gallery/.stamp  ## Judge other people's losses and write docs/gallery.md (minutes; GALLERY="torch_mlsm ..." for some)
+gallery: $(VENV)-gallery/.stamp  ## Judge the losses of other libraries and write docs/gallery.md (minutes; GALLERY="torch_mlsm ..." for some)
 	$(VENV)-gallery/bin/python docs/figures/gallery.py $(GALLERY)
 
 bench: $(VENV)/.stamp-test  ## Side by side with every peer that is installed, as ratios

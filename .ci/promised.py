@@ -2,8 +2,8 @@
 
     python .ci/promised.py docs/support.md RECORD.json ...
 
-Reads the page and the records as text, so that it needs nothing installed. CUDA backends may be promised and absent:
-no runner here has a device, and the page says by itself on what hardware they were seen.
+Reads the page and the records as text, so that it needs no installed package. CUDA backends may be promised and
+absent: no runner has a device, and the page names the hardware on which they were tested.
 """
 
 import json
@@ -43,5 +43,5 @@ def difference(page: str, records: list[str]) -> list[str]:
 if __name__ == "__main__":
     page, *records = (Path(name).read_text(encoding="utf-8") for name in sys.argv[1:])
     complaints = difference(page, records)
-    print("\n".join(complaints) or "what was exercised is what is promised")
+    print("\n".join(complaints) or "the exercised backends are the promised ones")
     sys.exit(bool(complaints))

@@ -1,7 +1,7 @@
-"""`python -m mlsm_conformance run | list | show | report | bench | sabotage`: reads the words, hands over, returns
-the exit code.
+"""`python -m mlsm_conformance run | list | show | report | bench | sabotage`: parses the arguments, calls the
+command, and returns its exit code.
 
-Refuses to do any of the work: each command is a file of its own.  Exit codes: 0 conforms, 1 violations, 2 usage or not
+Does none of the work itself: each command has its own file.  Exit codes: 0 conforms, 1 violations, 2 usage or not
 importable, 3 a stale expectation.
 """
 
@@ -14,17 +14,17 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "run": (".run.command", "judge mlsm (or somebody else's loss) on array libraries, against a float64 oracle"),
+    "run": (".run.command", "judge mlsm (or another loss) on array libraries, against a float64 oracle"),
     "list": (".run.list", "every check: id, rule, bound"),
     "show": (".run.show", "what one check means, and a script that reproduces it"),
     "report": (".report.command", "merge records into HTML and markdown"),
-    "bench": (".bench.command", "measure against the peers that are installed, as ratios to a copy"),
-    "sabotage": (".run.sabotage", "plant every known mistake and print who catches it"),
+    "bench": (".bench.command", "measure speed and memory next to the installed peers, as ratios to a floor"),
+    "sabotage": (".run.sabotage", "plant every known mistake and print which check finds it"),
 }
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The command's words. Only the command that they name is imported, so that `list` need not load the bench."""
+    """The parser. Only the module of the command in `words` is imported, so that `list` does not load the bench."""
     p = argparse.ArgumentParser(
         prog="python -m mlsm_conformance",
         description="Is a multi-label soft margin loss right, and by how much is it wrong?",
@@ -47,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = [*words[1:], "--help"]
     try:
         args = parser(words).parse_args(words)
-    except SystemExit as end:  # argparse has said what it has to say
+    except SystemExit as end:  # argparse has printed its message
         return int(end.code or 0)
     code: int = args.run_command(args)
     return code
 
 
 def script() -> int:
-    """`main` as a program: a reader that has seen enough (`list | head`) ends it, and not in a traceback."""
+    """`main` as a program. If the reader of its output ends first (`list | head`), it ends without a traceback."""
     try:
         code = main()
         sys.stdout.flush()

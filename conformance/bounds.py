@@ -1,3 +1,3 @@
-"""By how much one may be off: the documented name of `reference/bounds.py`."""
+"""The largest error that is allowed: the documented name of `reference/bounds.py`."""
 
-from .reference.bounds import *  # noqa: F403  # all that it offers, and no second list of it
+from .reference.bounds import *  # noqa: F403  # everything it exports, without a second list

@@ -1,6 +1,6 @@
-"""What a check is, and what it is given: a backend, a subject, a level, and the way to ask for one judged value.
+"""A check, and its context: a backend, a subject, a level, and the functions that ask for a value and judge it.
 
-Holds no rule of its own (the rules are in `checks/`), and runs no list of checks (that is `suite.py`).
+Contains no rule (the rules are in `checks/`) and does not run a list of checks (`suite.py` does).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tensors import Case, Tensor
 
 T = TypeVar("T")
 FAILURES = (Exception, SystemExit)
-"""What a loss or a library may raise, and what is then its verdict: a loss that ends the program has failed."""
+"""Exceptions of a loss or a library that fail a check: a loss that ends the program has failed, too."""
 LEVELS = ("smoke", "quick", "full", "exhaustive")
 SMOKE = frozenset(
     {
@@ -43,21 +43,21 @@ SMOKE = frozenset(
         "labels.set",
     }
 )
-"""The checks of level smoke: a sign of life in seconds, in float32 alone."""
+"""The checks of level smoke: a first test in seconds, in float32 alone."""
 GROUPS: dict[str, str] = {
-    "namespace": "prerequisites: the library and what the backend declares of it",
+    "namespace": "prerequisites: the library, and the capabilities that the backend declares",
     "values": "the loss against the oracle",
     "derivatives": "gradient, Hessian diagonal and the pullbacks of every argument against the oracle",
     "elements": "`sigmoid_binary_cross_entropy`, the element that the rows are means of, against the oracle",
     "labels": "labels as positives only, and the linear head, against the oracle and the dense call",
-    "laws": "identities that hold between results, whatever the oracle says",
-    "special": "infinities, NaN, signed zeros, empty batches, silence",
+    "laws": "identities between results, without the oracle",
+    "special": "infinities, NaN, signed zeros, empty batches, and that nothing warns",
     "types": "dtype, shape, device and library of every result",
-    "purity": "arguments stay as they were, results are nobody's memory",
-    "lazy": "nothing is computed or copied to the host behind the caller's back",
+    "purity": "no argument is changed, and no result shares memory with one",
+    "lazy": "nothing is computed or copied to the host before the caller reads a result",
     "determinism": "the same call gives the same bits",
-    "threads": "many callers at once",
-    "memory": "how much besides the result",
+    "threads": "many threads that call at once",
+    "memory": "how much a call needs in addition to its result",
     "refusals": "the whole error table",
     "transforms": "the library's own differentiation, tracing, mapping and compiling",
 }
@@ -72,13 +72,13 @@ class Check:
     bound: str
     run: Callable[[Context, Tally], None]
     needs: frozenset[str] = frozenset()
-    """Capabilities without which the rule says nothing about a backend."""
+    """Capabilities that a backend needs for the rule to apply."""
     offers: frozenset[str] = frozenset({"loss"})
     """What the subject must offer."""
     level: str = "quick"
     """The lowest level that includes it."""
     anybody: bool = True
-    """Whether it is meant for somebody else's loss too, or only for mlsm's own contract."""
+    """Whether it applies to any loss, or only to mlsm's own contract."""
 
     @property
     def group(self) -> str:
@@ -100,7 +100,7 @@ def check(
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """One question to a subject: which quantity of a case, reduced how."""
+    """One question to a subject: a quantity of a case, with its reduction."""
 
     quantity: str  # "loss", "gradient" or "hessian"
     reduction: str = "mean"
@@ -114,7 +114,7 @@ class Ask:
 
 @functools.lru_cache(maxsize=1 << 15)
 def exact(case: Case, ask: Ask) -> oracle.Answer:
-    """The right answer; remembered, since every backend is asked the same."""
+    """The right answer; cached, since every backend is asked the same."""
     given = _cotangent(ask)
     if ask.quantity == "loss":
         return oracle.loss(case, ask.reduction)
@@ -125,7 +125,7 @@ def exact(case: Case, ask: Ask) -> oracle.Answer:
 
 @functools.lru_cache(maxsize=1 << 15)
 def allowed(case: Case, ask: Ask, limits: str, flush: frozenset[str], accumulator: str) -> tuple[float, ...]:
-    """The bound of each value of the answer; remembered likewise."""
+    """The bound of each value of the answer; cached likewise."""
     if ask.quantity == "loss":
         return bounds.bound_loss(case, ask.reduction, limits, flush, accumulator)
     if ask.quantity == "gradient":
@@ -154,7 +154,7 @@ def result_dtype(case: Case, ask: Ask) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """One thing that is wrong with a loss, in a sentence, and which violations it explains."""
+    """One mistake of a loss, in a sentence, and the violations that it explains."""
 
     sentence: str
     explains: Callable[[Violation], bool]
@@ -163,7 +163,7 @@ class Cause:
 
 
 class Context:
-    """One backend, one subject, one level: everything that a check may ask."""
+    """One backend, one subject, one level: everything that a check may use."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Context:
         self.level = level
         self.asked_dtypes = tuple(dtypes) if dtypes is not None else None
         self.causes: list[Cause] = []
-        """What is known to be wrong with the subject before the checks begin."""
+        """The mistakes of the subject that are known before the checks begin."""
         self.expected: dict[str, dict[str, str]] = {}
         """Check id -> case -> why it is known to fail."""
         self.stale: list[str] = []
@@ -198,27 +198,27 @@ class Context:
         return isinstance(self.subject, Mlsm)
 
     def together(self, task: str, **given: Any) -> contextlib.AbstractContextManager[list[str]]:
-        """Around a task that every process which holds a part of this backend's arrays does alike."""
+        """A context for a task that every process with a part of this backend's arrays has to run."""
         if not self.ours or type(self.subject) is not Mlsm:
-            return self.backend.together("nothing")  # a function cannot be sent; a check that needs it sent says so
+            return self.backend.together("nothing")  # a function cannot be sent; a check that needs that reports it
         kernel = None if self.subject.kernel == "auto" else self.subject.kernel
         return self.backend.together(task, kernel=kernel, level=self.level, dtypes=list(self.dtypes), **given)
 
     def catalogue(self) -> Iterator[Case]:
         """The named cases of this level, in this backend's dtypes."""
         level = "full" if self.level == "exhaustive" else self.level
-        # All dtypes at once, and then a choice: the same objects for every backend, whose exact answers are remembered.
+        # All dtypes first, then a selection: every backend gets the same objects, whose exact answers are cached.
         for case in catalogue(level, tuple(FORMATS)):
             if floats_of(case) <= set(self.dtypes) and self.backend.serves(case):
                 yield case
 
     @property
     def expensive(self) -> bool:
-        """Whether calls cost so much here, at this level, that cases are selected."""
+        """Whether calls are so slow on this backend that, at this level, only some cases are run."""
         return self.backend.slow >= 4 and self.level not in ("full", "exhaustive")
 
     def subsample(self, cases: Sequence[T], most: int = 48) -> list[T]:
-        """All cases on a fast backend or at a full level; on a slow one an even selection, the same every time."""
+        """All cases on a fast backend or at level full; on a slow one an even selection, the same every time."""
         most = max(2, round(most * 4 / self.backend.slow))
         if not self.expensive or len(cases) <= most:
             return list(cases)
@@ -240,12 +240,12 @@ class Context:
 
     @property
     def few_dtypes(self) -> tuple[str, ...]:
-        """The dtypes, or the widest alone where calls are dear."""
+        """The dtypes, or the widest alone where calls are slow."""
         return self.dtypes[-1:] if self.expensive else self.dtypes
 
     @property
     def wide_dtypes(self) -> list[str]:
-        """float32 and float64, or the wider alone where calls are dear (halves are the same formula, cast)."""
+        """float32 and float64, or the wider alone where calls are slow (half precisions use the same formula, cast)."""
         wide = [d for d in self.dtypes if d in ("float32", "float64")]
         return wide[-1:] if self.expensive else wide
 
@@ -275,7 +275,7 @@ class Context:
             if ask.grad_output is None:
                 continue
             if ask.reduction == "none":
-                # A library's own differentiation wants the dtype of what it differentiates.
+                # A library's own differentiation requires the dtype of the loss.
                 dtype = case.loss_dtype if self.subject.differentiates else case.compute_dtype
                 cotangents[f"cotangent{index}"] = self.backend.cotangent(
                     Tensor(case.batch, ask.grad_output, dtype), case
@@ -288,7 +288,7 @@ class Context:
         return list(self.call(run, {**arrays, **cotangents}, **fixed))
 
     def one(self, ask: Ask, given: dict[str, Any], cotangent: Any = None) -> Any:
-        """One question, put to the subject with these arguments."""
+        """The subject's answer to one question with these arguments."""
         given = {**given, "reduction": ask.reduction}
         if ask.quantity == "loss":
             return self.subject.loss(**given)
@@ -301,7 +301,7 @@ class Context:
         return self.subject.grad(**given)
 
     def limits(self, case: Case) -> str:
-        """Which set of element budgets the contract promises for this call."""
+        """The name of the set of element budgets that the contract promises for this call."""
         if self.backend.library != "torch" or not self.ours or self.subject.kernel == "generic":
             return self.limits_of({})
         return self.limits_of({**self.arrays(case), **self.options(case)})
@@ -319,22 +319,22 @@ class Context:
     def allowed(self, case: Case, ask: Ask, limits: str) -> tuple[float, ...]:
         """The bound of each value of an answer here."""
         room = allowed(case, ask, limits, self.flush, self.accumulator)
-        # By differentiating twice it comes as the difference s - s*s: three budgets, as `checks/transforms.py` derives.
+        # A Hessian by differentiating twice is the difference s - s*s: three budgets, as in `checks/transforms.py`.
         return tuple(3 * r for r in room) if ask.quantity == "hessian" and self.subject.differentiates else room
 
     @property
     def reductions(self) -> tuple[str, ...]:
-        """The reductions that the subject is asked for."""
+        """The reductions of the subject, in the order in which they are asked."""
         has = self.subject.reductions
         return tuple(r for r in ("none", "mean", "sum") if r in has)
 
     @property
     def reduction(self) -> str:
-        """The reduction that shows most of what the subject does."""
+        """The reduction that shows most: the first one of the subject."""
         return self.reductions[0] if self.reductions else "none"
 
     def concerns(self, tally: Tally, case: Case) -> bool:
-        """Whether a case can be built here and the subject claims it; where not, why is counted."""
+        """Whether a case can be built here and the subject claims it; if not claimed, the reason is counted."""
         if not self.backend.serves(case):
             return False
         names = ("input", "weight", "pos_weight", "where", "label_smoothing", "axis")
@@ -346,7 +346,7 @@ class Context:
         return True
 
     def offered(self, asks: Sequence[Ask], tally: Tally | None = None) -> list[Ask]:
-        """Those questions that the subject offers to answer; why not the others is counted."""
+        """The questions that the subject offers to answer; for the others the reason is counted."""
         out = []
         for ask in asks:
             why = self.subject.lacking("arguments" if ask.wrt != "input" else ask.quantity)
@@ -357,16 +357,16 @@ class Context:
         return out
 
     def owed(self, case: Case, asks: Sequence[Ask]) -> list[Ask]:
-        """What any loss owes: that the second derivative stays finite at a NaN target is mlsm's own promise."""
+        """The questions that any loss must answer. A finite Hessian at a NaN target is promised by mlsm only."""
         nan = any(y != y for y in case.target.values)
         return [ask for ask in asks if self.ours or not nan or ask.quantity != "hessian"]
 
     def tried(
         self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None, read: bool = True
     ) -> list[Any]:
-        """The answers as flat lists (as arrays, unless they are to be read), None for each that there is not.
+        """The answers as flat lists (as arrays without `read`), None for each that is missing.
 
-        What cannot be had together is asked for alone: a missing second derivative does not hide the first.
+        If they cannot be computed together, each is asked alone: a missing second derivative does not hide the first.
         """
         try:
             found = self.answers(case, asks, arrays)
@@ -374,7 +374,7 @@ class Context:
             if len(asks) == 1 or self.ours:
                 tally.passed_by(str(reason))
                 return [None] * len(asks)
-        except FAILURES as error:  # this call's verdict, and no reason to leave the others unjudged
+        except FAILURES as error:  # a verdict on this call; the others are still judged
             if len(asks) == 1:
                 what = f"{case.name}: raised {raised(error)}"
                 what += "" if asks[0].quantity == "loss" else f" for the {asks[0]}"
@@ -398,14 +398,14 @@ class Context:
             return None
 
     def judge(self, tally: Tally, case: Case, asks: Sequence[Ask], arrays: dict[str, Any] | None = None) -> None:
-        """Ask, and judge every value by its bound, of a case that can be built here. One that does not concern the
-        subject is counted as passed by."""
+        """Ask about a case that can be built here, and judge every value by its bound. A question that does not concern
+        the subject is counted as not asked."""
         asks = self.owed(case, self.offered(asks, tally)) if self.backend.serves(case) else []
         if not asks:
             return
         alone = [ask for ask in asks if ask.reduction == "none" and "none" not in self.reductions]
         if alone and _is_column(case) and arrays is None:
-            # Without row losses, a row by itself: in the mean of many a lost tail could not be seen.
+            # Without row losses, each row is a call of its own: a lost tail would not show in the mean of many rows.
             for i in self.subsample(sorted({p: i for i, p in enumerate(_pairs(case))}.values())):
                 row = row_of(case, i)
                 self.judge(tally, row, [dataclasses.replace(ask, reduction=self.reduction) for ask in alone])
@@ -437,7 +437,7 @@ class Context:
         times: float = 1.0,
         leave: Sequence[int] = (),
     ) -> None:
-        """Judge what came by a transform of the library, by so many budgets, but for the places to `leave` out."""
+        """Judge the result of a transform of the library by `times` budgets, without the positions in `leave`."""
         seen, right = self.backend.to_list(array), exact(case, ask).values
         room = allowed(case, ask, "generic", self.flush, self.accumulator)
         if len(seen) != len(right):
@@ -454,7 +454,7 @@ class Context:
         )
 
     def again(self, case: Case, ask: Ask) -> str:
-        """A line to paste: it asks the same question of the same case, and prints what came and what was right."""
+        """A line to paste: it asks the same question of the same case, and prints the answer and the right one."""
         if not self.check:
             return ""
         words = [self.backend.found_as or self.backend.name, self.check, case.name, ask.quantity, ask.reduction]
@@ -471,7 +471,7 @@ class Context:
         return f"from mlsm_conformance.suite import again; again({given}, place=PLACE)"
 
     def command(self) -> str:
-        """A line for a shell: it runs the check that is running, alone."""
+        """A line for a shell: it runs only the check that is running now."""
         words = ["python -m mlsm_conformance run", self.backend.found_as or self.backend.name, "--check", self.check]
         if self.level != "quick":
             words += ["--level", self.level]
@@ -482,7 +482,7 @@ class Context:
 
 
 def by_place(function: Callable[..., Any], names: Iterable[str], **fixed: Any) -> Callable[..., Any]:
-    """A function of arguments by name as one of values in the order of `names`, which is what transforms take."""
+    """A function of keyword arguments as one of positional values in the order of `names`, which transforms need."""
     names = tuple(names)
 
     def placed(*values: Any) -> Any:

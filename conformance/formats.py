@@ -1,7 +1,7 @@
 """The four binary formats as numbers: rounding, spacing and stepping in pure Python, exact.
 
-Values of every format are carried as Python floats (each of them is a float64). Refuses to import an array library, and
-to know any floating dtype beyond the four that the contract names.
+Values of every format are Python floats (each of them is a float64). Imports no array library, and supports no
+floating dtype beyond the four of the contract.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def promote(dtypes: Iterable[str]) -> str:
 
 
 def ulp(value: float, dtype: str) -> float:
-    """The spacing of `dtype` at |value|: of the binade that holds it; the smallest spacing below the normal range."""
+    """The spacing of `dtype` in the binade of |value|; below the normal range, the smallest spacing."""
     form = FORMATS[dtype]
     if not math.isfinite(value):
         return math.nan
@@ -85,7 +85,7 @@ def ulp(value: float, dtype: str) -> float:
 
 
 def round_to(value: float, dtype: str) -> float:
-    """`value` rounded to the nearest member of `dtype`, ties to even; beyond the range, an infinity."""
+    """The member of `dtype` nearest to `value`, ties to even; beyond the range, an infinity."""
     if dtype == "float64" or not math.isfinite(value) or value == 0:
         return value
     form = FORMATS[dtype]
@@ -125,7 +125,7 @@ def from_ordinal(index: int, dtype: str) -> float:
 
 
 def step(value: float, dtype: str, count: int) -> float:
-    """The member of `dtype` that lies `count` steps above (below when negative) `value` rounded to it."""
+    """The member of `dtype` that is `count` steps above (below if negative) the one nearest to `value`."""
     return from_ordinal(ordinal(round_to(value, dtype), dtype) + count, dtype)
 
 

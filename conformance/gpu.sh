@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything that a machine with an NVIDIA GPU can say of this project, in one call of under ten minutes and offline:
-# the suite on CuPy, CUDA tensors and JAX, the tests that need a device, and speed beside PyTorch's.
+# All checks of this project that need an NVIDIA GPU, in one call of under ten minutes and offline: the suite on CuPy,
+# CUDA tensors and JAX, the tests that need a device, and speed compared with PyTorch's.
 #
 #   conformance/gpu.sh RESULTS [WHEELS]
 #
 # RESULTS is a folder: one JSON and one log for each part, and `summary` with their exit codes. WHEELS is a folder with
 # wheels of array-api-compat, mpmath and this project, for a machine that has CuPy, PyTorch, JAX, NumPy, hypothesis and
-# pytest and no network; without it they must be importable. MLSM_DRY_RUN=1 walks the same way on a CPU, with little.
+# pytest and no network; without it they must be importable. MLSM_DRY_RUN=1 runs a small part of this on a CPU.
 set -uo pipefail
 
 results=${1:?usage: conformance/gpu.sh RESULTS [WHEELS]}
@@ -24,7 +24,7 @@ if [[ -n $wheels ]]; then
 fi
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # the parts share one device
 
-# part NAME SECONDS COMMAND...: its output in a log, its exit code in the summary; none ends another.
+# part NAME SECONDS COMMAND...: writes its output to a log and its exit code to the summary; a failure ends no other part.
 part() {
     local name=$1 seconds=$2 code=0
     shift 2
@@ -38,7 +38,7 @@ suite() {
     part "$name" 330 "$python" -m mlsm_conformance run "$backend" --jobs 1 --no-curves --json "$results/$name.json" "$@"
 }
 
-cd "$results" || exit 2  # not the checkout, whose folders would be found before what is installed
+cd "$results" || exit 2  # not the checkout, whose folders would be found before the installed packages
 if [[ -n ${MLSM_DRY_RUN:-} ]]; then
     suite numpy numpy --level smoke --check types &
     suite torch torch --level smoke --check types &

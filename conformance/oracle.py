@@ -1,3 +1,3 @@
-"""What is right, in pure Python: the documented name of `reference/oracle.py`."""
+"""The exact answers, in pure Python: the documented name of `reference/oracle.py`."""
 
-from .reference.oracle import *  # noqa: F403  # all that it offers, and no second list of it
+from .reference.oracle import *  # noqa: F403  # everything it exports, without a second list

@@ -1,7 +1,7 @@
 """The record of a run: what a suite run found, as frozen dataclasses, and their JSON form.
 
-Refuses to judge and to draw: checks fill it, `report/` shows it.  The JSON is strict (no bare NaN or Infinity): a
-number that is not finite is written as the string "nan", "inf" or "-inf" and comes back as a float.
+Does not judge and does not draw: checks fill it, `report/` shows it.  The JSON is strict (no bare NaN or Infinity): a
+number that is not finite is written as the string "nan", "inf" or "-inf" and read back as a float.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 SCHEMA = 1
-"""Version of the JSON form.  It grows by one when a field changes meaning or goes; a new field with a default does not
-count."""
+"""Version of the JSON form.  It grows by one if a field changes its meaning or is removed, not if a field with a
+default is added."""
 
 Status = Literal["pass", "fail", "skip", "xfail"]
 Quantity = Literal["loss", "gradient", "hessian"]
@@ -40,7 +40,7 @@ class Worst:
     bound: float
     case: str
     repro: str = ""
-    """A line of Python to paste (empty where a case has none)."""
+    """A line of Python to paste (empty if a case has none)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +55,15 @@ class CheckRecord:
     worst: Worst | None = None
     seconds: float = 0.0
     cases: int = 0
-    """How many results were judged: a pass over none would be worth nothing."""
+    """How many results were judged: a pass without any would mean nothing."""
     passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Questions that were not asked, by reason, in a check that asked others."""
     again: tuple[str, ...] = ()
-    """Lines to paste, one for each violation that is told."""
+    """Lines to paste, one for each violation that is shown."""
     causes: tuple[str, ...] = ()
-    """What explains every one of its violations; empty where something remains unexplained."""
+    """The causes that together explain all of its violations; empty if one is left unexplained."""
     severity: tuple[float, ...] = ()
-    """Of its worst violation: what is smaller is told first."""
+    """Severity of its worst violation: smaller is shown first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class BackendRecord:
-    """Everything observed on one backend (with one kernel, or `"auto"`: whichever the dispatch chose)."""
+    """Everything observed on one backend (with one kernel, or `"auto"`: the one that the dispatch chose)."""
 
     name: str
     library: str
@@ -91,16 +91,16 @@ class BackendRecord:
     checks: tuple[CheckRecord, ...]
     curves: tuple[Curve, ...] = ()
     absent_curves: tuple[str, ...] = ()
-    """What could not be drawn, and why."""
+    """The curves that could not be drawn, with the reason."""
     diagnosis: tuple[str, ...] = ()
-    """What a few calls before the checks showed of somebody else's loss, in words."""
+    """What a few calls before the checks showed about a foreign loss, in words."""
     unjudged: str = ""
-    """Why nothing at all was asked; empty where something was."""
+    """Why nothing was asked; empty if something was."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PeerRecord:
-    """Somebody else's loss on the same logits: drawn beside the backends, never judged by the exit code."""
+    """Another library's loss on the same logits: drawn next to the backends, without effect on the exit code."""
 
     name: str
     curves: tuple[Curve, ...]
@@ -116,9 +116,9 @@ class Run:
     peers: tuple[PeerRecord, ...] = ()
     level: str = "quick"
     impl: str = ""
-    """`pkg.module:callable` when somebody else's loss was judged; empty for mlsm's own."""
+    """`pkg.module:callable` if a foreign loss was judged; empty for mlsm's own."""
     date: str = ""
-    """The day of the run, as ISO 8601 writes it."""
+    """The day of the run in ISO 8601."""
     schema: int = SCHEMA
 
     def failures(self) -> list[tuple[str, CheckRecord]]:
@@ -141,7 +141,7 @@ def to_json(run: Run) -> str:
     fields = dataclasses.asdict(run)
     ordered = {"schema": fields.pop("schema"), **fields}
     text = json.dumps(_plain(ordered), indent=1, allow_nan=False, ensure_ascii=False)
-    # A list of numbers on one line: a curve has hundreds, and a record is read by people, too.
+    # A list of numbers goes on one line: a curve has hundreds, and people read records, too.
     return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
 
 
@@ -202,7 +202,7 @@ def _backend(d: Mapping[str, Any]) -> BackendRecord:
 
 
 def from_json(text: str) -> Run:
-    """A run from its JSON; RecordError, which names what is wrong, for anything else."""
+    """A run from its JSON; for anything else RecordError, which names the mistake."""
     try:
         d = json.loads(text)
     except json.JSONDecodeError as error:

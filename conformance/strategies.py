@@ -1,8 +1,7 @@
-"""Hypothesis strategies for everything that the loss takes, as plain `Tensor` and `Case` data for any array library.
+"""Hypothesis strategies for all arguments of the loss, as plain `Tensor` and `Case` data for any array library.
 
-Import them into another project's property tests; they need hypothesis and nothing else, and nothing else in this
-package needs hypothesis. `profile` gives the settings of three depths. Refuses to make arrays: a backend realises a
-`Tensor`.
+Import them into another project's property tests. They need only hypothesis, which nothing else in this package
+needs. `profile` gives the settings of three depths. Makes no arrays: a backend turns a `Tensor` into an array.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PROFILES = {
 
 
 def profile(name: str) -> settings:
-    """The settings "quick" (derandomised), "thorough" or "nightly", to decorate a test with or to register and load."""
+    """The settings "quick" (derandomised), "thorough" or "nightly", to decorate a test or to register and load."""
     return PROFILES[name]
 
 
@@ -36,7 +35,7 @@ def dtypes(among: Sequence[str] = ("float16", "bfloat16", "float32", "float64"))
 
 
 def logits(dtype: str = "float64", *, special: bool = False, largest: float | None = None) -> st.SearchStrategy[float]:
-    """One logit of `dtype`: anything finite, often near a threshold or zero; with `special`, infinities and NaN too.
+    """One logit of `dtype`: any finite number, often near a threshold or zero; with `special`, infinities and NaN too.
 
     `largest` bounds the size of the finite ones, for callers whose sums must not leave the range.
     """
@@ -57,7 +56,7 @@ def logits(dtype: str = "float64", *, special: bool = False, largest: float | No
 
 
 def targets(dtype: str = "float64", kind: str = "any") -> st.SearchStrategy[Number]:
-    """One target of `dtype` (floating, integer or bool): "hard", "soft", "out-of-range", or "any" that it can hold."""
+    """One target of `dtype` (floating, integer or bool): "hard", "soft", "out-of-range", or "any" of its members."""
     if dtype == "bool":
         return st.booleans()
     if dtype in INTEGERS:
@@ -71,7 +70,7 @@ def targets(dtype: str = "float64", kind: str = "any") -> st.SearchStrategy[Numb
 
 
 def shapes(max_dims: int = 4, max_side: int = 6, *, empty: bool = False) -> st.SearchStrategy[tuple[int, ...]]:
-    """A shape of 1 to `max_dims` dimensions without an empty class axis; with `empty`, the batch may hold no row."""
+    """A shape of 1 to `max_dims` dimensions without an empty class axis; with `empty`, the batch may be empty."""
     sides = st.lists(st.integers(1, max_side), min_size=1, max_size=max_dims).map(tuple)
     if not empty:
         return sides

@@ -1,13 +1,13 @@
-"""Runs the checks: over a backend into a record, and, under pytest, as two classes that strangers subclass.
+"""Runs the checks: on a backend, into a record; and under pytest, as classes for other projects to subclass.
 
-The whole of a third party's test file for a library, or for a kernel:
+A third party's whole test file for a library, or for a kernel:
 
     from mlsm_conformance.suite import BackendSuite
 
     class TestMyLibrary(BackendSuite):
         backend = "mylib"
 
-Holds no rule and no bound; refuses to turn an exception into anything but a failed check with its reason.
+Contains no rule and no bound. An exception always becomes a failed check with its reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .subjects import Declined, Foreign, Subject, subject_of
 from .tensors import Case
 
 OF_A_LIBRARY = ("namespace",)
-"""Groups that judge the library, whosesoever the loss is; what cannot even be made is asked of everybody."""
+"""Groups that judge the library and not the loss. Whether its arrays can be made is checked for every loss."""
 PREREQUISITES = ("namespace.make", "namespace.functions", "namespace.recognised")
 
 
@@ -41,7 +41,7 @@ class UnknownCheck(ValueError):
 def select(names: Sequence[str] = (), level: str = "quick") -> list[Check]:
     """The checks of these ids or groups (all by default) that belong to `level`, in a fixed order.
 
-    What does not concern a subject is among them: `run_check` skips it and says why.
+    Checks that do not concern a subject are included: `run_check` skips them with the reason.
     """
     rank = LEVELS.index(level)
     if not names:
@@ -50,7 +50,7 @@ def select(names: Sequence[str] = (), level: str = "quick") -> list[Check]:
     for name in names:
         if name not in ids and name not in GROUPS:
             raise UnknownCheck(f"{name!r} is neither a check nor a group; `list` shows both")
-    # A check that is asked for by its id runs at any level.
+    # A check that is given by its id runs at any level.
     return [c for c in CHECKS if c.id in names or (c.group in names and LEVELS.index(c.level) <= rank)]
 
 
@@ -63,7 +63,7 @@ def by_id(id: str) -> Check:
 
 
 def run_check(c: Check, context: Context) -> CheckRecord:
-    """One check on one backend: never raises for what the subject or the library does."""
+    """One check on one backend: never raises, whatever the subject or the library does."""
     started = time.perf_counter()
 
     def record(status: Status, reason: str = "", tally: Tally | None = None) -> CheckRecord:
@@ -103,17 +103,17 @@ def run_check(c: Check, context: Context) -> CheckRecord:
     heard: list[str] = []
     try:
         with warnings.catch_warnings():
-            # mlsm is silent, always. Others may warn: `special.silent` says so, and the numbers are judged all the
-            # same.
+            # mlsm must never warn. Other libraries may: `special.silent` reports it, and the numbers are still
+            # judged.
             warnings.simplefilter("error" if context.ours and context.backend.silent else "ignore")
             with context.together("check", id=c.id) as heard, context.backend.session(), _flags(context):
                 c.run(context, tally)
     except (Declined, Unsupported) as reason:
-        if c.id in PREREQUISITES:  # what cannot even be made is no case to pass by
+        if c.id in PREREQUISITES:  # arrays that cannot be made are a failure, not a skipped case
             tally.fail(str(reason))
         else:
             tally.passed_by(str(reason))
-    except FAILURES as error:  # whatever a strange library raises is its verdict, not our traceback
+    except FAILURES as error:  # an exception of the library is a verdict, not a traceback
         tally.fail(f"raised {raised(error)}")
     if heard and not tally.violated:
         tally.fail(heard[0])
@@ -134,7 +134,7 @@ def run_check(c: Check, context: Context) -> CheckRecord:
 
 
 def explained(violations: Sequence[Violation], causes: Sequence[Cause]) -> tuple[str, ...]:
-    """The causes that together explain every violation; none where one violation remains. An exception is its own."""
+    """The causes that together explain every violation; none if one is left over. An exception explains itself."""
     found: dict[str, None] = {}
     for violation in violations:
         sentence = next((c.sentence for c in causes if c.explains(violation)), "")
@@ -155,7 +155,7 @@ def _flags(context: Context) -> contextlib.AbstractContextManager[Any]:
 def run_backend(
     context: Context, checks: Iterable[Check], progress: Callable[[CheckRecord], None] | None = None
 ) -> BackendRecord:
-    """These checks on one backend; once a prerequisite has failed, the rest is skipped and says so."""
+    """These checks on one backend; after a failed prerequisite the others are skipped with that reason."""
     found: list[CheckRecord] = []
     broken = ""
     for c in checks:
@@ -181,7 +181,7 @@ def run_backend(
 
 
 class _Found(BaseException):
-    """The case that was looked for, in flight out of the check that made it; no check may take it for a failure."""
+    """Raised by a check that makes the wanted case; a BaseException, so that no check takes it for a failure."""
 
     def __init__(self, case: Case, arrays: dict[str, Any] | None) -> None:
         self.case = case
@@ -189,7 +189,7 @@ class _Found(BaseException):
 
 
 class _Finder(Context):
-    """A context that asks nothing and stops at one case: the checks themselves are the registry of their cases."""
+    """A context that asks nothing and stops at one case, because only the checks know their cases."""
 
     wanted = ""
 
@@ -229,8 +229,8 @@ def again(
     kernel: str | None = None,
     elementwise: bool = False,
 ) -> None:
-    """Ask one question of a check again and print what came, what was right, and the bound: the line that a report
-    gives for a violation. `place` chooses one value of the answer, all of them are shown without it."""
+    """Ask one question of a check again and print the answer, the right one, and the bound; a report prints this call
+    for each violation. `place` chooses one value of the answer; without it all are shown."""
     found = find(backend)
     subject = subject_of(found, impl, kernel, elementwise)
     if isinstance(subject, Foreign):
@@ -302,7 +302,7 @@ class BackendSuite:
         import pytest
 
         if self.kernel is not None and ":" not in self.kernel and self.kernel not in _kernels():
-            pytest.skip(f"mlsm has no kernel called {self.kernel!r} here: its file is not there")
+            pytest.skip(f"mlsm has no kernel called {self.kernel!r} here: its file is missing")
         try:
             context = _context(self.backend, self.kernel, self.impl, self.elementwise, self.level)
         except NotInstalled as absent:
@@ -345,7 +345,7 @@ def _kernels() -> tuple[str, ...]:
 
 
 class KernelSuite(BackendSuite):
-    """Subclass it with `kernel`, a registered name or `pkg.module:kernel`, and `backend`, what its arrays are."""
+    """Subclass it with `kernel`, a registered name or `pkg.module:kernel`, and `backend`, the library of its arrays."""
 
     backend: ClassVar[str | Backend] = ""
     checks: ClassVar[tuple[str, ...]] = (
@@ -362,8 +362,8 @@ class KernelSuite(BackendSuite):
 
 
 class LossSuite(BackendSuite):
-    """Subclass it with `impl`, somebody else's loss as `pkg.module:callable`, and `backend`, what arrays it takes
-    (NumPy's by default)."""
+    """Subclass it with `impl`, a foreign loss as `pkg.module:callable`, and `backend`, the library of its arrays
+    (NumPy by default)."""
 
     backend: ClassVar[str | Backend] = "numpy"
     checks: ClassVar[tuple[str, ...]] = (

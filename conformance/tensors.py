@@ -1,6 +1,6 @@
-"""What the catalogue is made of: `Tensor`, `Case` and `Hazard`, plain data that any backend can realise.
+"""The data of the catalogue: `Tensor`, `Case` and `Hazard`, from which any backend can make its arrays.
 
-Refuses to compute a loss (that is the oracle's) and to hold anything that belongs to an array library.
+Computes no loss (the oracle does) and contains nothing of an array library.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tensor:
         if is_floating(self.dtype):
             for value in set(self.values):
                 if round_to(value, self.dtype) != value and value == value:
-                    raise ValueError(f"{value!r} is no member of {self.dtype}")
+                    raise ValueError(f"{value!r} is not a member of {self.dtype}")
         elif self.dtype == "bool":
             if not all(isinstance(value, bool) for value in self.values):
                 raise ValueError("a bool tensor holds bools")
@@ -53,7 +53,7 @@ class Tensor:
 
     @property
     def nested(self) -> Number | Nested:
-        """The values as nested lists of `shape` (a bare number where the shape is empty)."""
+        """The values as nested lists of `shape` (a bare number if the shape is empty)."""
 
         def build(axis: int, start: int, stop: int) -> Number | Nested:
             if axis == len(self.shape):
@@ -84,7 +84,7 @@ def flat(argument: Tensor | Number | Nested) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One named call of the loss; compared and hashed by identity, so that judges can remember what they worked out.
+    """One named call of the loss; compared and hashed by identity, so that judges can cache their answers.
 
     `weight` and `pos_weight` are a `Tensor`, a Python number, a (nested) list of numbers, or None; `where` is a bool
     `Tensor` or None; `layout` (one of `LAYOUTS`) is meant for `input` and `target` both; `axis` is the class axis.
@@ -103,7 +103,7 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise ValueError(f"{self.layout!r} is none of {LAYOUTS}")
+            raise ValueError(f"{self.layout!r} is not one of {LAYOUTS}")
         if self.target.shape != self.input.shape:
             raise ValueError(f"{self.name}: target {self.target.shape} is not shaped like input {self.input.shape}")
 
@@ -141,12 +141,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Hazard:
-    """A row of the hazard table: what triggers it, the right answer, and who gets it wrong.
+    """A row of the hazard table: the trigger, the right answer, and the implementations that get it wrong.
 
     `expected` holds exact decimals (20 significant digits or "inf", "-inf", "nan") by quantity: "loss", "gradient",
     "hessian", "d_target" (those of the first element, with reduction "sum"), "mean" or "sum". A hazard of behaviour
     rather than of a number has no case; its right answer is in `answer`, and `constant` gives (shape, logit, target)
-    where a backend has to make a large array on its own.
+    if a backend has to make a large array.
     """
 
     name: str

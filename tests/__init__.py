@@ -1,1 +1,1 @@
-"""Is mlsm well built? (Whether a backend is right is the conformance suite's question.) A file per topic."""
+"""Tests of mlsm, one file per topic. (The conformance suite judges whether the results of a backend are right.)"""

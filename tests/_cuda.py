@@ -1,4 +1,4 @@
-"""What tests of the CUDA kernel need on a machine without a GPU: `_cuda.cu` as a host library, and NVRTC.
+"""Helpers for tests of the CUDA kernel on a machine without a GPU: `_cuda.cu` as a host library, and NVRTC.
 
 Builds and calls; judges nothing. A missing compiler is a skip that names it.
 """
@@ -23,10 +23,10 @@ import mlsm
 from mlsm._problem import Problem
 
 FOLDER = Path(__file__).parent
-# IEEE arithmetic as it is written, as on the device: no contraction, nothing reassociated.
+# IEEE arithmetic as written, like on the device: no contraction, no reassociation.
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC")
 
-UNWRITTEN = 77  # what an array holds before it is written, so that a result that never was is seen
+UNWRITTEN = 77  # the value of an array before it is written, so that a result that is never written shows
 MARGIN = 1024
 
 
@@ -54,7 +54,7 @@ class HostDevice:
 
     def __init__(self, backwards: bool = False) -> None:
         self.backwards = backwards
-        self._made = threading.local()  # with what lies around them, to see a write that missed
+        self._made = threading.local()  # with a margin around each, to detect writes outside it
 
     def view(self, array: Any) -> Any:
         from mlsm import _policy
@@ -92,7 +92,7 @@ def launch(
     backwards: bool = False,
     counting: bool = False,
 ) -> None:
-    """One launch of the kernel `name`, compiled with these macros, carried out by the host."""
+    """One launch of the kernel `name`, compiled with these macros, executed by the host."""
     said = {key: int(value) for key, _, value in (macro.removeprefix("-D").partition("=") for macro in macros)}
     order = ("X_TYPE", "Y_TYPE", "W_TYPE", "P_TYPE", "G_TYPE", "MODE", "SMOOTH", "MASKED", "W_ROW", "STAGED")
     codes = (ctypes.c_int * len(order))(*(said[key] for key in order))
@@ -104,7 +104,7 @@ def launch(
 
 
 def on_host(name: str, device: HostDevice) -> Any:
-    """A kernel for NumPy arrays that does what the CUDA kernel does."""
+    """A kernel for NumPy arrays that runs the CUDA kernel's code."""
     from mlsm._dispatch import Kernel
     from mlsm.kernels import _cuda
 
@@ -113,7 +113,7 @@ def on_host(name: str, device: HostDevice) -> Any:
             return "device memory is never byte-swapped or unaligned"
         return _cuda.declined(problem)
 
-    return Kernel(  # g may be a NumPy scalar, which has no address; every device has arrays of no dimension for that
+    return Kernel(  # g may be a NumPy scalar, which has no address; a device has 0-d arrays instead
         name,
         ("numpy",),
         accepts,
@@ -136,7 +136,7 @@ def nvrtc() -> ctypes.CDLL:
     if not found:
         pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
     for builtins in found[-1].parent.glob("libnvrtc-builtins.so*"):
-        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # NVRTC looks for it on the library path only
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # NVRTC searches only the library path for it
     return ctypes.CDLL(str(found[-1]))
 
 

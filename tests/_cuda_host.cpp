@@ -1,7 +1,7 @@
-// mlsm/kernels/_cuda.cu on a host: every block after the other, every phase of it thread by thread. What the barriers
-// of a GPU keep apart are phases here, and within one the threads run in the order that `backwards` says: a phase
-// that depended on another thread of its own would show. Compiled once for each compute dtype (-DDOUBLE); everything
-// else is said at run time.
+// mlsm/kernels/_cuda.cu on a host: one block after the other, and each phase of a block thread by thread. A phase is
+// the code between two barriers of the GPU. Within a phase, `backwards` decides the order of the threads, so that a
+// dependence on another thread of the phase would show. Compiled once for each compute dtype (-DDOUBLE); everything
+// else is an argument at run time.
 
 #include <cmath>
 #include <cstring>
@@ -23,8 +23,8 @@ using std::fma;
 using std::fmaf;
 
 #if COUNTING
-// What a warp asks for. Its lanes go the same way, so that the k-th read of a site is one instruction of all of them:
-// each of its bytes lies in a sector of 32, and each element that is worked on takes a step of the whole warp.
+// The reads of a warp. Its lanes take the same branches, so the k-th read of a site is one instruction of all lanes:
+// each of its bytes is in a sector of 32, and each element that is computed takes a step of the whole warp.
 #include <algorithm>
 #include <tuple>
 
@@ -127,13 +127,13 @@ void run(int kernel, int backwards, const int *codes, i64 grid, i64 threads, i64
 }
 
 #if COUNTING
-void counted(i64 *out) {  // and begins anew
+void counted(i64 *out) {  // and resets the counters
     out[0] = useful_bytes, out[1] = 32 * sectors, out[2] = useful_steps, out[3] = warp_steps;
     useful_bytes = sectors = useful_steps = warp_steps = 0;
 }
 #endif
 
-// The element, bare: loss, gradient and hessian of n logits of one target, without weights and divisors.
+// The bare element: loss, gradient and hessian of n logits with one target, without weights and divisors.
 void elements(i64 n, const real *x, real y, real *loss, real *gradient, real *hessian) {
     w_type = p_type = NONE, smooth = masked = 0;
     Call c{};
@@ -154,14 +154,14 @@ void functions(i64 n, const real *a, real *exp_of_minus, real *log1p_of_it) {
     for (i64 i = 0; i < n; ++i) exp_of_minus[i] = decay(a[i]), log1p_of_it[i] = log1p_of_many(exp_of_minus[i]);
 }
 
-// log1p of what eight numbers are together: (1 + e0)...(1 + e7) - 1.
+// log1p of eight numbers combined: (1 + e0)...(1 + e7) - 1.
 void together(i64 n, const real *e, real *out) {
     w_type = p_type = NONE;
     const real nothing[8] = {};
     for (i64 i = 0; i < n; ++i) out[i] = (real)run_of(nothing, e + 8 * i);
 }
 
-// How many of n quotients by way of a reciprocal that is up to `off` ulp wrong are not e/d.
+// How many of n quotients differ from e/d, computed by a reciprocal that is up to `off` ulp wrong.
 i64 wrong_quotients(i64 n, const float *e, const float *d, int off) {
     i64 wrong = 0;
     for (i64 i = 0; i < n; ++i) {

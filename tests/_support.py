@@ -1,6 +1,6 @@
-"""What the tests share: arrays of every installed library, closed forms, and the one comparison that raises.
+"""Helpers of all tests: arrays of every installed library, closed forms, and the only comparison that raises.
 
-Refuses absolute tolerances: `check` takes what each element may be off by, and special values must be exactly right.
+There are no absolute tolerances: `check` takes a bound for each element, and special values must be exactly right.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ needs_kernels = pytest.mark.skipif(not KERNELS_PRESENT, reason="mlsm/kernels/ is
 
 
 class Library(NamedTuple):
-    """One backend of the suite, as the tests use it: from NumPy's arrays and back, with every floating-point flag an
-    error where there are flags."""
+    """One backend of the suite for the tests: converts from NumPy arrays and back; floating-point flags are errors if
+    the library has them."""
 
     name: str
     backend: Backend
@@ -44,7 +44,7 @@ class Library(NamedTuple):
         return self.name
 
     def make(self, a: Any) -> Any:
-        """An array of the library, of what NumPy makes of `a`."""
+        """An array of the library with the values of `np.asarray(a)`."""
         return self.backend.of_numpy(np.asarray(a))
 
     def read(self, a: Any) -> Any:
@@ -57,7 +57,7 @@ class Library(NamedTuple):
 
 _WIDE = ("float32", "float64")
 _ALL = ("float16", "bfloat16", *_WIDE)
-# The suite's backend, and the dtypes. (A Dask array is cut along every axis here.)
+# The suite's backend, and the dtypes. (The Dask arrays are chunked along every axis.)
 _KNOWN = {
     "numpy": ("numpy-bfloat16", _ALL),
     "torch": ("torch", _ALL),
@@ -69,7 +69,7 @@ _KNOWN = {
 LIBRARIES = tuple(_KNOWN)
 
 
-# Each library the way a call reaches it by default, and by the reference where a kernel would come first.
+# Each library with the default choice of kernel, and with the reference if a kernel would be chosen.
 ROUTES = {name: (name, None) for name in LIBRARIES} | {
     f"{name}-generic": (name, "generic") for name in ("numpy", "torch", "dask")
 }
@@ -77,7 +77,7 @@ Route = tuple[Library, str | None]
 
 
 def find(name: str) -> Library:
-    """The library of this name, or a skip that says what is missing."""
+    """The library of this name, or a skip that names what is missing."""
     backend, dtypes = _KNOWN[name]
     try:
         return Library(name, backends.find(backend), dtypes)
@@ -87,7 +87,7 @@ def find(name: str) -> Library:
 
 @contextlib.contextmanager
 def nothing_computed() -> Iterator[None]:
-    """A scheduler of Dask's that raises, for as long as graphs are built."""
+    """Makes Dask's scheduler raise while graphs are built."""
     import dask
 
     def never(*args: Any, **options: Any) -> Any:
@@ -98,8 +98,8 @@ def nothing_computed() -> Iterator[None]:
 
 
 def python(code: str, *arguments: str, cwd: Path | None = None) -> str:
-    """What a fresh interpreter prints, its warnings being errors."""
-    # Bytecode is written, whatever this process was told: without it every import is a compilation.
+    """The output of a fresh interpreter in which warnings are errors."""
+    # The child writes bytecode even if this process does not: without it every import compiles.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd)
@@ -117,7 +117,7 @@ def unaligned(a: Any) -> Any:
 
 
 def read_only(a: Any) -> Any:
-    """A copy that refuses to be written to."""
+    """A read-only copy."""
     return laid_out(a, "read_only")
 
 
@@ -160,7 +160,7 @@ def identical(a: Any, b: Any, what: str = "") -> None:
     assert a.tobytes() == b.tobytes(), f"{what}: bits differ: {a!r} and {b!r}"
 
 
-# ---------------------------------------------------------------- what is asked
+# ---------------------------------------------------------------- questions
 
 
 def everything(
@@ -187,8 +187,8 @@ def everything(
 
 
 def padded(y: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """The positives of a dense target: indices of any order among -1, and the values that belong to them (another
-    number where there is none)."""
+    """The positives of a dense target: indices in any order among -1, and their values (an unrelated number for each
+    -1)."""
     width = max(1, int((y != 0).sum(-1).max())) + 2
     indices = np.full((y.shape[0], width), -1, np.int64)
     values = np.full(indices.shape, 7, y.dtype)
@@ -199,11 +199,11 @@ def padded(y: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     return indices, values
 
 
-# ---------------------------------------------------------------- what is right
+# ---------------------------------------------------------------- right answers
 
 
 def tensor(a: Any) -> Tensor:
-    """A NumPy array as the suite's data."""
+    """A NumPy array as a `Tensor` of the suite."""
     a = np.asarray(a)
     return Tensor(
         a.shape,
@@ -213,7 +213,7 @@ def tensor(a: Any) -> Tensor:
 
 
 def case(x: Any, y: Any, w: Any = None, p: Any = None, m: Any = None, eps: float = 0.0, axis: int = -1) -> Case:
-    """One call as the suite's oracle takes it; NumPy arrays become tensors, numbers and lists stay."""
+    """One call as a `Case` for the suite's oracle; NumPy arrays become tensors, numbers and lists stay."""
     wrapped = [tensor(v) if isinstance(v, np.ndarray) else v for v in (w, p, m)]
     return Case("test", tensor(x), tensor(y), wrapped[0], wrapped[1], wrapped[2], eps, axis)
 
@@ -231,7 +231,7 @@ class Closed(NamedTuple):
 
 
 def closed(x: float, y: float, w: float, p: float) -> Closed:
-    """l = w*(p*y*softplus(-x) + (1-y)*softplus(x)); an infinite softplus behind a zero coefficient is absent."""
+    """l = w*(p*y*softplus(-x) + (1-y)*softplus(x)), where 0 times an infinite softplus is 0."""
 
     def softplus(z: float) -> float:
         return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
@@ -260,10 +260,10 @@ def closed(x: float, y: float, w: float, p: float) -> Closed:
 
 
 def differentiated(x: float, y: float, w: float, p: float) -> tuple[float, Any, Any]:
-    """The closed form, and what plain differentiation gives at a matched infinity, (+inf, 1) and (-inf, 0).
+    """The closed form, and the result of plain differentiation at a matched infinity, (+inf, 1) and (-inf, 0).
 
-    The guard that makes the loss 0 there is a constant choice: by the target, and by the target and another argument,
-    differentiation gives 0, and `mlsm.grad` the formula's own -(1-eps)*w*x. Each is tested as it is.
+    The guard that makes the loss 0 there selects a constant. So differentiation for the target, or for the target and
+    another argument, gives 0, while `mlsm.grad` gives the formula's own -(1-eps)*w*x. Both are tested.
     """
     exact = closed(x, y, w, p)
     gradient, hessian = np.asarray(exact.gradient), np.asarray(exact.hessian)

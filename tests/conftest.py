@@ -1,4 +1,4 @@
-"""Fixtures of the tests: one installed library at a time, seeded randomness, a kernel table left as it was found."""
+"""Fixtures of the tests: each installed library, seeded random numbers, and a kernel table that is restored."""
 
 import zlib
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from mlsm_conformance.backends import several_host_devices
 
 from . import _support
 
-several_host_devices()  # here, since no file of tests can know whether it is the first that uses JAX
+several_host_devices()  # here, because it must happen before the first test file that uses JAX
 
-# A program with an engine of its own (`make mutants`), which `make test` does not install: no doctests are collected.
+# A program that needs an engine which `make test` does not install (`make mutants`): no doctests are collected.
 collect_ignore = ["mutants.py"]
 _NO_PARAMETERS: Any = SimpleNamespace(params={})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make parallel`: what holds for one thread only. (A hook, because the reason hangs on a fixture's parameter.)"""
+    """Marks for `make parallel`: tests for one thread only. (A hook, because it depends on a fixture's parameter.)"""
     for item in items:
         chosen: dict[str, Any] = getattr(item, "callspec", _NO_PARAMETERS).params
         if "jax-x64" in (chosen.get("library"), chosen.get("route")):
-            item.add_marker(pytest.mark.thread_unsafe(reason="JAX's float64 is a switch of the thread that threw it"))
+            item.add_marker(pytest.mark.thread_unsafe(reason="JAX's float64 is switched on for one thread only"))
 
 
 @pytest.fixture(params=_support.LIBRARIES)
@@ -47,13 +47,13 @@ def route(request: pytest.FixtureRequest) -> Iterator[_support.Route]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Random numbers seeded by the test's own name, so that a failure repeats alone and in any order."""
+    """Random numbers seeded by the test's name, so that a failure repeats alone and in any order."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture
 def table() -> Iterator[None]:
-    """Take back every kernel that a test registered and did not take back itself."""
+    """Unregister every kernel that a test registered and did not unregister itself."""
     before = _dispatch._registered
     yield
     for kernel in [k for k in _dispatch._registered if k not in before]:

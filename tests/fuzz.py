@@ -1,13 +1,12 @@
-"""Calls of every kind at random, each judged: right values within their bound, or a refusal as documented.
+"""Random calls of every kind, each judged: values within their bound, or a documented refusal.
 
     python -m tests.fuzz --seeds 20 --calls 500     # each seed in a process of its own, so that a crash is a finding
     python -m tests.fuzz --only 7:123               # one call again, with its arguments
 
 A call mixes a library's variant, dtypes, layouts, options, kernels, questions and transforms. A third of them are
-spoiled: an argument of another library or device, of a wrong shape or kind, in a format that is no dense array, or,
-where arrays are lazy, of unknown lengths, in empty pieces, or lying about their shape. Holds no bound of its own:
-the conformance suite judges. Refuses to count a call as right that raised anything but TypeError or ValueError naming
-an argument.
+spoiled: an argument of another library or device, of a wrong shape or kind, in a format that is not a dense array,
+or, for lazy arrays, of unknown lengths, in empty pieces, or with another shape than declared. Contains no bound: the
+conformance suite judges. A call may raise only a TypeError or a ValueError that names an argument.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from mlsm_conformance.run.tally import Tally
 from mlsm_conformance.subjects import Declined, Mlsm
 from mlsm_conformance.tensors import Case, Tensor, shape_of
 
-# How often each variant is drawn: as dear as a call is, so seldom.
+# How often each variant is drawn: the slower a call, the less often.
 VARIANTS = {
     "numpy": 50,
     "numpy-readonly": 10,
@@ -58,7 +57,7 @@ REFUSALS = (TypeError, ValueError)
 
 
 class Call(NamedTuple):
-    """One call: where, by which kernel, what is asked of which case, and how it is put."""
+    """One call: its backend, kernel, question, case and transform."""
 
     backend: Backend
     kernel: str | None
@@ -90,7 +89,7 @@ def _tensor(r: random.Random, shape: tuple[int, ...], dtype: str, one: Callable[
 
 def _logit(r: random.Random, dtype: str, wild: bool) -> float:
     pick = r.random()
-    if wild and pick < 0.1:  # the largest is such that no product with two weights leaves the range
+    if wild and pick < 0.1:  # no product of the largest one with two weights leaves the range
         return r.choice((math.inf, -math.inf, math.nan, FORMATS[dtype].max / 64, -FORMATS[dtype].tiny))
     if pick < 0.3:
         return r.choice((1, -1)) * step(min(r.choice(THRESHOLDS), FORMATS[dtype].max / 4), dtype, r.randint(-2, 2))
@@ -199,11 +198,11 @@ def draw(r: random.Random) -> Call | None:
 
 
 class Unfit(Exception):
-    """This spoil says nothing about this call; it stays as it was."""
+    """This spoil does not apply to this call, which stays unchanged."""
 
 
 def _junk(r: random.Random) -> tuple[str, Any]:
-    """An option or argument that nobody may accept."""
+    """An option or argument that must be refused."""
     nothing = [("input", None), ("target", None), ("target", [0, 1]), ("input", 1.0), ("where", [True])]
     nothing += [(n, v) for n in ("weight", "pos_weight") for v in ("1", 1j, object(), {}, [[1.0], [1.0, 2.0]], [None])]
     nothing += [(n, v) for n in NAMES for v in (np.zeros(3, object), np.ma.masked_array([1.0]), b"x", len)]
@@ -317,7 +316,7 @@ def _installed() -> list[str]:
 
 
 class Finding(AssertionError):
-    """What no call may do."""
+    """A result or an exception that no call may have."""
 
 
 def _documented(error: Exception) -> None:
@@ -334,7 +333,7 @@ def perform(r: random.Random, call: Call) -> str:
     context = Context(call.backend, Mlsm(call.kernel), "full")
     b = call.backend
     with warnings.catch_warnings():
-        # A lazy graph runs under whatever state its scheduler has.
+        # A lazy graph runs with the floating-point state of its scheduler.
         warnings.simplefilter("error" if b.silent and "lazy" not in b.capabilities else "ignore")
         with b.session(), b.flags() if "float_flags" in b.capabilities else contextlib.nullcontext():
             return _performed(r, call, context)
@@ -380,9 +379,9 @@ def _questions(call: Call) -> list[Ask]:
 
 
 def _asked(call: Call, context: Context, arrays: dict[str, Any]) -> list[Any]:
-    """What comes, as arrays."""
+    """The results, as arrays."""
     b, ask = call.backend, call.ask
-    # What a spoil put in place of an option goes by the name of that option.
+    # A spoiled option keeps its name.
     fixed = {**context.options(call.case), **{n: arrays.pop(n) for n in OTHERS if n in arrays}}
     if call.how == "elements":
         fixed.pop("axis", None)
@@ -393,7 +392,7 @@ def _asked(call: Call, context: Context, arrays: dict[str, Any]) -> list[Any]:
         return list(context.subject.value_and_grad(**{**fixed, **arrays, **outer}))
     names = list(arrays)
     if call.how == "vjp":
-        # None of the caller's own cotangent: it is the one that the differentiation is seeded with.
+        # Without the caller's cotangent, which is the seed of the differentiation.
         seed = arrays.pop("grad_output", None)
         if ask.grad_output is not None and seed is None:
             seed = b.make(Tensor((), _rounded(call), call.case.loss_dtype))
@@ -441,7 +440,7 @@ def _judged(call: Call, context: Context, ask: Ask, array: Any, seen: list[float
     tally = Tally()
     tally.equal(b.shape_of(array), wanted, "shape")
     tally.equal(b.dtype_of(array), result_dtype(case, ask), "dtype")
-    tally.true(b.owns(array), "an array of another library came")
+    tally.true(b.owns(array), "the result is an array of another library")
     limits = "generic" if call.how in ("vjp", "elements", "pair") else context.limits(case)
     right = exact(case, ask).values
     room = allowed(case, ask, limits, context.flush, context.accumulator)
@@ -460,7 +459,7 @@ def _shape_of(case: Case, ask: Ask) -> tuple[int, ...]:
 
 
 def one(seed: int, index: int, show: bool = False) -> str:
-    """The call of this seed and index, judged; its fate."""
+    """Judge the call of this seed and index; returns how it ended."""
     r = random.Random(f"{seed}:{index}")
     call = draw(r)
     if call is None:
@@ -470,12 +469,12 @@ def one(seed: int, index: int, show: bool = False) -> str:
         print(call.case.input, call.case.target, call.case.weight, call.case.pos_weight, call.case.where, sep="\n")
     try:
         return perform(r, call)
-    except Exception as error:  # anything at all is a finding, told with the call that made it
+    except Exception as error:  # any exception is a finding, reported with its call
         raise Finding(f"{seed}:{index}: {call}\n    {type(error).__name__}: {error}") from error
 
 
 def seed_of_calls(seed: int, calls: int) -> tuple[Counter[str], list[str]]:
-    """How the calls of one seed ended, and what was found."""
+    """How the calls of one seed ended, and the findings."""
     fates: Counter[str] = Counter()
     found = []
     for index in range(calls):
@@ -490,13 +489,13 @@ def seed_of_calls(seed: int, calls: int) -> tuple[Counter[str], list[str]]:
 
 
 def main() -> int:
-    """The command: 0 where nothing was found."""
+    """The command: returns 0 if nothing was found."""
     p = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0] if __doc__ else "")
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds")
     p.add_argument("--first", type=int, default=0, metavar="SEED", help="the first of them")
     p.add_argument("--calls", type=int, default=500, metavar="N", help="calls of each seed")
-    p.add_argument("--here", action="store_true", help="in this process, which a crash ends")
-    p.add_argument("--only", metavar="SEED:CALL", help="one call again, shown")
+    p.add_argument("--here", action="store_true", help="in this process, which a crash would end")
+    p.add_argument("--only", metavar="SEED:CALL", help="repeat and print one call")
     args = p.parse_args()
     faulthandler.enable()
     if args.only:

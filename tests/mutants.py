@@ -1,11 +1,11 @@
-"""Mutation testing: change one operator of the code that matters at a time and see whether a test notices.
+"""Mutation testing: change one operator of the code that matters at a time, and see whether a test fails.
 
     python tests/mutants.py [--module NAME ...] [--jobs N] [--limit N] [--quick] [--resume]
 
-Cosmic Ray makes the mutants and its session in build/mutants keeps the results. 1600 cold starts of pytest would take
-hours, so the tests are collected once in a process that forks for each mutant and exchanges the code there, in memory:
-no file is rewritten. Prints the score and every survivor. Exits 1 under 95 %, and for a survivor without a proof, or a
-proof without a survivor, in tests/equivalents.toml: a survivor is turned into a test or proved harmless.
+Cosmic Ray makes the mutants, and its session in build/mutants keeps the results. 1600 cold starts of pytest would take
+hours, so the tests are collected once in a process that forks for each mutant and replaces the code there in memory; no
+file is rewritten. Prints the score and every survivor. Exits with 1 below 95 %, and for a survivor without a proof, or
+a proof without a survivor, in tests/equivalents.toml: every survivor needs a test or a proof that it is harmless.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutants"
-COPY = BUILD / "copy"  # of the checkout as it is now, so that it may be edited while this runs
+COPY = BUILD / "copy"  # a copy of the checkout, which may be edited during the run
 ENOUGH = 0.95
-SECONDS = 120  # of processor time, for tests that take half a minute: a mutant that needs more does not come back
+SECONDS = 120  # of processor time, for tests that take half a minute: a mutant that needs more counts as killed
 
-# What each module is tested by: first what is quick, on a library that is permissive and one that is strict; and only
-# for mutants that survive it, what takes other libraries. Nothing random: a score that cannot be repeated is none.
+# The tests of each module: first quick ones, on a permissive and a strict library; only for mutants that survive them,
+# those on other libraries. No random tests, because a score must be reproducible.
 LIGHT = ("-k", "not torch and not jax and not dask and not cupy and not slow_axis and not threads")
 QUICK: dict[str, tuple[str, ...]] = {
     "_core": ("tests/test_core.py", "tests/test_hazards.py", *LIGHT),
@@ -85,7 +85,7 @@ SLOW_IMPORTS = ("numpy", "ml_dtypes", "mpmath", "hypothesis", "array_api_strict"
 
 
 class Place(NamedTuple):
-    """A mutant by what it changed, so that an edit elsewhere in the file leaves it its name."""
+    """A mutant named by its change, so that an edit elsewhere in the file does not change the name."""
 
     where: str  # the function, "" for the module
     before: str
@@ -94,20 +94,20 @@ class Place(NamedTuple):
 
 class Mutant(NamedTuple):
     module: str
-    job: str  # by which the session knows it
+    job: str  # its id in the session
     place: Place
     code: str
-    inside: bool  # a function's body alone: it can be exchanged after the module was imported
+    inside: bool  # only a function's body, which can be replaced after the import of the module
 
 
 # ---------------------------------------------------------------- the mutants
 
 
 def mutants(module: str, session: WorkDB) -> Iterator[Mutant]:
-    """Those of one module that mean something else than the original.
+    """The mutants of one module that differ in meaning from the original.
 
-    Left out are those that Python's compiler refuses or warns of (`is "word"`) and those of annotations: they die when
-    they are imported or are never evaluated, and would flatter the score.
+    Mutants that Python's compiler refuses or warns about (`is "word"`) and those of annotations are left out: they fail
+    at import or are never evaluated, and would raise the score.
     """
     original = (COPY / "mlsm" / f"{module}.py").read_text(encoding="utf-8")
     meaning, frame = _meaning(original), _meaning(original, bodies=False)
@@ -139,7 +139,7 @@ def _meaning(code: str, *, bodies: bool = True) -> str:
 
 
 def _place(where: str, original: str, code: str) -> Place:
-    """The lines that differ: those between what both begin with and what both end with."""
+    """The lines that differ: those between the common beginning and the common end."""
     before, after = original.splitlines(), code.splitlines()
     while before and after and before[0] == after[0]:
         del before[0], after[0]
@@ -148,11 +148,11 @@ def _place(where: str, original: str, code: str) -> Place:
     return Place(where, " ".join(line.strip() for line in before), " ".join(line.strip() for line in after))
 
 
-# ---------------------------------------------------------------- a mutant in the place of the original
+# ---------------------------------------------------------------- replacing the original by a mutant
 
 
 class Imported(Loader):
-    """Finds the mutant where the module is looked for."""
+    """Finds the mutant in place of the module."""
 
     def __init__(self, mutant: Mutant) -> None:
         self.name, self.code = f"mlsm.{mutant.module}", mutant.code
@@ -161,14 +161,14 @@ class Imported(Loader):
         return ModuleSpec(name, self) if name == self.name else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        return None  # the usual one
+        return None  # the usual finder
 
     def exec_module(self, module: ModuleType) -> None:
         exec(compile(self.code, f"{self.name}, mutated", "exec"), vars(module))
 
 
 def exchange(mutant: Mutant) -> None:
-    """Give each function of the imported module the mutant's code; all that hold the function see it."""
+    """Give each function of the imported module the mutant's code; every reference to the function gets it."""
     name = f"mlsm.{mutant.module}"
     codes = {c.co_qualname: c for c in _codes(compile(mutant.code, f"{name}, mutated", "exec"))}
     for function in _functions(sys.modules[name], name):
@@ -196,13 +196,13 @@ def _functions(holder: Any, module: str) -> Iterator[FunctionType]:
 
 
 def work(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...]) -> None:
-    """A worker: each of its mutants in a process of its own, and what came of it into the session."""
+    """A worker: runs each of its mutants in a separate process, and writes the result into the session."""
     os.chdir(COPY)
     sys.path.insert(0, str(COPY))  # before the finder of an editable installation
     for library in SLOW_IMPORTS:
         if importlib.util.find_spec(library.partition(".")[0]) is not None:
             importlib.import_module(library)
-    warnings.filterwarnings("ignore", message=r"os.fork\(\)")  # JAX's, which has no threads before it has a backend
+    warnings.filterwarnings("ignore", message=r"os.fork\(\)")  # JAX's, which has no threads without a backend
     gc.freeze()
     arguments = ["-x", "-qq", "--tb=line", "--capture=sys", "-p", "no:cacheprovider", *tests]
     with use_db(file) as session:
@@ -220,7 +220,7 @@ def work(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...]) -> 
 
 
 class Forks:
-    """A plugin of pytest that runs the tests that were collected once for each mutant, the original first."""
+    """A plugin of pytest that runs the collected tests once for the original and then for each mutant."""
 
     def __init__(self, session: WorkDB, share: list[Mutant], name: str) -> None:
         self.session, self.share, self.name = session, share, name
@@ -229,7 +229,7 @@ class Forks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if session.testsfailed:
-            return None  # pytest's own loop says that collecting went wrong
+            return None  # pytest's own loop reports that collecting failed
         gc.freeze()
         for mutant in (None, *self.share):
             if (child := os.fork()) == 0:
@@ -246,12 +246,12 @@ class Forks:
 
 
 def _alone() -> None:
-    """In the child: a file for what it prints, and an end to what does not come back."""
+    """In the child: send its output to a file, and limit its time."""
     file = os.open(str(BUILD / "output" / str(os.getpid())), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    signal.alarm(10 * SECONDS)  # for one that waits for ever
+    signal.alarm(10 * SECONDS)  # for one that waits forever
 
 
 def _leave(code: int) -> None:
@@ -279,7 +279,7 @@ def _record(session: WorkDB, mutant: Mutant, name: str, child: int) -> None:
 
 class Tally(NamedTuple):
     killed: int
-    by_signal: int  # of the killed: they crashed, or did not come back
+    by_signal: int  # of the killed: they crashed or exceeded their time
     equivalent: int
     survivors: list[Place]
     stale: list[Place]
@@ -314,7 +314,7 @@ def run(module: str, options: argparse.Namespace) -> Tally:
 
 
 def harmless(module: str) -> set[Place]:
-    """The mutants of a module that no test can tell from the original, each with its proof."""
+    """The mutants of a module that no test can distinguish from the original, each with its proof."""
     entries = tomllib.loads((ROOT / "tests" / "equivalents.toml").read_text(encoding="utf-8")).get(module, [])
     assert all(entry["why"] for entry in entries), module
     return {Place(entry["where"], entry["before"], after) for entry in entries for after in entry["after"]}
@@ -327,7 +327,7 @@ def _survivors(file: Path, share: list[Mutant]) -> list[Mutant]:
 
 
 def _put_to(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...], jobs: int) -> list[Mutant]:
-    """Those that survive these tests."""
+    """The mutants that survive these tests."""
     context = multiprocessing.get_context("fork")
     parts = [part for i in range(jobs) if (part := share[i::jobs])]
     workers = [context.Process(target=work, args=(file, part, name, tests)) for part in parts]
@@ -344,9 +344,9 @@ def _put_to(file: Path, share: list[Mutant], name: str, tests: tuple[str, ...], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--module", action="append", choices=list(QUICK), help="repeatable (default: all of them)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one a core)")
-    parser.add_argument("--limit", type=int, help="at most so many mutants a module, evenly spread")
-    parser.add_argument("--quick", action="store_true", help="leave out the tests that only survivors are put to")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one per core)")
+    parser.add_argument("--limit", type=int, help="at most this many mutants per module, evenly spread")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests that are run for survivors only")
     parser.add_argument("--resume", action="store_true", help="try only what an earlier run has not killed")
     options = parser.parse_args()
     for folder in (COPY, BUILD / "output"):
@@ -363,7 +363,7 @@ def report(tallies: dict[str, Tally]) -> int:
         for place in tally.stale:
             print(f"\n{module}: proved harmless, but no such mutant survives: {place}")
         for (where, before), group in groupby(sorted(tally.survivors), lambda place: place[:2]):
-            # As equivalents.toml takes it; JSON's strings are TOML's.
+            # In the format of equivalents.toml; JSON strings are TOML strings.
             print(f"\n[[{module}]]\nwhere = {json.dumps(where)}\nbefore = {json.dumps(before)}\nafter = [")
             print("".join(f"    {json.dumps(place.after)},\n" for place in group) + ']\nwhy = ""')
     print("\nmodule     mutants  killed  (by signal)  equivalent  survivors")

@@ -1,4 +1,4 @@
-"""Derivatives that are summed back to a weight obey the bound of sums; blocks change no value; numbers at the edge."""
+"""Derivatives that are summed to a weight's shape keep the bound of sums; blocks change no value; extreme numbers."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ from mlsm import _blocks, _check, _core
 from ._support import check
 
 U = 2.0**-53
-ELEMENTWISE = 10 * U  # numerics.md's bound, with a factor for the scale and one for the weight
+ELEMENTWISE = 10 * U  # the bound of numerics.md, with a factor for the scale and one for the weight
 
 
 def _elements(x: Any, y: Any, wrt: str) -> Any:
-    """The bracket or its positive part, by extended precision."""
+    """The bracket or its positive part, in extended precision."""
     precise = np.longdouble
     a = np.abs(x.astype(precise))
     smooth = np.log1p(np.exp(-a))
@@ -28,7 +28,7 @@ def _elements(x: Any, y: Any, wrt: str) -> Any:
 
 
 needs_extended = pytest.mark.skipif(
-    np.finfo(np.longdouble).nmant <= 60, reason="the judge needs a format wider than float64"
+    np.finfo(np.longdouble).nmant <= 60, reason="the reference needs a format wider than float64"
 )
 LIBRARIES = ["numpy", "numpy-generic", "torch", "torch-generic", "torch-backward", "dask"]
 
@@ -46,7 +46,7 @@ def _gradient(library: str, x: Any, y: Any, wrt: Any, weight: Any) -> Any:
         return lazy.compute(scheduler="synchronous")
     torch = pytest.importorskip("torch", reason="PyTorch's sums")
     options[wrt] = torch.from_numpy(np.array(weight))
-    # What NumPy reads backwards PyTorch cannot view.
+    # PyTorch has no views with negative strides.
     x, y = (torch.from_numpy(v.copy() if min(v.strides) < 0 else v) for v in (x, y))
     if library != "torch-backward":
         found: Any = mlsm.grad(x, y, wrt=wrt, **options)
@@ -61,8 +61,8 @@ def _gradient(library: str, x: Any, y: Any, wrt: Any, weight: Any) -> Any:
 @pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
 @pytest.mark.parametrize("layout", ["C", "F", "rows reversed"])
 @pytest.mark.parametrize("data", ["random", "equal"])
-def test_sums_back_to_a_weight(library: str, wrt: str, layout: str, data: str) -> None:
-    """Equal terms are what adds up the same rounding many times over, if row follows row."""
+def test_derivatives_summed_to_a_weights_shape_keep_the_bound(library: str, wrt: str, layout: str, data: str) -> None:
+    """Equal terms add up the same rounding error many times if rows are added one after the other."""
     rng = np.random.default_rng(5)
     n, c = 50_000, 2
     x = rng.standard_normal((n, c)) if data == "random" else np.full((n, c), 0.1)
@@ -90,20 +90,20 @@ def test_sums_back_to_a_weight(library: str, wrt: str, layout: str, data: str) -
 def test_blocks_are_the_generic_formula(
     shape: tuple[int, ...], library: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every derivative of every cut, at infinite logits, with masks and weights of every shape."""
+    """Every derivative with every block size, at infinite logits, with masks and weights of every shape."""
     monkeypatch.setattr(_blocks, "BLOCK", 24)
     monkeypatch.setattr(_blocks, "WIDEST", 10)
     x, y = 3 * rng.standard_normal(shape), rng.random(shape)
     x[..., 0], y[..., 0] = np.inf, 1
     each = tuple(itertools.product(*({1, n} for n in shape)))
     masks: list[Any] = [None, (), *each]
-    for place, m_shape in enumerate(masks):  # every shape of each, but not with every shape of the others
+    for place, m_shape in enumerate(masks):  # every shape of each, but not combined with every shape of the others
         w_shape, p_shape = each[place % len(each)], each[(3 * place + 1) % len(each)]
         w, p = 0.5 + rng.random(w_shape), 0.5 + rng.random(p_shape)
         m = None if m_shape is None else np.asarray(rng.random(m_shape) < 0.7)
         arrays: list[Any] = [x, y, w, p, m]
         if library != "numpy":
-            torch = pytest.importorskip("torch", reason="the same for tensors")
+            torch = pytest.importorskip("torch", reason="this part tests tensors")
             kind = torch.float64 if library == "torch" else torch.bfloat16
             arrays = [None if v is None else torch.from_numpy(v) for v in arrays[:4]]
             arrays = [v.to(kind) for v in arrays] + [None if m is None else torch.from_numpy(m)]
@@ -121,7 +121,7 @@ def test_blocks_are_the_generic_formula(
             found, right = (
                 np.asarray(v.to(o.acc) if library != "numpy" else v, dtype=np.float64) for v in (found, right)
             )
-            # Of one sign but for those of the target and the logits, which are not summed.
+            # All of one sign, except the derivatives for target and logits, which are not summed.
             check(found, right, 64 * u * np.abs(right), f"{name}, weight {w_shape}, where {m_shape}")
 
 
@@ -140,7 +140,7 @@ def test_mean_counts_observed_rows_by_every_shape_of_where(shape: str, library: 
     exact = (elements.sum(axis=-1) / np.maximum(counts, 1)).sum() / max(1, (counts > 0).sum())
     arrays: list[Any] = [x, y, where]
     if library == "torch":
-        torch = pytest.importorskip("torch", reason="the same for tensors")
+        torch = pytest.importorskip("torch", reason="this part tests tensors")
         arrays = [torch.from_numpy(v) for v in arrays]
     for kernel in (None, "generic"):
         found = mlsm.multilabel_soft_margin_loss(arrays[0], arrays[1], where=arrays[2], kernel=kernel)
@@ -148,7 +148,7 @@ def test_mean_counts_observed_rows_by_every_shape_of_where(shape: str, library: 
 
 
 @pytest.mark.parametrize("first", [0, _blocks.FIRST - 1, _blocks.FIRST, 8 * _blocks.FIRST, 600, None])
-def test_a_row_is_counted_wherever_its_observed_class_stands(first: int | None) -> None:
+def test_a_row_counts_whichever_class_is_observed(first: int | None) -> None:
     where = np.zeros((3, 700), bool)
     where[0, :2] = True
     if first is not None:
@@ -165,13 +165,13 @@ def test_a_row_is_counted_wherever_its_observed_class_stands(first: int | None) 
     check(gradient[0, 0], 0.25 / rows, 8 * U, "gradient")
 
 
-def test_a_sum_of_parts_keeps_infinities_and_few_arrays() -> None:
+def test_a_sum_of_parts_keeps_infinities_and_makes_few_arrays() -> None:
     assert _blocks._added(iter([1.0, np.inf, 2.0, 3.0, 4.0])) == np.inf
     for n in range(1, 70):
         assert _blocks._added(iter(range(n))) == n * (n - 1) // 2
 
 
-LARGEST = 3.4028235e38  # what float32's largest number is printed as: a little more than it is
+LARGEST = 3.4028235e38  # float32's largest number as it is printed, which is a little larger than the number
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -183,7 +183,7 @@ def test_float32s_largest_number_as_a_weight(dtype: str, number: Any, library: s
     x = np.zeros((1, 1), dtype=dtype)
     arrays: list[Any] = [x, x]
     if library == "torch":
-        torch = pytest.importorskip("torch", reason="the same for tensors")
+        torch = pytest.importorskip("torch", reason="this part tests tensors")
         arrays = [torch.from_numpy(x)] * 2
     single = np.float32(number[0] if isinstance(number, list) else number)
     assert np.isfinite(single)
@@ -194,7 +194,7 @@ def test_float32s_largest_number_as_a_weight(dtype: str, number: Any, library: s
 
 @pytest.mark.parametrize("factor", [1, -1])
 def test_numbers_are_rounded_as_float32_rounds_them(factor: int) -> None:
-    """Below the midpoint to what would be the next number: the largest; from there on: infinite."""
+    """Below the midpoint to the next power of two: the largest number; from there on: infinity."""
     midpoint = math.ldexp(2 - 2.0**-24, 127)
     x = np.zeros((1, 1), dtype=np.float32)
     for value in (math.nextafter(midpoint, 0), midpoint, math.nextafter(midpoint, math.inf)):

@@ -1,4 +1,4 @@
-"""What the checks make of whole calls: when a verdict may be remembered, what a layout is, which `grad_output` fits.
+"""The checks of whole calls: when a verdict is cached, when a layout is asked for, which `grad_output` fits.
 
 The refusals of single arguments are in test_check_refusals.py, verdicts on forms alone in test_check_forms.py.
 """
@@ -19,24 +19,24 @@ X = np.asarray([[0.5, -1.0, 2.0], [0.0, 3.0, -2.0]])
 Y = np.asarray([[1, 0, 1], [0, 1, 1]])
 
 
-# ---------------------------------------------------------------- the memo
+# ---------------------------------------------------------------- the cache of verdicts
 
 
 def _asked() -> int:
-    """How often the memo was asked for a verdict."""
+    """How often the cache was asked for a verdict."""
     info = _check._verdict.cache_info()
     return info.hits + info.misses
 
 
-def test_a_verdict_is_remembered() -> None:
+def test_a_verdict_is_cached() -> None:
     mlsm.multilabel_soft_margin_loss(X, Y)
     hits = _check._verdict.cache_info().hits
-    mlsm.multilabel_soft_margin_loss(X + 1, 1 - Y)  # other values, the same forms
+    mlsm.multilabel_soft_margin_loss(X + 1, 1 - Y)  # other values of the same forms
     assert _check._verdict.cache_info().hits == hits + 1
 
 
 @pytest.mark.parametrize("name", ["jax.numpy", "dask.array", "array_api_strict"])
-def test_a_verdict_that_may_change_is_not_remembered(name: str) -> None:
+def test_a_verdict_that_may_change_is_not_cached(name: str) -> None:
     xp = pytest.importorskip(name, reason=f"{name} is not installed")
     x = xp.asarray(X.astype(np.float32))
     before = _asked()
@@ -44,8 +44,8 @@ def test_a_verdict_that_may_change_is_not_remembered(name: str) -> None:
     assert _asked() == before
 
 
-def test_tensors_are_remembered_unless_they_are_traced() -> None:
-    torch = pytest.importorskip("torch", reason="its arrays do not show by their type that they are traced")
+def test_verdicts_on_tensors_are_cached_unless_they_are_traced() -> None:
+    torch = pytest.importorskip("torch", reason="the type of its arrays does not show that they are traced")
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
     for tensor in (x, x.clone().requires_grad_()):
         before = _asked()
@@ -58,7 +58,7 @@ def test_tensors_are_remembered_unless_they_are_traced() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_a_layout_is_not_asked_for_inside_a_trace(state: State) -> None:
-    torch = pytest.importorskip("torch", reason="the library whose arrays may be traced")
+    torch = pytest.importorskip("torch", reason="its arrays may be traced")
     x, layout = torch.from_numpy(X), Layout.UNKNOWN if state is State.TRACED else Layout.C
     assert library_of(x, "input").form(x, "input", state).layout is layout
     assert _check._form(x, "input", state).layout is layout
@@ -126,7 +126,7 @@ def test_the_shape_of_a_nested_list(value: Any, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     "value", [[1, [2]], [[1], 2], [[1], [2, 3]], [[1, 2], [3]], [[1], [2], []], [[[1]], [[2], [3]]]]
 )
-def test_a_ragged_list(value: Any) -> None:
+def test_a_ragged_list_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"`weight` must be a rectangular list; got rows of shapes \[\("):
         _check._nested_shape(value, "weight")
 
@@ -138,10 +138,10 @@ def test_the_dtype_of_a_gradient_is_that_of_a_floating_argument(dtype: str) -> N
 
 
 @pytest.mark.parametrize("value", [2.0, [1.0, 2.0, 3.0], [[1.0, 2.0, 3.0]] * 2, ((1,), (2,))], ids=str)
-def test_a_list_is_the_array_of_its_numbers(value: Any) -> None:
+def test_a_list_gives_the_result_of_an_array(value: Any) -> None:
     for axis in (0, 1):
         if axis == 0 and value == [1.0, 2.0, 3.0]:
-            continue  # three numbers for columns of two
+            continue  # three numbers do not fit columns of two
         for argument in ("weight", "pos_weight"):
             listed, array = (
                 mlsm.value_and_grad(X, Y, axis=axis, **{argument: v}) for v in (value, np.asarray(value, dtype=float))

@@ -1,6 +1,6 @@
-"""The verdict on forms alone: no array, so that lengths may be unknown and devices may be anything.
+"""The checks of forms alone, without arrays, so that lengths may be unknown and devices may be any objects.
 
-What kernels are told of a call, where the class axis may be, and what each refusal says of lengths that are not known.
+Tests what kernels are told about a call, where the class axis may be, and the messages about unknown lengths.
 """
 
 import itertools
@@ -25,23 +25,23 @@ def form(shape: tuple[Any, ...], dtype: Any = "float64", library: str = "numpy",
 
 
 def number() -> Form:
-    """What stands for a Python number or a list."""
+    """The form of a Python number or a list."""
     return Form(None, None, (), None, Layout.C)
 
 
 def verdict(x: Form, y: Form | None = None, *, axis: int = -1, state: State = State.PLAIN, **others: Form) -> Any:
-    """Of `target` like `input`, where none is given."""
+    """The verdict on a call; without a `target` it is like `input`."""
     forms = [others.get(name) for name in ("weight", "pos_weight", "where")]
     verdict = _check._verdict.__wrapped__
     return verdict(x, x if y is None else y, *forms, "mean", 0.0, axis, state)
 
 
-# ---------------------------------------------------------------- what a kernel is told
+# ---------------------------------------------------------------- the problem that a kernel gets
 
 
 @pytest.mark.parametrize("full", [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
 def test_shapes_have_the_class_axis_last(full: tuple[int, ...]) -> None:
-    """Those of weights and masks of every rank as well, with axes of one where they lack the class axis."""
+    """Also those of weights and masks of every rank, with axes of length one for axes that they lack."""
     ndim = len(full)
     owns = [own for n in range(ndim + 1) for own in itertools.product(*((1, m) for m in full[ndim - n :]))]
     for axis, own in itertools.product(range(-ndim, ndim), owns):
@@ -59,7 +59,7 @@ def test_shapes_have_the_class_axis_last(full: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("full", [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
-def test_a_layout_changes_only_where_an_axis_moves(layout: Layout, full: tuple[int, ...]) -> None:
+def test_a_layout_changes_only_if_an_axis_moves(layout: Layout, full: tuple[int, ...]) -> None:
     x, ndim = form(full, layout=layout), len(full)
     for axis in (-1, ndim - 1):
         assert verdict(x, axis=axis).problem.input.layout == layout
@@ -105,19 +105,19 @@ def test_the_options_are_passed_on(state: State) -> None:
 
 
 @pytest.mark.parametrize("axis", [-4, -5, 3, 4, 100])
-def test_an_axis_out_of_range(axis: int) -> None:
+def test_an_axis_out_of_range_is_refused(axis: int) -> None:
     with pytest.raises(ValueError, match=rf"`axis` must be in \[-3, 2\] for an `input` of shape .*; got {axis}\."):
         verdict(form(X), axis=axis)
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_no_class(axis: int) -> None:
+def test_an_empty_class_axis_is_refused(axis: int) -> None:
     shape = (*X[:axis], 0, *X[axis + 1 :])
     for given in (axis, axis - 3):
         with pytest.raises(ValueError, match=f"`input` must have at least one class; axis {axis} of"):
             verdict(form(shape), axis=given)
     others = [verdict(form(shape), axis=other).problem for other in range(3) if other != axis]
-    assert all(0 in problem.input.shape for problem in others)  # an empty batch is none of these
+    assert all(0 in problem.input.shape for problem in others)  # an empty batch is accepted
 
 
 def test_one_class_and_one_dimension_are_enough() -> None:
@@ -130,7 +130,7 @@ def test_one_class_and_one_dimension_are_enough() -> None:
 @pytest.mark.parametrize("own", list(itertools.product((1, 2, 3), repeat=2)), ids=str)
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 3), (3, 1)], ids=str)
 @pytest.mark.parametrize("argument", ["weight", "pos_weight", "where"])
-def test_what_broadcasts_without_enlarging(own: tuple[int, int], shape: tuple[int, int], argument: str) -> None:
+def test_weights_broadcast_without_enlarging_input(own: tuple[int, int], shape: tuple[int, int], argument: str) -> None:
     given = {argument: form(own, "bool" if argument == "where" else "float64")}
     if all(a in (1, b) for a, b in zip(own, shape, strict=True)):
         assert getattr(verdict(form(shape), **given).problem, argument).shape == own
@@ -140,18 +140,18 @@ def test_what_broadcasts_without_enlarging(own: tuple[int, int], shape: tuple[in
         assert str(raised.value).endswith(f"got {own}.")
 
 
-def test_lengths_are_numbers_and_not_objects() -> None:
-    """Small integers are one object each in CPython; these are not."""
+def test_lengths_are_compared_by_value() -> None:
+    """CPython has one object for each small integer, but not for these."""
     long, same = int("1000"), int("1000")
     assert long is not same
     found = verdict(form((2, long)), form((2, same)), weight=form((same,)), where=form((2, same), "bool"))
     assert found.problem.weight.shape == (1000,)
 
 
-# ---------------------------------------------------------------- lengths that are not known
+# ---------------------------------------------------------------- unknown lengths
 
 
-def test_an_unknown_batch_is_fine() -> None:
+def test_an_unknown_batch_length_is_accepted() -> None:
     unknown = form((None, 3))
     problem = verdict(unknown, weight=form((3,)), where=form((None, 3), "bool"), pos_weight=form((1, 1))).problem
     assert problem.input.shape == problem.where.shape == (None, 3)
@@ -167,8 +167,8 @@ def test_an_unknown_class_axis_is_refused() -> None:
     ("x", "other", "remedy"),
     [((None, 3), (4, 3), True), ((4, 3), (None, 3), True), ((None, 3), (None, 2), True), ((4, 3), (4, 2), False)],
 )
-def test_lengths_that_cannot_be_compared(x: tuple[Any, ...], other: tuple[Any, ...], remedy: bool) -> None:
-    """The message says how to make them known, if that is what is missing."""
+def test_lengths_that_cannot_be_compared_are_refused(x: tuple[Any, ...], other: tuple[Any, ...], remedy: bool) -> None:
+    """The message says how to make them known, if they are unknown."""
     for argument in ("target", "weight"):
         given = {"y": form(other)} if argument == "target" else {"weight": form(other)}
         with pytest.raises(ValueError, match=f"`{argument}` must") as raised:
@@ -177,24 +177,24 @@ def test_lengths_that_cannot_be_compared(x: tuple[Any, ...], other: tuple[Any, .
         assert ("unknown" in str(raised.value)) == remedy
 
 
-def test_shapes_are_spelled_as_python_spells_them() -> None:
+def test_messages_print_shapes_as_python_tuples() -> None:
     shapes: list[tuple[Any, ...]] = [(), (3,), (2, 3), (2, 3, 4)]
     assert [plain(s) for s in shapes] == [str(s) for s in shapes]
     assert [plain(s) for s in ((None,), (None, 3))] == ["(unknown,)", "(unknown, 3)"]
 
 
-# ---------------------------------------------------------------- libraries and places
+# ---------------------------------------------------------------- libraries and devices
 
 
 @pytest.mark.parametrize("argument", ["target", "weight", "pos_weight", "where"])
 @pytest.mark.parametrize(("one", "other"), [("numpy", "zarr"), ("zarr", "numpy"), ("numpy", "numpy.ma")])
-def test_two_libraries(one: str, other: str, argument: str) -> None:
+def test_two_libraries_are_refused(one: str, other: str, argument: str) -> None:
     x, stranger = form(X, library=one), form(X, "bool", library=other)
     y = stranger if argument == "target" else x
     given = {} if argument == "target" else {argument: stranger}
     with pytest.raises(TypeError, match=f"`{argument}` must belong to .*, {one}; got an array of {other}"):
         verdict(x, y, **given)
-    spelled = stranger._replace(library=Library("".join(one), xp))  # of the same name, not the same object
+    spelled = stranger._replace(library=Library("".join(one), xp))  # an equal name, but another string object
     verdict(x, spelled if argument == "target" else x, **dict.fromkeys(given, spelled))
 
 
@@ -225,4 +225,4 @@ def test_devices(one: Any, other: Any, refused: bool) -> None:
                 verdict(x, y, **given)
         else:
             verdict(x, y, **given)
-    verdict(x, weight=number())  # a number lies nowhere
+    verdict(x, weight=number())  # a number has no device

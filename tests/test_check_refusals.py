@@ -1,6 +1,6 @@
-"""Every refusal of the contract: its exception class, and its message (the argument, what was expected, what came).
+"""Every refusal of the contract: the class of the exception, and its message (argument, expectation, given value).
 
-A row per refusal. Also: a refusal comes before any arithmetic, and from every public function alike.
+One row per refusal. A refusal must come before any arithmetic, and every public function must refuse alike.
 """
 
 import re
@@ -25,13 +25,13 @@ def loss(x: Any = X, y: Any = Y, *args: Any, **options: Any) -> Any:
 
 
 def ask(given: dict[str, Any]) -> Any:
-    """The loss, or the gradient where something of its own is given, with these in place of what is right."""
+    """Call the loss with these in place of right arguments, or the gradient if one of its own arguments is given."""
     function: Any = mlsm.grad if {"wrt", "grad_output"} & given.keys() else mlsm.multilabel_soft_margin_loss
     return function(**{"input": X, "target": Y, **given})
 
 
 class Frame:
-    """Stands for a data frame: a foreign class of a module called pandas."""
+    """Replaces a data frame: a foreign class of a module called pandas."""
 
     dtype = np.dtype("float64")
     shape = (2, 3)
@@ -43,7 +43,7 @@ class Frame:
 
 Frame.__module__ = "pandas.core.frame"
 
-# What is wrong: the error, what its message holds, and what is given beside, or in place of, right arguments.
+# The mistake: the error, the words in its message, and the arguments in addition to, or in place of, right ones.
 REFUSALS: dict[str, Refusal] = {
     # input
     "integer input": (TypeError, ("`input`", "int64", "floating"), {"input": np.zeros((2, 3), dtype=np.int64)}),
@@ -65,7 +65,7 @@ REFUSALS: dict[str, Refusal] = {
         TypeError,
         ("`input`", "matrix", "asarray"),
         {"input": X.view(np.matrix)},
-    ),  # whose constructor warns
+    ),  # its constructor warns
     "masked array input": (TypeError, ("`input`", "MaskedArray", "where"), {"input": np.ma.masked_array(X)}),
     "0-d input": (ValueError, ("`input`", "0-d", "dimension"), {"input": np.asarray(0.0), "target": np.asarray(1.0)}),
     "no class": (ValueError, ("`input`", "(2, 0)", "class"), {"input": np.zeros((2, 0)), "target": np.zeros((2, 0))}),
@@ -122,7 +122,7 @@ REFUSALS: dict[str, Refusal] = {
     "axis tuple": (TypeError, ("`axis`", "integer", "(0, 1)"), {"axis": (0, 1)}),
     # grad's own
     "unknown wrt": (ValueError, ("`wrt`", '"input"', "logits"), {"wrt": "logits"}),
-    "wrt that is no string": (ValueError, ("`wrt`", '"input"', "3"), {"wrt": 3}),
+    "wrt that is not a string": (ValueError, ("`wrt`", '"input"', "3"), {"wrt": 3}),
     "wrt weight, not given": (ValueError, ("`wrt`", "`weight`"), {"wrt": "weight"}),
     "wrt pos_weight, not given": (ValueError, ("`wrt`", "`pos_weight`"), {"wrt": "pos_weight"}),
     "wrt where": (ValueError, ("`wrt`", "where"), {"wrt": "where"}),
@@ -189,30 +189,30 @@ def test_refused_weight(argument: str, value: Any, expected: type[Exception], wo
         assert word in str(raised.value), f"{word!r} is missing from: {raised.value}"
 
 
-def test_weight_that_would_enlarge_an_axis_of_one() -> None:
+def test_a_weight_that_would_enlarge_an_axis_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`weight`.*\(1, 3\).*\(2, 3\)"):
         loss(X[:1], Y[:1], np.ones((2, 3)))
 
 
-def test_weight_follows_the_input_as_it_stands_not_the_class_axis() -> None:
+def test_weights_broadcast_to_the_shape_of_input_whatever_the_axis() -> None:
     with pytest.raises(ValueError, match=r"`weight`.*\(3, 2\).*\(3,\)"):
         loss(X.T, Y.T, np.ones(3), axis=0)
     loss(X.T, Y.T, np.ones((3, 1)), axis=0)
 
 
 @pytest.mark.parametrize("argument", ["input", "target"])
-def test_none_is_no_array_for_a_gradient_either(argument: str) -> None:
+def test_none_as_an_array_of_a_derivative_is_refused(argument: str) -> None:
     with pytest.raises(TypeError, match=f"`{argument}` must be an array; got None"):
         mlsm.grad(**{"input": X, "target": Y, argument: None, "wrt": argument})
 
 
-def test_positional_arguments_are_three() -> None:
+def test_at_most_three_positional_arguments() -> None:
     with pytest.raises(TypeError, match="positional"):
         loss(X, Y, None, "mean")
 
 
 @pytest.mark.parametrize("name", ["size_average", "reduce"])
-def test_legacy_arguments_are_unknown(name: str) -> None:
+def test_legacy_arguments_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         loss(**{name: True})
 
@@ -227,7 +227,7 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_every_function_has_the_same_door(function: Callable[..., Any]) -> None:
+def test_every_function_makes_the_same_checks(function: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="`target`"):
         function(X, Y[0])
     with pytest.raises(TypeError, match="`where`"):
@@ -237,7 +237,7 @@ def test_every_function_has_the_same_door(function: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("argument", ["target", "weight", "pos_weight", "where", "grad_output"])
-def test_two_libraries(argument: str) -> None:
+def test_arrays_of_two_libraries_are_refused(argument: str) -> None:
     torch = pytest.importorskip("torch", reason="needs a second library")
     other = torch.ones((2, 3), dtype=torch.bool if argument == "where" else torch.float64)
     options: dict[str, Any] = {"target": Y, argument: other}
@@ -247,7 +247,7 @@ def test_two_libraries(argument: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["target", "weight", "pos_weight", "where", "grad_output"])
-def test_two_devices(argument: str) -> None:
+def test_arrays_on_two_devices_are_refused(argument: str) -> None:
     torch = pytest.importorskip("torch", reason="needs devices")
     x = torch.zeros((2, 3))
     other: dict[str, Any] = {"target": torch.ones_like(x)}
@@ -258,22 +258,22 @@ def test_two_devices(argument: str) -> None:
         call(x, **other)
 
 
-def test_two_devices_of_array_api_strict() -> None:
+def test_arrays_on_two_devices_of_array_api_strict_are_refused() -> None:
     xp = pytest.importorskip("array_api_strict", reason="needs its devices")
     x = xp.zeros((2, 3))
     with pytest.raises(ValueError, match=r"`target`.*CPU_DEVICE.*device1"):
         mlsm.multilabel_soft_margin_loss(x, xp.ones((2, 3), device=xp.Device("device1")))
 
 
-def test_dtypes_that_do_not_promote() -> None:
+def test_dtypes_that_do_not_promote_are_refused() -> None:
     x = np.zeros((2, 3), dtype=np.float16)
     with pytest.raises(TypeError, match=r"`input`.*float16.*bfloat16") as raised:
         loss(x, x.astype(_support.BFLOAT16))
     assert type(raised.value) is TypeError  # not NumPy's DTypePromotionError
 
 
-def test_unknown_class_axis() -> None:
-    da = pytest.importorskip("dask.array", reason="needs lengths that are not known")
+def test_a_class_axis_of_unknown_length_is_refused() -> None:
+    da = pytest.importorskip("dask.array", reason="needs unknown lengths")
     x = da.from_array(np.zeros((4, 3)), chunks=(2, 3))
     unknown = x[x[:, 0] > -1]
     with pytest.raises(ValueError, match=r"`input`.*compute_chunk_sizes\(\)"):

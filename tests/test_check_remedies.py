@@ -1,4 +1,4 @@
-"""Every mistake that people make gets the remedy that works: the words of the message, and then the remedy itself."""
+"""For each common mistake: the message names a remedy, and the remedy works."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ loss = mlsm.multilabel_soft_margin_loss
 
 
 class Column:
-    """Stands for a column or a frame of pandas; `na` for the marker of a nullable dtype."""
+    """Replaces a column or a frame of pandas; `na` is the marker of a nullable dtype."""
 
     def __init__(self, na: bool, frame: bool) -> None:
         dtype = type("Dtype", (), {"na_value": None} if na else {})()
@@ -28,7 +28,7 @@ class Column:
 NULLABLE = "`.to_numpy(dtype=float, na_value=float('nan'))`, and `where=`"
 FLOATS = Y.astype(float)
 KNOWN = {"target": FLOATS, "where": ~np.isnan(FLOATS)}
-# What is given beside, or in place of, right logits and targets; the error and its words; and what is right instead.
+# Arguments in addition to, or in place of, right logits and targets; the error and its words; the right arguments.
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str, dict[str, Any]]] = {
     "lists of class indices": (
         {"target": [[0, 2], [1], [], [3], [0], [1]]},
@@ -100,25 +100,25 @@ def test_the_remedy_is_named_and_works(mistake: str) -> None:
     assert np.isfinite(loss(**{"input": X, "target": Y, **remedied}))
 
 
-def test_reduction_by_position() -> None:
+def test_reduction_as_the_third_argument_is_refused_with_the_keyword() -> None:
     with pytest.raises(TypeError, match="`reduction` is given by keyword: reduction='sum'"):
         loss(X, Y, "sum")  # type: ignore[arg-type]
     assert np.isfinite(loss(X, Y, reduction="sum"))
 
 
-def test_swapped_is_not_suspected_of_integers_alone() -> None:
+def test_swapped_arguments_are_not_suspected_for_integers_alone() -> None:
     with pytest.raises(TypeError) as caught:
         loss(Y.astype(int), Y.astype(int))
     assert "swapped" not in str(caught.value)
 
 
-def test_one_value_a_row_is_not_offered_where_it_does_not_fit() -> None:
+def test_a_weight_per_row_is_not_suggested_if_it_does_not_fit() -> None:
     with pytest.raises(ValueError, match="must broadcast") as caught:
         loss(X, Y, np.ones(5))
     assert "[:, None]" not in str(caught.value)
 
 
-def test_labels_of_another_library_are_converted_by_that_of_the_logits() -> None:
+def test_the_remedy_converts_labels_to_the_library_of_the_logits() -> None:
     torch = pytest.importorskip("torch")
     jax = pytest.importorskip("jax.numpy")
     for make, remedy in ((torch.asarray, "torch.as_tensor"), (jax.asarray, "jax.numpy.asarray")):
@@ -131,7 +131,7 @@ def test_labels_of_another_library_are_converted_by_that_of_the_logits() -> None
 
 
 @pytest.mark.parametrize(("option", "value"), [("label_smoothing", 0.1), ("axis", 1)])
-def test_an_option_that_jit_made_an_array_is_to_be_marked_static(option: str, value: float) -> None:
+def test_an_option_that_jit_traces_is_refused_with_mark_it_static(option: str, value: float) -> None:
     jax = pytest.importorskip("jax")
 
     def f(x: Any, y: Any, value: Any) -> Any:

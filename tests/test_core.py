@@ -1,7 +1,7 @@
 """The formula and its four derivatives against the suite's oracle, on every library and with every option.
 
-Also special values and masks, and where no formula is needed to know the answer: empty batches, rows without a class,
-symmetries that hold bit by bit.
+Also special values and masks, and cases whose answer needs no formula: empty batches, rows without an observed class,
+symmetries that hold to the bit.
 """
 
 import itertools
@@ -61,7 +61,7 @@ def _data(dtype: str, rng: np.random.Generator) -> tuple[Any, Any]:
 
 
 def _combinations() -> Iterator[Any]:
-    """Everything where a call is quick; elsewhere each option once: a graph or a trace knows nothing of the rest."""
+    """All combinations if a call is quick, elsewhere each option once: the rest changes no graph and no trace."""
     for name, (library, _) in ROUTES.items():
         for dtype, option, reduction in itertools.product(("float32", "float64"), OPTIONS, ("none", "mean", "sum")):
             quick = library in ("numpy", "torch") or (library == "array-api-strict" and dtype == "float64")
@@ -85,8 +85,8 @@ def test_values_and_derivatives(
     call |= {"axis": axis, "reduction": reduction, "kernel": kernel}
     head = arrays[:3]
     u = 2.0**-24 if dtype == "float32" else 2.0**-53
-    # An element is right to 5 ULP (10u) and up to three factors and the sums of 12 terms follow; terms that cancel are
-    # bounded by the sum of their sizes, which is at most the weight's part of 1 (gradient) or of |x| (target).
+    # An element is right to 5 ULP (10u), followed by up to three factors and sums of 12 terms. The error of terms that
+    # cancel is relative to the sum of their sizes, at most the weight's part of 1 (gradient) or of |x| (target).
     elementwise, size = 20 * u, 3.0 * 3.0
 
     value = library.read(mlsm.multilabel_soft_margin_loss(*head, **call))
@@ -115,7 +115,7 @@ def test_values_and_derivatives(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tails_keep_their_digits(route: Route, dtype: str) -> None:
-    """Element by element, relative: one row per element, so nothing hides behind a larger neighbour."""
+    """Relative error of each element: one row per element, so that no larger neighbour hides an error."""
     library, kernel = route
     if dtype not in library.dtypes:
         pytest.skip(f"{library.name} has no {dtype}")
@@ -130,7 +130,7 @@ def test_tails_keep_their_digits(route: Route, dtype: str) -> None:
     ):
         right = answer(exact)
         smallest = np.finfo(dtype).tiny
-        # XLA flushes what is below the normal range; there 0 is right as well.
+        # XLA flushes values below the normal range; there 0 is right, too.
         allowed = np.where(np.abs(right) < smallest, np.abs(right), 5 * spacing(right, dtype))
         check(library.read(function(a, b, reduction="none", kernel=kernel)), right, allowed, name)
 
@@ -147,7 +147,7 @@ def test_label_smoothing_keeps_its_digits(route: Route, eps: float) -> None:
     found = library.read(mlsm.multilabel_soft_margin_loss(library.make(x), library.make(y), **options))
     check(found, exact, 5 * spacing(exact, "float32"), "loss")
     exact = answer(oracle.grad(c, "none"))
-    with np.errstate(all="ignore"):  # sizes of the two terms, which cancel at y'
+    with np.errstate(all="ignore"):  # sizes of the two terms, which cancel where the logit is that of y'
         sizes = np.maximum(np.abs(exact), np.exp(-np.abs(x.astype(np.float64))))
     found = library.read(mlsm.grad(library.make(x), library.make(y), **options))
     check(found, exact, 5 * spacing(sizes, "float32"), "gradient")
@@ -215,12 +215,12 @@ def test_weight_of_zero(library: Library) -> None:
     y = library.make(np.zeros((2, 2), dtype=np.float32))
     rows = library.read(mlsm.multilabel_soft_margin_loss(x, y, 0.0, reduction="none"))
     assert rows[0] == 0
-    assert np.isnan(rows[1])  # 0 * inf: that is what `where` is for
+    assert np.isnan(rows[1])  # 0 * inf; `where` avoids it
 
 
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])
 def test_masked_entries_never_contribute(route: Route, poison: float) -> None:
-    """The poison may be in any argument, and even in grad_output of a row that has no observed class."""
+    """The NaN or infinity may be in any argument, and even in grad_output of a row without an observed class."""
     library, kernel = route
     where = np.asarray([[True, False, True], [False, False, False], [True, True, True]])
     rng = np.random.default_rng(3)
@@ -284,7 +284,7 @@ def test_empty_batch(route: Route, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (0, 1), (0, 3)])
 def test_weight_gradients_of_an_empty_batch(library: Library, shape: tuple[int, ...], wrt: Any) -> None:
-    """Sums of nothing, in the weight's own shape, which may be empty itself."""
+    """Empty sums in the weight's own shape, which may itself be empty."""
     x, v = (library.make(np.zeros(s, dtype=np.float32)) for s in ((0, 3), shape))
     gradient = library.read(mlsm.grad(x, x, wrt=wrt, reduction="sum", **{wrt: v}))
     identical(gradient, np.zeros(shape, dtype=np.float32))
@@ -300,7 +300,7 @@ def test_targets_of_every_kind_have_the_same_bits(route: Route, dtype: str, rng:
         library.read(mlsm.multilabel_soft_margin_loss(a, library.make(y.astype(dtype)), kernel=kernel)), reference
     )
     by_target = library.read(mlsm.grad(a, library.make(y.astype(dtype)), wrt="target", kernel=kernel))
-    assert by_target.dtype == np.float32  # the dtype of the logits where the target's is not floating
+    assert by_target.dtype == np.float32  # the dtype of the logits, since the target's is not floating
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax", "dask", "array-api-strict"], indirect=True)
@@ -324,7 +324,7 @@ def test_targets_outside_of_0_and_1_get_the_formula(library: Library, y: int) ->
 def test_an_infinite_logit_and_a_target_outside_of_0_and_1(
     route: Route, x: float, y: float, value: float, gradient: float
 ) -> None:
-    """A coefficient that is negative is not one that is zero."""
+    """A negative coefficient must not be treated as zero."""
     library, kernel = route
     a, b = (library.make(np.asarray([v], dtype=np.float32)) for v in (x, y))
     assert library.read(mlsm.multilabel_soft_margin_loss(a, b, kernel=kernel)) == value
@@ -332,8 +332,8 @@ def test_an_infinite_logit_and_a_target_outside_of_0_and_1(
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_zero_is_on_the_side_of_the_positive(library: Library, zero: float) -> None:
-    """The gradient there is (1 - y) - 1/2; on the other side it would be 1/2 - y, which here has other bits."""
+def test_a_logit_of_zero_counts_as_positive(library: Library, zero: float) -> None:
+    """The gradient at 0 is (1 - y) - 1/2; as a negative logit's it would be 1/2 - y, which has other bits here."""
     x, y = (np.asarray([v], dtype=np.float32) for v in (zero, 2.0**-25))
     gradient = library.read(mlsm.grad(library.make(x), library.make(y), kernel="generic"))
     identical(gradient, (1 - y) - np.float32(0.5))
@@ -341,7 +341,7 @@ def test_zero_is_on_the_side_of_the_positive(library: Library, zero: float) -> N
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax", "dask", "array-api-strict"], indirect=True)
-def test_symmetries_hold_bit_by_bit(library: Library, rng: np.random.Generator) -> None:
+def test_symmetries_hold_to_the_bit(library: Library, rng: np.random.Generator) -> None:
     x = (8 * rng.standard_normal((64, 3))).astype(np.float32)
     y = rng.integers(0, 2, (64, 3)).astype(np.float32)
     a, b, c, d = (library.make(v) for v in (x, y, -x, 1 - y))
@@ -414,7 +414,7 @@ def test_weight_gradients_have_the_weights_shape(library: Library, shape: tuple[
     "shape", [(), (1,), (4,), (3, 1), (1, 4), (1, 1), (3, 4), (2, 1, 1), (1, 3, 1), (1, 1, 4), (2, 1, 4), (1, 3, 4)]
 )
 def test_weight_gradients_over_two_batch_axes(library: Library, shape: tuple[int, ...], wrt: Any) -> None:
-    """Axes that the weight lacks and axes where it has one entry, in every order: each is summed over once."""
+    """Axes that the weight lacks and axes where it has one entry, in every order: each is summed once."""
     rng = np.random.default_rng(6)
     x, y = rng.standard_normal((2, 3, 4)), rng.random((2, 3, 4))
     v = rng.random(shape)
@@ -439,13 +439,13 @@ def test_grad_output(library: Library, rng: np.random.Generator) -> None:
 
 
 class Symbol:
-    """A length that is no number: nobody may compute with it, compare it or convert it."""
+    """A length that is not a number: it raises if it is computed with, compared or converted."""
 
 
 @pytest.mark.parametrize("n", [None, math.nan, -1, np.int64(3), Symbol(), 3.0], ids=lambda n: type(n).__name__)
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_length_that_is_no_number_is_counted(n: Any, axis: int, rng: np.random.Generator) -> None:
-    """Whatever stands in the shape: jagged tensors have a symbol there that is 1 in every product."""
+def test_a_length_that_is_not_a_number_is_counted(n: Any, axis: int, rng: np.random.Generator) -> None:
+    """Whatever the shape contains: jagged tensors have a symbol there that is 1 in every product."""
 
     class Odd(np.ndarray[Any, Any]):
         @property
@@ -476,17 +476,17 @@ def test_counted_lengths_are_exact_beyond_the_integers_of_float32() -> None:
 
 
 class Thrifty:
-    """A namespace in which nothing is cast to the dtype that it has, unless that costs nothing."""
+    """A namespace that raises if an array is copied to cast it to its own dtype."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(array_api_compat.numpy, name)
 
     def astype(self, values: Any, dtype: Any, *, copy: bool = True) -> Any:
-        assert not (copy and values.dtype == dtype), "copied for nothing"
+        assert not (copy and values.dtype == dtype), "copied without need"
         return array_api_compat.numpy.astype(values, dtype, copy=copy)
 
 
-def test_the_reference_copies_nothing_that_has_its_dtype_already() -> None:
+def test_the_reference_does_not_copy_to_cast_to_the_same_dtype() -> None:
     x, w = np.ones((4, 3)), np.ones((4, 3))
     problem, o, library = _check.problem(x, x, w, w, x > 0, "none", 0.25, -1)
     o = o._replace(xp=Thrifty())
@@ -498,8 +498,8 @@ def test_the_reference_copies_nothing_that_has_its_dtype_already() -> None:
         pullback(o, g, np.dtype("float64"))
     for reduction in ("none", "mean", "sum"):
         _reduce.reduced(reduction, o, rows, np.dtype("float64"))
-        _reduce.reduced(reduction, o._replace(dtype=np.float64), rows, np.dtype("float64"))  # equal, not the same
-    with pytest.raises(AssertionError, match="copied for nothing"):
+        _reduce.reduced(reduction, o._replace(dtype=np.float64), rows, np.dtype("float64"))  # equal, not identical
+    with pytest.raises(AssertionError, match="copied without need"):
         o.xp.astype(rows, rows.dtype)
 
 
@@ -510,6 +510,6 @@ def test_numpy_scalar_as_grad_output() -> None:
         identical(mlsm.grad(x, x, grad_output=scalar), expected)
 
 
-def test_finds_every_library() -> None:
-    """The fixture skips what is not installed; NumPy at least is always there."""
+def test_numpy_is_among_the_found_libraries() -> None:
+    """The fixture skips libraries that are not installed; NumPy always is."""
     assert find("numpy").name == "numpy"

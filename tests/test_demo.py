@@ -1,6 +1,6 @@
-"""The demo does what it says: right targets, a right backward step, every library, a picture.
+"""The demo: right targets, a right backward step, every library, a picture.
 
-Does not judge how good the picture looks; somebody has to open it.
+Does not judge the look of the picture, which needs a person.
 """
 
 import math
@@ -24,7 +24,7 @@ LIBRARIES = ("numpy", "torch", "jax")
 
 @pytest.fixture(scope="module")
 def demo() -> Any:
-    """The demo as a module; its helpers are found beside it, as they are when it is run as a script."""
+    """The demo as a module; its helpers are found in its folder, as when it is run as a script."""
     sys.path.insert(0, str(EXAMPLES))
     try:
         import seven_segments
@@ -43,7 +43,7 @@ def library(request: pytest.FixtureRequest) -> str:
 
 
 def test_targets_are_the_codes_of_a_seven_segment_decoder(demo: ModuleType) -> None:
-    """Read as binary numbers gfedcba they are what every decoder chip's data sheet lists (with tails on 6 and 9)."""
+    """As binary numbers gfedcba they are those of every decoder chip's data sheet (with tails on 6 and 9)."""
     codes = demo.lit(np.arange(10)) @ (1 << np.arange(7))
     assert codes.tolist() == [0x3F, 0x06, 0x5B, 0x4F, 0x66, 0x6D, 0x7D, 0x07, 0x7F, 0x6F]
 
@@ -79,26 +79,26 @@ def test_the_backward_step_is_the_derivative(demo: ModuleType) -> None:
     for mine, theirs in zip(ours, tensors, strict=True):
         for grad, parameter in zip(mine, theirs, strict=True):
             exact = parameter.grad.numpy()
-            # Sums of at most 12 · 7 · 6 products, each factor a few roundings away from the other's.
+            # Sums of at most 12 · 7 · 6 products, whose factors differ by a few roundings.
             assert np.abs(grad - exact).max() <= 512 * np.finfo(float).eps * np.abs(exact).max()
 
 
 def test_training_is_the_same_on_every_library(demo: ModuleType, library: str) -> None:
-    """It starts at ln 2 and follows NumPy's curve: the same weights, the same batches, float32 roundings apart."""
+    """It starts at ln 2 and follows NumPy's curve: the same weights and batches, up to float32 roundings."""
     data = demo.load(seed=0)
     curve, reference = (
         demo.learn("hidden layer", (16,), data, name, "cpu", epochs=2, seed=0).learning for name in (library, "numpy")
     )
-    # JAX has no float64 unless asked for one, so its mean of 450 · 7 equal terms is a float32 tree sum.
+    # JAX has no float64 by default, so its mean of 450 · 7 equal terms is a float32 tree sum.
     off = abs(curve[0] - math.log(2)) / np.spacing(np.float32(math.log(2)))
     assert off <= (math.log2(450 * 7) + 8 if library == "jax" else 0.5)
     assert curve[2] < curve[1] < curve[0]
-    # 44 steps, each of which hands its roundings to the next.
+    # The roundings of 44 steps accumulate.
     assert np.abs(curve - reference).max() <= 44 * 64 * np.finfo(np.float32).eps * reference[0]
 
 
 def test_a_hidden_layer_beats_the_linear_peer(demo: ModuleType) -> None:
-    """The promise of the printed table: the loss is minimised, and digits need more than a line."""
+    """As the printed table shows: training minimises the loss, and a linear model is not enough for digits."""
     data = demo.load(seed=0)
     hidden = demo.learn("hidden layer", (demo.HIDDEN,), data, "numpy", None, epochs=15, seed=0)
     peer = demo.logistic_regression(data)
@@ -142,7 +142,7 @@ def test_the_comparison_names_every_library_and_why_one_is_missing(demo: ModuleT
 
 
 def test_a_wrong_gradient_would_show_in_the_comparison(demo: ModuleType) -> None:
-    """σ(x) - y, the usual spelling, loses every digit in the tail; the table must not hide it."""
+    """σ(x) - y, the usual formula, loses every digit in the tail; the table must show that."""
     import _libraries
 
     logits = np.full((4, 7), 20, dtype=np.float32)
@@ -156,7 +156,7 @@ def test_a_wrong_gradient_would_show_in_the_comparison(demo: ModuleType) -> None
 
 
 def test_it_runs_as_a_script_without_a_warning(tmp_path: Path) -> None:
-    """As a user would: no terminal, no display, any folder; the picture is a PNG of the stated size."""
+    """As a user runs it: no terminal, no display, any folder; the picture is a PNG of the stated size."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / "seven_segments.py"), "--epochs", "2"]
     seen = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False

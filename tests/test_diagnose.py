@@ -1,4 +1,4 @@
-"""`mlsm.diagnose`: every suspicion is found where its mistake was made, and nowhere else."""
+"""`mlsm.diagnose`: each mistake causes its finding, and no other."""
 
 import contextlib
 
@@ -59,17 +59,17 @@ def test_each_mistake_is_found_with_its_remedy(mistake):
     assert " of ".join(map(str, where[1:3])) in str(mlsm.diagnose(*call))
 
 
-def test_pos_weight_is_looked_at_too():
+def test_pos_weight_is_examined():
     assert found(LOGITS, LABELS, pos_weight=-1.0)[0][:4] == ("pos_weight", 1, 1, "entries")
 
 
-def test_what_a_mask_hides_is_not_looked_at():
+def test_masked_entries_are_not_examined():
     hidden = np.ones((3, 3), dtype=bool)
     hidden[0, 1] = False
     assert mlsm.diagnose(changed(LOGITS, _01=np.nan), changed(LABELS, _01=-100), where=hidden).ok
 
 
-def test_rows_and_classes_that_nobody_observed():
+def test_rows_and_classes_without_an_observed_label():
     seen = np.ones((3, 3), dtype=bool)
     seen[1, :] = False
     seen[:, 2] = False
@@ -92,7 +92,7 @@ def test_a_single_row_and_an_empty_batch():
     assert (finding.argument, finding.unit) == ("input", "batches")
 
 
-def test_float16_gradients_that_vanish():
+def test_float16_gradients_that_round_to_zero():
     x = np.zeros((2**13, 2**12), dtype=np.float16)
     x[0] = -1
     assert 1 / x.size < 2.0**-24
@@ -108,8 +108,8 @@ def test_every_library_finds_the_same(library):
     assert mlsm.diagnose(*map(library.make, (x, y)), where=library.make(seen)) == expected
 
 
-def test_values_are_looked_at_on_the_device_of_the_arrays(monkeypatch):
-    """CuPy computes on a current device, which the record of a library enters."""
+def test_values_are_examined_on_the_device_of_the_arrays(monkeypatch):
+    """CuPy computes on the current device, which mlsm sets to that of the arrays."""
     inside = []
 
     @contextlib.contextmanager
@@ -133,6 +133,6 @@ def test_a_trace_has_no_values():
         jax.jit(lambda a: mlsm.diagnose(a, a))(x)
 
 
-def test_a_bad_call_is_refused_as_by_the_loss():
+def test_an_invalid_call_is_refused_like_that_of_the_loss():
     with pytest.raises(ValueError, match="`target` must have exactly the shape"):
         mlsm.diagnose(LOGITS, LABELS[:2])

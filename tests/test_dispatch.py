@@ -1,4 +1,4 @@
-"""The kernel table: registration, precedence, forcing by name, explanations, and a third party's kernel end to end."""
+"""The kernel table: registration, order, forcing by name, explanations, and a third party's kernel in real calls."""
 
 import threading
 from importlib.machinery import ModuleSpec
@@ -20,23 +20,23 @@ loss = mlsm.multilabel_soft_margin_loss
 
 
 def _kernel(name: str = "ours", **fields: Any) -> Kernel:
-    """A kernel that serves everything with the reference's own functions."""
+    """A kernel that serves every call with the functions of the reference."""
     made = {"libraries": ("numpy",), "accepts": lambda problem: None, "rows": _core.rows}
     return Kernel(name, **(made | fields))
 
 
 def _doubled(o: Any) -> Any:
-    """Wrong on purpose, so that who served a call can be seen."""
+    """Wrong on purpose, so that the result shows which kernel served the call."""
     return 2 * _core.rows(o)
 
 
 # ---------------------------------------------------------------- the record
 
 
-def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
+def test_a_kernel_is_frozen_and_its_defaults_are_the_reference() -> None:
     kernel = _kernel()
     with pytest.raises(AttributeError, match="immutable"):
-        kernel.name = "other"  # type: ignore[misc]  # the point of the test
+        kernel.name = "other"  # type: ignore[misc]  # must be refused
     x = mlsm.grad(X, Y, kernel="generic")
     mlsm.register_kernel(kernel)
     identical(mlsm.grad(X, Y, kernel="ours"), x)
@@ -46,11 +46,11 @@ def test_a_kernel_is_frozen_and_optional_parts_are_the_references() -> None:
     identical(gradient, x)
 
 
-def test_records_take_no_other_field() -> None:
-    """They hold no more than they say: a misspelt field is an error, and nothing can be changed after the checks."""
+def test_records_refuse_unknown_fields_and_changes() -> None:
+    """A misspelt field is an error, and no field can be changed after the checks."""
     for record in (_kernel(), mlsm.explain(X, Y)):
         with pytest.raises(AttributeError, match="immutable"):
-            record.note = "changed"  # type: ignore[misc]  # the point of the test
+            record.note = "changed"  # type: ignore[misc]  # must be refused
         with pytest.raises(AttributeError):
             object.__setattr__(record, "notes", "changed")
 
@@ -58,7 +58,7 @@ def test_records_take_no_other_field() -> None:
 # ---------------------------------------------------------------- registration
 
 
-def test_registering_and_taking_back() -> None:
+def test_registering_and_unregistering() -> None:
     before = mlsm.explain(X, Y).chosen
     mlsm.register_kernel(_kernel())
     assert mlsm.explain(X, Y).chosen == "ours"
@@ -76,7 +76,7 @@ def test_the_latest_registered_comes_first() -> None:
     assert dict(explained.reasons)["first"].startswith("it could serve this call")
 
 
-def test_a_kernel_that_declines_is_passed_over_with_its_reason() -> None:
+def test_a_kernel_that_declines_is_skipped_with_its_reason() -> None:
     before = mlsm.explain(X, Y).chosen
     mlsm.register_kernel(_kernel(accepts=lambda problem: "it is closed on Mondays"))
     explained = mlsm.explain(X, Y)
@@ -111,12 +111,12 @@ def test_refused_registration_changes_nothing(kernel: Any, error: type[Exception
 
 
 @needs_kernels
-def test_names_of_our_own_kernels_are_taken() -> None:
+def test_names_of_mlsms_kernels_cannot_be_registered() -> None:
     with pytest.raises(ValueError, match=r"`kernel.name`.*numpy"):
         mlsm.register_kernel(_kernel("numpy"))
 
 
-def test_a_name_twice() -> None:
+def test_a_name_cannot_be_registered_twice() -> None:
     mlsm.register_kernel(_kernel(rows=_doubled))
     with pytest.raises(ValueError, match=r"`kernel.name`.*ours"):
         mlsm.register_kernel(_kernel())
@@ -124,12 +124,12 @@ def test_a_name_twice() -> None:
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "generic", "numpy", None])
-def test_only_what_was_registered_can_be_taken_back(name: Any) -> None:
+def test_only_registered_kernels_can_be_unregistered(name: Any) -> None:
     with pytest.raises(ValueError, match="`name`"):
         mlsm.unregister_kernel(name)
 
 
-def test_taking_back_takes_that_one_alone() -> None:
+def test_unregistering_removes_one_kernel_only() -> None:
     for name in "bdac":
         mlsm.register_kernel(_kernel(name))
     mlsm.unregister_kernel("".join(["", "b"]))
@@ -138,7 +138,7 @@ def test_taking_back_takes_that_one_alone() -> None:
         mlsm.unregister_kernel("b")
 
 
-def test_a_name_is_refused_however_many_kernels_are_registered() -> None:
+def test_an_unknown_name_is_refused_whatever_is_registered() -> None:
     with pytest.raises(ValueError, match=r"\(none\); got 'nonesuch'"):
         mlsm.unregister_kernel("nonesuch")
     for i in range(300):
@@ -148,7 +148,7 @@ def test_a_name_is_refused_however_many_kernels_are_registered() -> None:
 
 
 def test_registration_is_atomic() -> None:
-    """Eight threads call while others register and take back: each call sees one whole table or the other."""
+    """Eight threads call while others register and unregister: each call sees a complete table."""
     stop = threading.Event()
     errors: list[BaseException] = []
     single = float(loss(X, Y, kernel="generic"))
@@ -197,7 +197,7 @@ def test_an_unknown_name_lists_those_registered() -> None:
         loss(X, Y, kernel="nonesuch")
 
 
-def test_a_name_is_what_it_spells_and_not_the_object() -> None:
+def test_names_are_compared_by_value() -> None:
     mlsm.register_kernel(_kernel("ab"))
     assert mlsm.explain(X, Y, kernel="".join("ab")).chosen == "ab"
     assert mlsm.explain(X, Y, kernel="".join("generic")).chosen == "generic"
@@ -206,9 +206,9 @@ def test_a_name_is_what_it_spells_and_not_the_object() -> None:
             mlsm.explain(X, Y, kernel=near)
 
 
-def test_whether_a_derivative_is_wanted_goes_by_name() -> None:
+def test_the_flag_for_derivatives_is_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
-        _dispatch.select(_problem(), None, True)  # type: ignore[misc]  # refused: a bare True says nothing
+        _dispatch.select(_problem(), None, True)  # type: ignore[misc]  # refused: a positional True is unclear
 
 
 def _problem(state: State = State.PLAIN) -> Any:
@@ -216,8 +216,8 @@ def _problem(state: State = State.PLAIN) -> Any:
 
 
 @pytest.mark.parametrize("state", State)
-def test_who_looks_through_the_arithmetic_gets_the_reference(state: State) -> None:
-    """Inside a trace nothing else is seen; a tracked call is tied to its arguments, whichever kernel serves it."""
+def test_traced_and_transformed_calls_get_the_reference(state: State) -> None:
+    """A trace records only the reference's operations; any kernel may serve a tracked call, by an autograd node."""
     mlsm.register_kernel(_kernel(rows=_doubled))
     problem = _problem(state)
     served = state is not State.TRACED
@@ -230,14 +230,14 @@ def test_who_looks_through_the_arithmetic_gets_the_reference(state: State) -> No
     assert _dispatch.select(problem, "generic").name == "generic"
 
 
-def test_a_forced_kernel_that_cannot_serve_says_why() -> None:
+def test_a_forced_kernel_that_cannot_serve_raises_with_the_reason() -> None:
     mlsm.register_kernel(_kernel(accepts=lambda problem: "it serves float16 only"))
     for call in (loss, mlsm.grad, mlsm.value_and_grad, mlsm.hessian_diag, mlsm.explain):
         with pytest.raises(ValueError, match=r"`kernel` 'ours'.*it serves float16 only"):
             call(X, Y, kernel="ours")
 
 
-def test_a_forced_kernel_of_another_library_says_so() -> None:
+def test_a_forced_kernel_of_another_library_raises() -> None:
     mlsm.register_kernel(_kernel(libraries=("elsewhere",)))
     with pytest.raises(ValueError, match=r"'ours'.*elsewhere.*numpy"):
         loss(X, Y, kernel="ours")
@@ -245,22 +245,22 @@ def test_a_forced_kernel_of_another_library_says_so() -> None:
 
 
 @needs_kernels
-def test_our_kernels_of_other_libraries_say_so() -> None:
+def test_mlsms_kernels_of_other_libraries_raise() -> None:
     from mlsm.kernels import present
 
     others = [name for name, libraries in present().items() if "numpy" not in libraries]
     if not others:
-        pytest.skip("every kernel file that is here serves NumPy")
+        pytest.skip("every kernel file serves NumPy")
     for name in others:
         with pytest.raises(ValueError, match=f"'{name}'.*numpy|'{name}'.*not installed"):
             loss(X, Y, kernel=name)
 
 
-# ---------------------------------------------------------------- what a kernel sees
+# ---------------------------------------------------------------- the arguments of a kernel
 
 
 def _asked(*arguments: Any, **options: Any) -> Any:
-    """The problem that a kernel is asked about for this call."""
+    """The problem that a kernel gets for this call."""
     seen: list[Any] = []
 
     def accepts(problem: Any) -> str:
@@ -306,14 +306,14 @@ def test_layout_of_arrays() -> None:
 
 
 def test_unknown_lengths_are_none() -> None:
-    da = pytest.importorskip("dask.array", reason="lengths that are not known")
+    da = pytest.importorskip("dask.array", reason="it has unknown lengths")
     x = da.from_array(np.zeros((4, 3)), chunks=2)
     problem = _asked(x[x[:, 0] > -1], x[x[:, 0] > -1])
     assert problem.input.shape == (None, 3)
     assert problem.input.layout == "unknown"
 
 
-def test_accepts_is_asked_once_and_rows_once() -> None:
+def test_accepts_and_rows_are_called_once() -> None:
     calls: list[str] = []
 
     def rows(o: Any) -> Any:
@@ -326,7 +326,7 @@ def test_accepts_is_asked_once_and_rows_once() -> None:
 
 
 def test_a_kernel_never_sees_the_reduction() -> None:
-    """It gets operands that know nothing of one, and its rows serve all three."""
+    """Its operands do not contain one, and its rows serve all three reductions."""
     mlsm.register_kernel(_kernel(rows=_doubled))
     for reduction in ("none", "mean", "sum"):
         options: dict[str, Any] = {"reduction": reduction}
@@ -335,7 +335,7 @@ def test_a_kernel_never_sees_the_reduction() -> None:
 
 
 def test_an_error_inside_a_kernel_reaches_the_caller() -> None:
-    """No silent fallback: a kernel that breaks is seen."""
+    """No silent fallback: the exception of a broken kernel is raised."""
 
     def broken(o: Any) -> Any:
         raise RuntimeError("the engine is on fire")
@@ -387,21 +387,21 @@ def _listed(v: Any) -> Any:
 
 
 def _computed(result: Any) -> None:
-    """Dask's blocks are only looked into when they are computed."""
+    """A result, computed if it is Dask's, because blocks are checked only when they are computed."""
     for part in result if isinstance(result, tuple) else (result,):
         part.compute()
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "dask"])
 @pytest.mark.parametrize(("wrong", "came"), [(_narrow, "float16"), (_cut, "shape"), (_listed, "list")])
-def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
+def test_the_result_of_a_third_partys_kernel_is_checked_in_every_call(
     library: str, wrong: Any, came: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make: Any = np.asarray
     if library == "torch":
-        make = pytest.importorskip("torch", reason="it is dispatched by a file of its own").as_tensor
+        make = pytest.importorskip("torch", reason="it has its own dispatch").as_tensor
     elif library == "dask":
-        da = pytest.importorskip("dask.array", reason="it is dispatched by a file of its own")
+        da = pytest.importorskip("dask.array", reason="it has its own dispatch")
 
         def make(v: Any) -> Any:
             return da.from_array(v, chunks=(2, 3))
@@ -425,7 +425,7 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
         def run() -> None:
             monkeypatch.setattr(
                 "mlsm.autograd.torch.KEPT", kept
-            )  # up to how many logits the forward pass keeps a gradient
+            )  # the largest number of logits for which the forward pass stores a gradient
             leaf = x.clone().requires_grad_()
             loss(leaf, y, pos_weight=x.new_ones(4, 3), where=y > 0).backward()
 
@@ -448,7 +448,7 @@ def test_what_a_third_partys_kernel_returns_is_checked_on_every_road(
         mlsm.unregister_kernel("ours")
 
 
-def test_a_pair_that_is_none_and_a_row_that_is_a_scalar() -> None:
+def test_a_missing_pair_raises_and_a_scalar_row_is_accepted() -> None:
     mlsm.register_kernel(_kernel(rows_and_vjp=lambda o, g: _core.rows(o)))
     with pytest.raises(RuntimeError, match=r"'ours' must return a pair from `rows_and_vjp`.*got a ndarray"):
         mlsm.value_and_grad(X, Y)
@@ -457,7 +457,7 @@ def test_a_pair_that_is_none_and_a_row_that_is_a_scalar() -> None:
     identical(loss(X[0], Y[0]), loss(X[0], Y[0], kernel="generic"))
 
 
-def test_an_array_of_another_library_or_device_is_no_result() -> None:
+def test_a_result_of_another_library_or_device_raises() -> None:
     torch = pytest.importorskip("torch", reason="it has devices, and is another library")
     mlsm.register_kernel(_kernel(rows=lambda o: torch.zeros(len(o.x))))
     with pytest.raises(RuntimeError, match=r"an array of torch.*as an array of numpy"):
@@ -468,8 +468,8 @@ def test_an_array_of_another_library_or_device_is_no_result() -> None:
         loss(torch.from_numpy(X), torch.from_numpy(Y))
 
 
-def test_a_kernel_for_arrays_and_tensors_gets_tensors_where_numpy_cannot_view_them() -> None:
-    torch = pytest.importorskip("torch", reason="its tensors lie on devices")
+def test_a_kernel_for_arrays_and_tensors_gets_tensors_if_numpy_cannot_view_them() -> None:
+    torch = pytest.importorskip("torch", reason="its tensors have devices")
     seen = []
 
     def rows(o: Any) -> Any:
@@ -499,7 +499,7 @@ def test_explain_names_every_kernel_and_prints_as_a_table() -> None:
     assert any("it is closed" in line for line in lines)
 
 
-def test_explain_says_what_the_chosen_kernel_has_to_do() -> None:
+def test_explain_shows_the_note_of_the_chosen_kernel() -> None:
     mlsm.register_kernel(_kernel(note=lambda problem: f"it warms up for {problem.library} first"))
     assert str(mlsm.explain(X, Y)).splitlines()[0].endswith("  serves this call; it warms up for numpy first")
     assert str(mlsm.explain(X, Y, kernel="generic")).splitlines()[0].endswith("  serves this call")
@@ -516,8 +516,8 @@ def test_explain_computes_nothing() -> None:
 
 
 @needs_kernels
-def test_explain_knows_the_chosen_kernel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by the string object: a file may build its name."""
+def test_explain_compares_the_chosen_kernel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the identity of the string, because a file may build its name."""
     built = _dispatch._load("numpy")._replace(name="".join("numpy"))
     monkeypatch.setattr(_dispatch, "_loaded", _dispatch._loaded | {"numpy": built})
     monkeypatch.setattr(_dispatch, "_tables", {})
@@ -530,8 +530,8 @@ def test_explain_of_a_forced_kernel() -> None:
     assert mlsm.explain(X, Y, kernel="ours").chosen == "ours"
 
 
-def test_compilers_and_transforms_get_the_reference_and_explain_says_so() -> None:
-    torch = pytest.importorskip("torch", reason="its transforms look through the arithmetic")
+def test_explain_names_the_reference_for_compilers_and_transforms() -> None:
+    torch = pytest.importorskip("torch", reason="its transforms trace the operations")
     mlsm.register_kernel(_kernel(libraries=("torch",), rows=_doubled))
     seen = []
 
@@ -546,24 +546,24 @@ def test_compilers_and_transforms_get_the_reference_and_explain_says_so() -> Non
     assert "transform" in seen[0][1]
 
 
-# ---------------------------------------------------------------- our own files
+# ---------------------------------------------------------------- mlsm's own kernel files
 
 
 @pytest.mark.parametrize("engine", ["aaa_engine", "aaa_engine.sub", "zzz_engine", "mlsmx"])
-def test_an_engine_that_is_missing_is_a_reason(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_a_reason_to_decline(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _loading(ModuleNotFoundError(f"No module named {engine!r}", name=engine), monkeypatch)
     assert found == f"its engine is not installed: no module named {engine!r}"
-    assert _dispatch._load("some") is found  # and is not looked for again
+    assert _dispatch._load("some") is found  # not searched for again
 
 
 @pytest.mark.parametrize("name", [None, "mlsm", "mlsm.kernels.some", "mlsm.kernels._gone"])
-def test_a_file_of_ours_that_is_broken_is_an_error(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_kernel_file_raises(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError, match="broken"):
         _loading(ModuleNotFoundError("broken", name=name), monkeypatch)
 
 
 def _loading(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What comes of a kernel file whose import raises this."""
+    """Load a kernel file whose import raises this."""
 
     def broken(name: str) -> Any:
         assert name == "mlsm.kernels.some"
@@ -580,8 +580,8 @@ def test_the_folder_may_be_deleted(spec: Any, monkeypatch: pytest.MonkeyPatch) -
     assert _dispatch._ours.__wrapped__() == {}
 
 
-def test_the_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call does not go to the disk to see whether a file has come or gone."""
+def test_the_folder_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call does not read the disk to see whether a file was added or removed."""
     before = mlsm.explain(X, Y)
 
     def never(name: str) -> Any:

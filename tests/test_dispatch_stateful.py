@@ -1,7 +1,7 @@
-"""The kernel table against a list: whatever is registered, taken back and asked in whatever order, it does as the list.
+"""The kernel table against a list as its model: any order of registrations, removals and calls gives equal results.
 
-Each kernel multiplies the loss by a number of its own, so that who served a call can be seen in the value. Three
-faults that are planted in the table are found.
+Each kernel multiplies the loss by its own number, so that the value shows which kernel served a call. Three faults
+that are planted in the table are found.
 """
 
 import functools
@@ -25,7 +25,7 @@ libraries = st.sampled_from([("numpy",), ("torch",), ("numpy", "torch"), ("elsew
 
 
 class Entry(NamedTuple):
-    """What the list remembers of a kernel."""
+    """The model's data of a kernel."""
 
     name: str
     reason: str | None  # why it would not serve NumPy arrays
@@ -41,11 +41,11 @@ class Table(RuleBasedStateMachine):
         self.before = mlsm.explain(X, Y)
 
     def teardown(self) -> None:
-        with _dispatch._lock:  # not by the functions that are tested
+        with _dispatch._lock:  # without the functions that are tested
             _dispatch._registered = ()
             _dispatch._tables = {}
 
-    # ---------------------------------------------------------------- what may be done
+    # ---------------------------------------------------------------- the rules
 
     @rule(name=names, libraries=libraries, closed=st.booleans())
     def register(self, name: str, libraries: tuple[str, ...], closed: bool) -> None:
@@ -93,7 +93,7 @@ class Table(RuleBasedStateMachine):
     def factor(self, kernel: str | None) -> float:
         return round(float(mlsm.multilabel_soft_margin_loss(X, Y, kernel=kernel)) / ONE, 9)
 
-    # ---------------------------------------------------------------- what always holds
+    # ---------------------------------------------------------------- the invariants
 
     @invariant()
     def names_are_the_lists(self) -> None:
@@ -112,33 +112,33 @@ class Table(RuleBasedStateMachine):
 
 
 quick = settings(strategies.profile("quick"), max_examples=40, stateful_step_count=20)
-unshrunk = settings(quick, phases=[Phase.generate], report_multiple_bugs=False)  # of a planted fault, no example
+unshrunk = settings(quick, phases=[Phase.generate], report_multiple_bugs=False)  # for planted faults
 
 
-def test_the_table_does_as_a_list() -> None:
+def test_the_table_agrees_with_a_list() -> None:
     run_state_machine_as_test(Table, settings=quick)
 
 
-# ---------------------------------------------------------------- the machine finds what is planted
+# ---------------------------------------------------------------- the machine finds planted faults
 
 
 def _last(kernel: Any) -> None:
-    """Registers, but behind the others."""
+    """Registers a kernel, but after the others."""
     _register(kernel)
     _dispatch._registered = (*_dispatch._registered[1:], kernel)
 
 
 def _by_beginning(name: str) -> None:
-    """Takes back, but every kernel whose name begins so."""
+    """Unregisters every kernel whose name begins with this one."""
     _unregister(name)
     _dispatch._registered = tuple(k for k in _dispatch._registered if not k.name.startswith(name))
 
 
 _register, _unregister = mlsm.register_kernel, mlsm.unregister_kernel
 PLANTED: dict[str, tuple[Any, str, Any]] = {
-    "a memo that is kept": (_dispatch, "_table", functools.cache(_dispatch._table)),
+    "a cache that is not cleared": (_dispatch, "_table", functools.cache(_dispatch._table)),
     "the latest comes last": (mlsm, "register_kernel", _last),
-    "more than one is taken back": (mlsm, "unregister_kernel", _by_beginning),
+    "more than one is unregistered": (mlsm, "unregister_kernel", _by_beginning),
 }
 
 

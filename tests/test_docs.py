@@ -1,9 +1,9 @@
-"""The README and the pages of docs/: every code block runs and prints what the page shows, and every name is there.
+"""The README and the pages of docs/: every code block runs and prints what the page shows, and every name exists.
 
 A page is one session: its blocks run in order and share their names. `python` blocks are scripts, whose output is the
-`text` block that follows; `pycon` blocks are doctests; `sh` blocks are commands, which are run where they are quick
-and checked against the Makefile and pyproject.toml where they install or take minutes. A language that is none of
-these is refused, so that no block can hide. A page that needs a library says so in its front matter (`needs:`).
+`text` block that follows; `pycon` blocks are doctests; `sh` blocks are commands, which are run if they are quick, and
+checked against the Makefile and pyproject.toml if they install or take minutes. Any other language is an error, so that
+no block is left untested. A page names the libraries that it needs in its front matter (`needs:`).
 """
 
 import ast
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order; directives of Sphinx are no code and left out."""
+    """The fenced blocks of a page, in order, without directives of Sphinx, which are not code."""
     text = page.read_text(encoding="utf-8")
     found = [Block(m["language"].strip(), m["body"], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
     return [b for b in found if not DIRECTIVE.match(b.language)]
@@ -83,7 +83,7 @@ def skip_unless_here(page: Path) -> None:
 
 def _session(page: Path, found: list[Block]) -> None:
     module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
-    sys.modules[module.__name__] = module  # so that what a page defines can be pickled
+    sys.modules[module.__name__] = module  # so that the page's definitions can be pickled
     globs = module.__dict__
     parser, flags = doctest.DocTestParser(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     try:
@@ -93,7 +93,7 @@ def _session(page: Path, found: list[Block]) -> None:
                 printed = io.StringIO()
                 code = compile("\n" * block.line + block.body, str(page), "exec")
                 with contextlib.redirect_stdout(printed):
-                    exec(code, globs)  # the page is ours, and to run it is the purpose
+                    exec(code, globs)  # the page is part of this project, and the test must run it
                 shown = found[i + 1].body if i + 1 < len(found) and found[i + 1].language == "text" else ""
                 same = doctest.OutputChecker().check_output(shown, printed.getvalue(), flags)
                 assert same, f"{where} prints\n{printed.getvalue()}\nand the page shows\n{shown}"
@@ -110,32 +110,32 @@ def _session(page: Path, found: list[Block]) -> None:
 
 
 def _suites(globs: dict[str, Any], where: str) -> None:
-    """A test class that a page shows is run as pytest would run it, at the smoke level: once, when it is defined."""
+    """Run a test class of a page once, when it is defined, as pytest would run it at level smoke."""
     for name, value in list(globs.items()):
         if not (isinstance(value, type) and issubclass(value, BackendSuite) and value.__module__ == globs["__name__"]):
             continue
         passed = 0
         for check in select(value.checks, "smoke"):
-            with contextlib.suppress(pytest.skip.Exception):  # what a kernel declines, or a backend does not declare
+            with contextlib.suppress(pytest.skip.Exception):  # declined by a kernel, or not declared by a backend
                 value().test_conforms(check)
                 passed += 1
         assert passed, f"{where}: {name} judges nothing"
         del globs[name]
 
 
-# PyTorch's own: its forward mode scripts a few decompositions when it is first used.
+# PyTorch's forward mode scripts a few decompositions at its first use.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_run(page: Path) -> None:
     found = blocks(page)
     for block in found:
-        assert block.language in SHOWN, f"{name(page)}:{block.line}: nobody runs a block of {block.language!r}"
+        assert block.language in SHOWN, f"{name(page)}:{block.line}: no test runs a block of {block.language!r}"
     if not any(b.language in ("python", "pycon") for b in found):
         return
     skip_unless_here(page)
     known = set(backends.names())
     _session(page, found)
-    for added in set(backends.names()) - known:  # no test after this one knows what a page has registered
+    for added in set(backends.names()) - known:  # later tests must not see what a page has registered
         backends.unregister_backend(added)
 
 
@@ -181,14 +181,14 @@ def test_commands_exist(page: Path) -> None:
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file(), f"{where}: no such file"
         else:
-            assert words[0] in ("git", "cd"), f"{where}: nobody checks such a command"
+            assert words[0] in ("git", "cd"), f"{where}: no test checks such a command"
 
 
-# ---------------------------------------------------------------- nothing is missing, and nothing leads nowhere
+# ---------------------------------------------------------------- links and names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
@@ -218,18 +218,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     reference = (DOCS / "api.md").read_text(encoding="utf-8")
     assert not undocumented(reference)
     assert "mlsm.nn.torch.MultiLabelSoftMarginLoss" in documented(reference)
-    for dotted in documented(reference):  # and none that no longer exists
+    for dotted in documented(reference):  # and no name that was removed
         module, _, attribute = dotted.rpartition(".")
         assert getattr(importlib.import_module(module), attribute) is not None
 
 
-def test_a_name_that_is_left_out_is_noticed() -> None:
+def test_a_missing_name_is_found() -> None:
     reference = (DOCS / "api.md").read_text(encoding="utf-8")
     assert undocumented(reference.replace("mlsm.hessian_diag", "mlsm.hessian")) == ["hessian_diag"]
 
 
 @pytest.mark.parametrize(("head", "record"), [("operand", Operands), ("of a problem", Problem)])
-def test_what_a_kernel_sees_is_listed(head: str, record: Any) -> None:
+def test_the_fields_that_a_kernel_gets_are_listed(head: str, record: Any) -> None:
     text = (DOCS / "write-a-kernel.md").read_text(encoding="utf-8")
     table = re.search(rf"^\| {head} \| is \|\n\|.*\n((?:\|.*\n)+)", text, re.M)
     assert table
@@ -257,7 +257,7 @@ def test_readme_fits_a_screen_and_stands_alone() -> None:
     assert {"numpy", "torch", "dask", "mlsm"} <= imported
 
 
-# ---------------------------------------------------------------- the tester is tested
+# ---------------------------------------------------------------- tests of this test
 
 
 SUITE = "from mlsm_conformance.suite import BackendSuite\nclass TestIt(BackendSuite):\n    backend = 'numpy'\n"

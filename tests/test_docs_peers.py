@@ -1,7 +1,7 @@
-"""The tables of docs/coming-from.md: every row is executed where the peer is installed, and both sides must agree.
+"""The tables of docs/coming-from.md: every row is executed if the peer is installed, and both sides must agree.
 
-A peer rounds as it likes: the sides may differ by what the peer's own form loses on moderate logits, which is derived
-below from the machine epsilon of its result. Refuses a row that it cannot read.
+The sides may differ by the error of the peer's own formula on moderate logits, which is derived below from the machine
+epsilon of its result. A row that cannot be read is an error.
 """
 
 import importlib.util
@@ -20,13 +20,13 @@ import mlsm
 from . import _support
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "coming-from.md"
-LARGEST = 4.0  # of the logits: a form that subtracts from 1 loses no more than exp(4) roundings there
+LARGEST = 4.0  # of the logits: a formula that subtracts from 1 loses at most exp(4) roundings there
 
 
 class Peer(NamedTuple):
     needs: tuple[str, ...]
-    arrays: str  # the module whose arrays both sides take
-    names: dict[str, str]  # what a row may say -> its full name
+    arrays: str  # the module of the arrays that both sides take
+    names: dict[str, str]  # a name in a row -> its full name
     dtype: str = "float64"
 
 
@@ -66,14 +66,14 @@ PEERS = {
             "sigmoid_cross_entropy_with_logits": "tensorflow.nn.sigmoid_cross_entropy_with_logits",
             "weighted_cross_entropy_with_logits": "tensorflow.nn.weighted_cross_entropy_with_logits",
         },
-        "float32",  # the losses of v1 compute in it, whatever they are given and return
+        "float32",  # the losses of v1 compute in it, whatever the dtypes of arguments and results
     ),
     "scikit-learn": Peer(
         ("sklearn",), "numpy", {"log_loss": "sklearn.metrics.log_loss", "expit": "scipy.special.expit"}
     ),
     "lucid": Peer(("lucid",), "numpy", {"F": "lucid.nn.functional"}),
 }
-NAMES_ONLY = "other libraries"  # the head of the table of arguments' names, in which there is no call
+NAMES_ONLY = "other libraries"  # the header of the table of argument names, without calls
 ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$")
 
 
@@ -84,7 +84,7 @@ def rows() -> list[tuple[str, str, str]]:
         header = re.match(rf"^\| (\S+|{NAMES_ONLY}) \| mlsm \|$", line)
         if header:
             peer = header[1]
-            assert peer in (*PEERS, NAMES_ONLY), f"nobody executes the table of {peer!r}"
+            assert peer in (*PEERS, NAMES_ONLY), f"no test executes the table of {peer!r}"
         elif line.startswith("| `") and peer != NAMES_ONLY:
             row = ROW.match(line)
             assert row, f"cannot read the row {line!r}"
@@ -115,7 +115,7 @@ def _data(rng: np.random.Generator, dtype: str = "float64") -> dict[str, Any]:
 
 
 def disagreement(theirs: Any, ours: Any) -> None:
-    """Raise unless both have one shape and agree to what the peer's form loses at |x| <= LARGEST."""
+    """Raise unless both have one shape and agree up to the error of the peer's formula at |x| <= LARGEST."""
     theirs, ours = np.asarray(theirs), np.asarray(ours)
     assert theirs.size == ours.size, f"shapes {theirs.shape} and {ours.shape}"
     theirs = theirs.reshape(ours.shape)

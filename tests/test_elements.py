@@ -1,4 +1,4 @@
-"""`sigmoid_binary_cross_entropy`: the element itself, of any shape, in every library; and `grad_output` everywhere."""
+"""`sigmoid_binary_cross_entropy`: the element, of any shape, in every library; and `grad_output` of every function."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def _data(shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_element_is_the_formula(shape: tuple[int, ...], library: Library) -> None:
+def test_every_element_agrees_with_the_formula(shape: tuple[int, ...], library: Library) -> None:
     data = {k: v if k == "where" else v.astype(np.float32) for k, v in _data(shape).items()}
     found = library.read(element(**{k: library.make(v) for k, v in data.items()}))
     assert found.dtype == np.float32
@@ -45,7 +45,7 @@ def test_every_kernel_serves_it(shape: tuple[int, ...], kernel: str) -> None:
     check(found, expected, 8 * U * np.abs(expected), kernel)
 
 
-def test_rows_are_its_means() -> None:
+def test_rows_are_means_of_elements() -> None:
     data = _data((6, 5))
     data["where"][2] = False
     found = element(**data)
@@ -55,7 +55,7 @@ def test_rows_are_its_means() -> None:
     identical(found[~data["where"]], np.zeros((~data["where"]).sum()))
 
 
-def test_what_is_masked_is_exactly_zero(library: Library) -> None:
+def test_masked_elements_are_exactly_zero(library: Library) -> None:
     x = np.asarray([np.nan, np.inf, -np.inf, 1.0, 2.0], np.float32)
     y = np.asarray([1, 0, 1, np.nan, 1], np.float32)
     where = np.asarray([False, False, False, False, True])
@@ -94,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("given", "error", "message"), REFUSED, ids=lambda v: None)
-def test_refusals_speak_of_the_shape_that_came(given: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_refusals_name_the_given_shape(given: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         element(**{"input": np.zeros(3), "target": np.zeros(3)} | given)
 
@@ -103,7 +103,7 @@ def test_there_is_no_class_axis_and_no_reduction() -> None:
     for option in ("axis", "reduction"):
         with pytest.raises(TypeError, match=option):
             element(np.zeros(3), np.zeros(3), **{option: None})
-    with pytest.raises(TypeError, match="`axis`"):  # and the loss does not take it for one
+    with pytest.raises(TypeError, match="`axis`"):  # it is not accepted as an option of the loss either
         mlsm.multilabel_soft_margin_loss(np.zeros(3), np.zeros(3), axis=None)  # type: ignore[arg-type]
 
 
@@ -134,23 +134,23 @@ def test_jax_transforms_it() -> None:
     import jax.numpy as jnp
 
     x, y = jnp.asarray([0.0, jnp.inf, -jnp.inf, 3.0]), jnp.asarray([1.0, 1.0, 1.0, 0.0])
-    gradient = jax.vmap(jax.grad(element))  # of scalars: 0-d is a shape like any other
+    gradient = jax.vmap(jax.grad(element))  # of scalars: 0-d is an ordinary shape
     check(gradient(x, y), [-0.5, 0, -1, 1 / (1 + math.exp(-3))], 4 * 2.0**-24, "vmap of grad")
     check(jax.jit(gradient)(x, y), gradient(x, y), 4 * 2.0**-24, "jit")
     check(jax.vmap(jax.grad(jax.grad(element)))(x, y)[:3], [0.25, 0, 0], 4 * 2.0**-24, "second")
 
 
-# ---------------------------------------------------------------- beside the peers, where they are right themselves
+# ---------------------------------------------------------------- compared with the peers, where they are right
 
 
 def _grid() -> tuple[Any, Any]:
-    """Where no form cancels: |x| <= 4, or a target that makes the large term vanish from both forms."""
+    """Points where no formula cancels: |x| <= 4, or a target for which the large term is 0 in both formulas."""
     x = np.linspace(-4, 4, 161)
     return np.tile(x, 3), np.repeat([0.0, 1.0, 0.25], x.size)
 
 
 def test_optax_agrees() -> None:
-    optax = pytest.importorskip("optax", reason="the peer of this test")
+    optax = pytest.importorskip("optax", reason="the test compares with it")
     find("jax")
     import jax
     import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Arbitrary arguments: only TypeError and ValueError ever escape, with a message that names an argument.
+"""Arbitrary arguments: only TypeError and ValueError are raised, with a message that names an argument.
 
-A call that is right is taken and some of its arguments are replaced by anything at all. What is not refused must give
-a result of the promised shape, and no argument may have been written to.
+Some arguments of a right call are replaced by arbitrary objects. A call that is not refused must give a result of the
+promised shape, and no argument may be written to.
 """
 
 import copy
@@ -27,7 +27,7 @@ from . import fuzz
 quick = settings(strategies.profile("quick"), max_examples=400)
 REFUSALS = (TypeError, ValueError)
 
-# ---------------------------------------------------------------- anything at all
+# ---------------------------------------------------------------- arbitrary objects
 
 DTYPES = (
     *(np.dtype(c) for c in "?bBhHiIlLqQefdgFDG"),
@@ -52,7 +52,7 @@ good = st.builds(
 
 
 class Awkward:
-    """Looks like an array from afar."""
+    """An object with some attributes of an array."""
 
     shape, ndim, dtype = (2, 3), 2, "float32"
 
@@ -62,7 +62,7 @@ class Awkward:
 
 odd: list[Callable[[], Any]] = [
     lambda: np.ma.masked_array(np.zeros((2, 3)), mask=True),
-    lambda: np.zeros((2, 3)).view(np.matrix),  # whose constructor would warn
+    lambda: np.zeros((2, 3)).view(np.matrix),  # its constructor would warn
     lambda: np.zeros((2, 3)).view(np.recarray),
     lambda: np.float32(1),
     lambda: np.float64(1),
@@ -133,7 +133,7 @@ def _bits(value: Any) -> Any:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, str | None]:
-    """What it returns, or else what it refused with."""
+    """The result of the call, or the message of its refusal."""
     try:
         return function(*arguments, **options), None
     except REFUSALS as refusal:
@@ -141,7 +141,7 @@ def attempt(function: Callable[..., Any], *arguments: Any, **options: Any) -> tu
 
 
 def names_one_of(refusal: str, names: tuple[str, ...]) -> None:
-    """Raise unless the first thing that the message puts in backticks is one of these arguments."""
+    """Raise unless the first name in backticks in the message is one of these arguments."""
     assert "`" in refusal, f"{refusal!r} names no argument in backticks"
     assert refusal.split("`")[1].partition(".")[0] in names, f"{refusal!r} names none of {names}"
 
@@ -170,13 +170,13 @@ def judge(function: str, arguments: dict[str, Any]) -> None:
     ("explain", {"input": np.zeros(2, np.float32), "target": np.zeros(2, np.float32), "weight": 3.4028235677973366e38})
 )
 @example(("grad", {"input": np.zeros((2, 3)), "target": np.zeros((2, 3)), "label_smoothing": 10**400}))
-def test_only_refusals_escape(call: tuple[str, dict[str, Any]]) -> None:
+def test_only_refusals_are_raised(call: tuple[str, dict[str, Any]]) -> None:
     judge(*call)
 
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy", "dask.array", "array_api_strict"])
 def test_arrays_of_another_library(library: str) -> None:
-    """The same with the right arrays of another library, so that NumPy's junk meets it as a foreigner."""
+    """The same with right arrays of another library, for which NumPy's arbitrary arrays are foreign."""
     xp = pytest.importorskip(library, reason=f"{library} is not installed")
 
     @settings(strategies.profile("quick"), max_examples=80)
@@ -210,12 +210,12 @@ def test_module_options(options: dict[str, Any]) -> None:
     assert repr(copy.copy(loss)) == repr(loss)
     assert repr(pickle.loads(pickle.dumps(loss))) == repr(loss)
     with pytest.raises(AttributeError):
-        loss.reduction = "sum"  # type: ignore[misc]  # that it cannot be set is what is tested
+        loss.reduction = "sum"  # type: ignore[misc]  # must be refused
 
 
 @settings(strategies.profile("quick"), max_examples=100)
 @given(st.dictionaries(st.sampled_from(["name", "libraries", "accepts", "rows", "curvature"]), anything, max_size=3))
-def test_kernels(fields: dict[str, Any]) -> None:
+def test_arbitrary_fields_of_a_kernel(fields: dict[str, Any]) -> None:
     given_ = {"name": "fuzz", "libraries": ("numpy",), "accepts": lambda problem: "never", "rows": len} | fields
     kernel = mlsm.Kernel(**given_)
     _, refusal = attempt(mlsm.register_kernel, kernel)
@@ -233,18 +233,18 @@ def test_kernels(fields: dict[str, Any]) -> None:
 
 @settings(strategies.profile("quick"), max_examples=100)
 @given(anything)
-def test_whatever_is_registered(kernel: Any) -> None:
+def test_registering_an_arbitrary_object(kernel: Any) -> None:
     with pytest.raises(TypeError, match="`kernel` must be a Kernel"):
         mlsm.register_kernel(kernel)
     with pytest.raises(REFUSALS, match="`name`"):
         mlsm.unregister_kernel(kernel)
 
 
-# ---------------------------------------------------------------- right calls and spoiled ones, of every library
+# ---------------------------------------------------------------- right and spoiled calls of every library
 
 
 def test_random_calls() -> None:
-    """A few of what `python -m tests.fuzz` makes by the thousand."""
+    """A few calls of `python -m tests.fuzz`."""
     fates, found = fuzz.seed_of_calls(0, 60)
     assert not found, "\n".join(found)
     assert fates["right"] > 20
@@ -252,7 +252,7 @@ def test_random_calls() -> None:
 
 
 @pytest.mark.parametrize("plant", ["value", "exception", "no refusal", "dtype"])
-def test_what_is_planted_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = mlsm.multilabel_soft_margin_loss
 
     def planted(**arguments: Any) -> Any:
@@ -275,7 +275,7 @@ def test_what_is_planted_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) -
     assert found
 
 
-def test_the_judge_sees_a_wrong_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**arguments: Any) -> Any:
         raise KeyError("input")
 

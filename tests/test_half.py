@@ -1,6 +1,6 @@
 """float16 and bfloat16: every one of the 65,536 inputs, with targets 0 and 1, within 0.51 ULP of the exact value.
 
-The sweep and its reference are the conformance suite's; here stands which libraries must pass it in `make test`.
+The sweep and its reference are those of the conformance suite; this file has the libraries that `make test` sweeps.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def _evaluate(library: Library, dtype: str, kernel: str | None) -> Callable[[Any
     kind = numpy_dtype(dtype)
 
     def evaluate(x: Any, y: Any, quantity: str) -> Any:
-        with np.errstate(all="ignore"):  # making NaN and infinities of the dtype is no accident here
+        with np.errstate(all="ignore"):  # NaN and infinities are intended here
             a, b = (library.make(v.astype(kind)[:, None]) for v in (x, y))
         found = library.read(FUNCTIONS[quantity](a, b, reduction="none", kernel=kernel))
         assert found.dtype == kind
@@ -48,7 +48,7 @@ def _evaluate(library: Library, dtype: str, kernel: str | None) -> Callable[[Any
 def test_all_65536_inputs(name: str, kernel: str | None, dtype: str, quantity: str) -> None:
     library = find(name)
     with library.session():
-        # XLA's float32 arithmetic flushes what is subnormal, and subnormal bfloat16 values are subnormal float32 ones.
+        # XLA's float32 arithmetic flushes subnormal values, and subnormal bfloat16 values are subnormal in float32.
         flush = frozenset({"float32"}) if name == "jax" else frozenset()
         evaluate = _evaluate(library, dtype, kernel)
         seen = exhaustive.sweep(evaluate, dtype, quantity, blocks=_hard(dtype), flush=flush)
@@ -57,7 +57,7 @@ def test_all_65536_inputs(name: str, kernel: str | None, dtype: str, quantity: s
     assert seen.conforms, seen.examples
 
 
-def test_the_sweep_notices_one_wrong_element() -> None:
+def test_the_sweep_finds_one_wrong_element() -> None:
     right = _evaluate(find("numpy"), "float16", "generic")
 
     def wrong(x: Any, y: Any, quantity: str) -> Any:
@@ -71,7 +71,7 @@ def test_the_sweep_notices_one_wrong_element() -> None:
     assert seen.ulp > 0.51
 
 
-def test_what_is_rounded_before_the_cast_is_what_the_cast_rounds_to() -> None:
+def test_rounding_before_the_cast_gives_the_result_of_the_cast() -> None:
     _settle = pytest.importorskip("mlsm.kernels.numpy", reason="kernels/ was deleted")._settle
     halves = np.arange(0x8000, dtype=np.uint16).view(np.float16)[:0x7C00].astype(np.float32)
     ties = (halves[:-1] + halves[1:]) / 2
@@ -80,6 +80,6 @@ def test_what_is_rounded_before_the_cast_is_what_the_cast_rounds_to() -> None:
     with np.errstate(all="ignore"):
         expected = values.astype(np.float16)
     _settle(values, np.empty_like(values))
-    with np.errstate(under="raise"):  # nothing is left for the cast to round among the subnormal ones
+    with np.errstate(under="raise"):  # the cast does not round subnormal values again
         found = values.astype(np.float16)
     assert found.tobytes() == expected.tobytes()

@@ -1,7 +1,7 @@
 """Every row of the hazard table, on every installed library, with its exact answer.
 
-The rows and answers are the conformance suite's data. Rows of behaviour, which have no single number, are tested where
-the behaviour is; this file only sees to it that each has such a place.
+The rows and answers are data of the conformance suite. Rows of behaviour, which have no single number, are tested in
+the test of that behaviour; this file only checks that each has such a test.
 """
 
 from collections.abc import Callable
@@ -36,12 +36,12 @@ QUANTITIES: dict[str, tuple[Callable[..., Any], dict[str, Any], Callable[..., or
 def _array(library: Library, tensor: Tensor) -> Any:
     if tensor.dtype not in library.dtypes and tensor.dtype in DTYPES:
         pytest.skip(f"{library.name} has no {tensor.dtype}")
-    with np.errstate(all="ignore"):  # NaN and values that are subnormal in the dtype are the data here
+    with np.errstate(all="ignore"):  # NaN and values that are subnormal in the dtype are intended
         return library.make(np.asarray(tensor.values).reshape(tensor.shape).astype(numpy_dtype(tensor.dtype)))
 
 
 def _size(hazard: Hazard, quantity: str) -> float:
-    """The sum of the sizes of an element's terms: what its rounding errors are made of."""
+    """The sum of the sizes of an element's terms, to which its rounding errors are relative."""
     assert hazard.case is not None
     e = oracle.elements(hazard.case)[0]
     sizes = {"gradient": e.t + e.q * e.s, "loss": e.linear + e.smooth, "mean": e.linear + e.smooth}
@@ -57,7 +57,7 @@ def test_row_of_numbers(route: Route, name: str) -> None:
     case = hazard.case
     assert case is not None
     x, y = _array(library, case.input), _array(library, case.target)
-    # A row without decimals is about dtypes: the oracle has the answer.
+    # A row without decimals tests dtypes: the oracle has the answer.
     expected = {k: float(Decimal(v)) for k, v in hazard.expected} or {"loss": None, "gradient": None}
     for quantity, decimal in expected.items():
         function, options, exactly = QUANTITIES[quantity]
@@ -76,7 +76,7 @@ def test_row_of_numbers(route: Route, name: str) -> None:
         with np.errstate(all="ignore"):
             storage = 0.5 * spacing(exact, found.dtype.name) if found.dtype.name != case.compute_dtype else 0
             allowed = np.where(np.isfinite(exact), 5 * spacing(size, case.compute_dtype) + storage, 0)
-            if library.name.startswith("jax") and case.compute_dtype == "float32":  # XLA flushes what is subnormal
+            if library.name.startswith("jax") and case.compute_dtype == "float32":  # XLA flushes subnormal values
                 allowed = np.maximum(allowed, np.where(np.abs(exact) < np.finfo(np.float32).tiny, np.abs(exact), 0))
             check(found, exact, allowed, f"{name}: {quantity}")
 
@@ -107,7 +107,7 @@ def test_every_row_of_behaviour_has_a_test() -> None:
 
 @pytest.mark.parametrize(("library_name", "kernel"), [("numpy", None), ("numpy", "generic"), ("torch", None)])
 def test_sum_along_a_slow_axis(library_name: str, kernel: str | None) -> None:
-    """NumPy's own float32 sum along axis 0 stops counting at 2**24."""
+    """NumPy's own float32 sum of ones along axis 0 stops at 2**24."""
     hazard = ROWS["axis0-sum"]
     assert hazard.constant is not None
     (rows, columns), logit, target = hazard.constant
@@ -127,7 +127,7 @@ def test_sum_along_a_slow_axis(library_name: str, kernel: str | None) -> None:
 
 @pytest.mark.parametrize("library_name", ["numpy", "torch"])
 def test_more_elements_than_32_bits_count(library_name: str) -> None:
-    """The divisors of 2**33 elements, which no index of 32 bits can count; nothing of that size is computed."""
+    """The divisors of 2**33 elements, which a 32-bit index cannot count; no array of that size is made."""
     shape = (2**21, 2**12)
     if find(library_name).name == "torch":
         import torch
@@ -142,7 +142,7 @@ def test_more_elements_than_32_bits_count(library_name: str) -> None:
 
 
 def test_more_rows_than_32_bits_count_under_jax() -> None:
-    jax = pytest.importorskip("jax", reason="a row of JAX")
+    jax = pytest.importorskip("jax", reason="this row is about JAX")
     shape = jax.ShapeDtypeStruct((2**32, 1), np.float32)
     for x64 in (False, True):
         with jax.enable_x64(x64):
@@ -151,7 +151,7 @@ def test_more_rows_than_32_bits_count_under_jax() -> None:
 
 
 def test_a_device_without_float64() -> None:
-    xp = pytest.importorskip("array_api_strict", reason="its device without float64 stands for such hardware")
+    xp = pytest.importorskip("array_api_strict", reason="it has a device without float64")
     if "no_float64" not in [str(d) for d in xp.__array_namespace_info__().devices()] and not _has_device(xp):
         pytest.skip("this array_api_strict has no device without float64")
     x = xp.zeros((5, 3), dtype=xp.float32, device=xp.Device("no_float64"))

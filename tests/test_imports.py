@@ -1,6 +1,6 @@
-"""`import mlsm` imports no array library and is quick; a library is touched when one of its arrays arrives.
+"""`import mlsm` imports no array library and is quick; a library is imported for the first call with its arrays.
 
-In processes of their own, because this one has imported everything.
+In separate processes, because this one has imported everything.
 """
 
 import statistics
@@ -30,7 +30,7 @@ def test_import_imports_no_array_library() -> None:
     assert "mlsm" in loaded
 
 
-def test_what_is_imported_would_be_seen() -> None:
+def test_an_import_of_numpy_would_be_found() -> None:
     assert "numpy" in python("import sys, numpy; print(*sys.modules)").split()
 
 
@@ -44,8 +44,8 @@ def test_import_imports_no_kernel() -> None:
     ]
 
 
-def test_our_modules_are_found_by_attribute() -> None:
-    """After `import mlsm` alone, on first use, and without a framework until one is named."""
+def test_submodules_are_found_as_attributes() -> None:
+    """After `import mlsm` alone, on first use, and without importing a framework before its name is used."""
     pytest.importorskip("torch", reason="the twin is an nn.Module")
     code = """
 import sys, mlsm
@@ -68,7 +68,7 @@ for module in (mlsm, mlsm.nn):
 
 
 @pytest.mark.parametrize("spelled", ["mlsm.nn.torch", "__import__('mlsm.nn.torch')", "from mlsm.nn import torch"])
-def test_a_framework_that_is_absent_is_named_with_its_extra(spelled: str) -> None:
+def test_the_error_for_an_absent_framework_names_its_extra(spelled: str) -> None:
     code = f"""
 import sys, mlsm
 sys.modules["torch"] = None  # as if it were not installed
@@ -81,14 +81,14 @@ except ImportError as error:
 
 
 def test_import_takes_less_than_50_ms() -> None:
-    # Processor time: what other processes do to the clock on the wall is not this package's.
+    # Processor time, which does not depend on other processes.
     code = "import time; start = time.process_time(); import mlsm; print(time.process_time() - start)"
     python(code)  # bytecode is written on the first import
     times = [float(python(code)) for _ in range(7)]
     assert min(times) < 0.05, f"median {statistics.median(times)}"
 
 
-def test_refusing_what_is_no_array_imports_nothing() -> None:
+def test_refusing_an_object_that_is_not_an_array_imports_nothing() -> None:
     code = """
 import sys, mlsm
 for bad in ([0.0], 0.0, None, "x"):
@@ -120,8 +120,8 @@ print(*sorted({name.partition('.')[0] for name in sys.modules}))
         ("dask", "import dask.array as xp", {"numpy", "dask", "array_api_compat", "numba"}),
     ],
 )
-def test_an_array_proves_the_import_of_its_own_library_only(library: str, make: str, allowed: set[str]) -> None:
-    pytest.importorskip(library, reason="its arrays are what arrives")
+def test_a_call_imports_only_the_library_of_its_arrays(library: str, make: str, allowed: set[str]) -> None:
+    pytest.importorskip(library, reason="the call has its arrays")
     code = f"""
 import sys
 {make}
@@ -135,9 +135,9 @@ print(*sorted(after - before))
     assert not set(python(code).split()) & (set(ARRAY_LIBRARIES) - allowed)
 
 
-def test_the_file_of_a_library_is_imported_when_one_of_its_arrays_arrives() -> None:
-    """PyTorch being loaded is not enough; and the autograd node is for tensors that require a gradient."""
-    pytest.importorskip("torch", reason="tensors are what arrives")
+def test_the_module_for_a_library_is_imported_by_the_first_call_with_its_arrays() -> None:
+    """An imported PyTorch is not enough; and the autograd node is imported for tensors that require a gradient."""
+    pytest.importorskip("torch", reason="the calls have tensors")
     code = """
 import sys, numpy, torch, mlsm
 x = numpy.zeros((2, 3))
@@ -151,7 +151,7 @@ for a in (x, torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
 
 
 def test_every_module_imports_alone() -> None:
-    """Without an order of imports that somebody else happened to make."""
+    """Independent of the order of other imports."""
     for module in ("_core", "_check", "_dispatch", "_reduce", "_policy", "_module", "libraries", "libraries.numpy"):
         assert python(f"import mlsm.{module}; print('fine')") == "fine"
 

@@ -1,6 +1,6 @@
-"""Inputs are only read: every memory layout gives the same answer, no input changes, no output aliases one.
+"""Inputs are only read: every memory layout gives the same result, no input changes, and no output aliases one.
 
-And the environment is left alone: no warning, no floating-point flag, the same bits from many threads at once.
+Calls have no side effects either: no warning, no floating-point flag, the same bits from many threads at once.
 """
 
 import itertools
@@ -60,7 +60,7 @@ def test_numpy_layout(layout: str, dtype: Any, kernel: str | None, options: bool
 
 
 def _slack(a: Any) -> Any:
-    """A few ULP: a layout may choose another kernel, whose bits may differ within its bound."""
+    """Up to a few ULP, because a layout may choose another kernel, whose bits may differ within its bound."""
     return 32 * np.spacing(np.abs(np.asarray(a)).max()).astype(np.float64)
 
 
@@ -76,7 +76,7 @@ def test_the_reference_has_the_same_bits_in_every_layout(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["F-ordered", "reversed classes", "strided"])
 @pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
 def test_the_gradient_for_a_number_has_the_same_bits_in_every_layout(layout: str, wrt: Any) -> None:
-    """It is one sum over everything, which NumPy would take in the order of the memory."""
+    """It is one sum over all elements, which NumPy itself would add in the order of the memory."""
     data = _data(np.float64, (400, 30))[:2]
     other = [LAYOUTS[layout](v) for v in data]
     one, two = (mlsm.grad(*v, wrt=wrt, reduction="sum", **{wrt: 1.5}) for v in (data, other))
@@ -127,7 +127,7 @@ def test_class_axis(axis: int, kernel: str | None) -> None:
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded", "storage offset"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_torch_layout(layout: str, kernel: str | None) -> None:
-    torch = pytest.importorskip("torch", reason="the strides of tensors")
+    torch = pytest.importorskip("torch", reason="it tests strides of tensors")
     x, y = (torch.from_numpy(v) for v in _data()[:2])
     other = {
         "transposed": lambda v: v.t().contiguous().t(),
@@ -161,7 +161,7 @@ def test_inputs_are_bit_identical_after_every_call(route: Route) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1), (1, 1), (1,), (3,)])
 def test_outputs_never_alias_inputs(route: Route, dtype: Any, shape: tuple[int, ...]) -> None:
-    """C = 1 and weights of the whole shape are where a sum or a cast could hand an input back."""
+    """With C = 1 or weights of the whole shape, a sum or a cast could return an input."""
     library, kernel = route
     if library.name in ("jax", "jax-x64", "dask"):
         pytest.skip(f"an array of {library.name} cannot be written to, so an alias cannot show")
@@ -186,7 +186,7 @@ def test_outputs_are_writable_and_own_their_memory() -> None:
 
 
 def test_results_of_two_calls_do_not_share_memory(route: Route) -> None:
-    """A kernel that keeps a scratch buffer must not hand it out."""
+    """A kernel that keeps a scratch buffer must not return it."""
     library, kernel = route
     x, y = (library.make(v) for v in _data()[:2])
     first = dict(everything(x, y, kernel=kernel))
@@ -198,14 +198,14 @@ def test_results_of_two_calls_do_not_share_memory(route: Route) -> None:
         identical(library.read(v), kept[name], name)
 
 
-def test_scratch_of_the_caller_is_not_the_result() -> None:
+def test_the_result_is_not_a_buffer_of_the_caller() -> None:
     x = np.zeros((2, 3))
     gradient = mlsm.grad(x, x)
     gradient[...] = 5
     assert (mlsm.grad(x, x) != 5).all()
 
 
-# ---------------------------------------------------------------- silence
+# ---------------------------------------------------------------- no warnings
 
 
 EXTREME = [0.0, -0.0, 1.0, 1e-40, -1e-40, 88.0, -104.0, 1e30, -1e30, np.inf, -np.inf, np.nan]
@@ -225,7 +225,7 @@ def test_no_floating_point_flag_and_no_warning(dtype: Any, kernel: str | None) -
                 list(everything(*operands, kernel=kernel, label_smoothing=label_smoothing))
 
 
-def test_flags_of_the_caller_are_given_back() -> None:
+def test_the_callers_flags_are_restored() -> None:
     x = np.asarray([[np.inf]])
     with np.errstate(all="raise"):
         before = np.geterr()
@@ -236,7 +236,7 @@ def test_flags_of_the_caller_are_given_back() -> None:
 
 
 def test_no_warning_on_any_library(library: Library) -> None:
-    """Warnings are errors in these tests; this one says so where filters were changed."""
+    """Warnings are errors in all tests; this test also covers code that changes the filters."""
     x, y = (library.make(v) for v in _data()[:2])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

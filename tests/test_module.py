@@ -25,7 +25,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_it_is_the_functions_with_the_options_fixed(options: dict[str, Any]) -> None:
+def test_the_object_gives_the_results_of_the_functions(options: dict[str, Any]) -> None:
     criterion = MultiLabelSoftMarginLoss(**options)
     where = X < 2.5
     for masked in ({}, {"where": where}, {"where": where, "kernel": "generic"}):
@@ -54,10 +54,10 @@ def test_positional_arguments_are_those_of_the_contract() -> None:
     criterion = MultiLabelSoftMarginLoss(weight, "sum")
     assert (criterion.weight, criterion.reduction) == (weight, "sum")
     with pytest.raises(TypeError, match="positional"):
-        MultiLabelSoftMarginLoss(None, "mean", None)  # type: ignore[misc]  # refused: pos_weight goes by name
+        MultiLabelSoftMarginLoss(None, "mean", None)  # type: ignore[misc]  # refused: pos_weight is keyword-only
     for method in (criterion, criterion.forward, criterion.value_and_grad, criterion.hessian_diag, criterion.grad):
         with pytest.raises(TypeError, match="positional"):
-            method(X, Y, X < 1)  # type: ignore[operator]  # refused: where goes by name
+            method(X, Y, X < 1)  # type: ignore[operator]  # refused: where is keyword-only
 
 
 def test_attributes_are_readable() -> None:
@@ -105,7 +105,7 @@ def test_pickle(options: dict[str, Any], protocol: int) -> None:
 
 
 def _unpickled(state: dict[str, Any]) -> MultiLabelSoftMarginLoss:
-    """What pickle makes of this state."""
+    """The object that pickle restores from this state."""
     made = MultiLabelSoftMarginLoss.__new__(MultiLabelSoftMarginLoss)
     made.__setstate__(state)
     return made
@@ -152,7 +152,7 @@ def test_a_list_that_contains_itself_is_refused() -> None:
             with pytest.raises(ValueError, match=f"`{argument}` must .* contains itself"):
                 mlsm.multilabel_soft_margin_loss(X, Y, **{argument: value})
     row = [2.0]
-    MultiLabelSoftMarginLoss([row, row])  # the same list twice is no circle
+    MultiLabelSoftMarginLoss([row, row])  # the same list twice is not a cycle
 
 
 def test_a_list_that_is_nested_too_deeply_is_refused() -> None:
@@ -161,7 +161,7 @@ def test_a_list_that_is_nested_too_deeply_is_refused() -> None:
             MultiLabelSoftMarginLoss(_deep(levels))
     with pytest.raises(ValueError, match="`weight` must broadcast"):
         mlsm.multilabel_soft_margin_loss(X, Y, _deep(64))
-    for option in ("reduction", "axis", "label_smoothing"):  # whose messages show what came
+    for option in ("reduction", "axis", "label_smoothing"):  # their messages show the given value
         with pytest.raises((TypeError, ValueError), match=f"`{option}`.*a list"):
             MultiLabelSoftMarginLoss(**{option: _deep(100_000)})
 
@@ -205,12 +205,12 @@ def test_repr_shows_the_configuration(options: dict[str, Any], shown: str) -> No
         ({"pos_weight": object()}, TypeError, "pos_weight"),
     ],
 )
-def test_options_are_validated_when_it_is_made(options: dict[str, Any], error: type[Exception], name: str) -> None:
+def test_the_constructor_checks_its_options(options: dict[str, Any], error: type[Exception], name: str) -> None:
     with pytest.raises(error, match=f"`{name}`"):
         MultiLabelSoftMarginLoss(**options)
 
 
-def test_where_is_no_option_of_the_object() -> None:
+def test_where_is_not_an_option_of_the_object() -> None:
     with pytest.raises(TypeError, match="where"):
         MultiLabelSoftMarginLoss(where=X < 1)  # type: ignore[call-arg]  # refused: it belongs to each call
 

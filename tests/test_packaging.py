@@ -1,4 +1,4 @@
-"""What is installed is what was meant: names, files, one version, and an import that costs next to nothing.
+"""The installation: names, files, one version, and an import that takes almost no time.
 
 Builds the sdist and the wheel from a copy of the checkout, without the network, with the setuptools that is installed.
 """
@@ -45,11 +45,11 @@ def test_the_suite_is_installed_under_its_own_name_only(tmp_path: Path) -> None:
         python("import conformance", cwd=tmp_path)
 
 
-# ---------------------------------------------------------------- what stands in pyproject.toml
+# ---------------------------------------------------------------- the content of pyproject.toml
 
 
 def packages_in_the_tree() -> list[str]:
-    """Every folder that holds Python files to be installed, as the package that it is installed as."""
+    """The package name of every folder with Python files to install."""
     found = []
     for name, folder in SOURCES.items():
         for inner in (folder, *folder.rglob("*")):
@@ -66,7 +66,7 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_package_has_an_init() -> None:
-    """A folder without one would be a namespace package: importable here, and open to anybody's files."""
+    """A folder without one would be a namespace package, to which any other distribution could add files."""
     for name in packages_in_the_tree():
         first, _, rest = name.partition(".")
         assert (SOURCES[first].joinpath(*rest.split(".")) if rest else SOURCES[first]).joinpath("__init__.py").exists()
@@ -78,7 +78,7 @@ def test_runtime_needs_two_packages() -> None:
 
 
 def test_one_version() -> None:
-    """`mlsm/_version.py` is the source; what is installed, the citation and the changelog repeat it."""
+    """`mlsm/_version.py` is the source; the installation, the citation and the changelog repeat it."""
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert "version" not in PROJECT["project"]
     assert importlib.metadata.version("mlsm") == mlsm.__version__
@@ -94,7 +94,7 @@ def test_one_version() -> None:
     assert newest[1] == mlsm.__version__
 
 
-# ---------------------------------------------------------------- what is run where
+# ---------------------------------------------------------------- commands and jobs
 
 
 def workflow() -> str:
@@ -102,7 +102,7 @@ def workflow() -> str:
 
 
 def readme_arguments() -> list[str]:
-    """What the README's lines without make give to pytest."""
+    """The arguments of pytest in the README's lines without make."""
     (line,) = re.findall(r"^python -m pytest (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     arguments: list[str] = line.split()
     return arguments
@@ -110,7 +110,7 @@ def readme_arguments() -> list[str]:
 
 @pytest.mark.slow  # collects every test once more
 def test_the_lines_without_make_collect() -> None:
-    """Every file that can be imported here, and no error for one that cannot."""
+    """They collect every file that can be imported here, without an error for the others."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, *readme_arguments()], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
@@ -120,10 +120,10 @@ def test_the_lines_without_make_collect() -> None:
     assert ("libraries/cupy.py" in done.stdout) <= (find_spec("cupy") is not None)
 
 
-@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist has no dot-folders")
 def test_every_backend_is_required_somewhere() -> None:
-    """By `make test` and by a job of the workflow: whatever needs no device is a failure when it is absent. What takes
-    minutes is in the workflow alone; `make test` has it at level smoke."""
+    """By `make test` and by a job of the workflow: every backend that needs no device must be present. Backends that
+    take minutes are in the workflow alone; `make test` has them at level smoke."""
     device = {"torch-cuda", "cupy"}
     minutes = {"jax-sharded", "jax-sharded-explicit", "torch-dtensor", "torch-dtensor-class"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -134,7 +134,7 @@ def test_every_backend_is_required_somewhere() -> None:
     assert {name for job in jobs for name in job.split()} == set(backends.names()) - device
 
 
-@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist has no dot-folders")
 def test_every_action_is_pinned_by_commit() -> None:
     used = re.findall(r"uses: (\S+)", workflow())
     assert used
@@ -142,9 +142,9 @@ def test_every_action_is_pinned_by_commit() -> None:
         assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action), action
 
 
-@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist holds no dot-folders")
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an sdist has no dot-folders")
 def test_promised_and_exercised_are_compared(tmp_path: Path) -> None:
-    """The last job of the workflow, on a page and records of our own: it must complain about either side."""
+    """The last job of the workflow, on a page and records made here: it must report a difference on either side."""
     page = "| backend | library |\n| --- | --- |\n| numpy | a |\n| `torch` (numba) | b |\n| cupy | c |\n\n| backend |\n"
     (tmp_path / "support.md").write_text(page)
 
@@ -155,7 +155,7 @@ def test_promised_and_exercised_are_compared(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout.strip()
 
-    assert verdict("numpy", "torch") == (0, "what was exercised is what is promised")
+    assert verdict("numpy", "torch") == (0, "the exercised backends are the promised ones")
     assert verdict("numpy") == (1, "promised, but not exercised: torch")
     assert verdict("numpy", "torch", "jax") == (1, "exercised, but not promised: jax")
     assert verdict("numpy", "torch", status="skip")[0] == 1
@@ -168,7 +168,7 @@ BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'bui
 
 
 def build(kind: str, tree: Path, out: Path) -> Path:
-    """The one file that the build backend makes of a source tree."""
+    """The only file that the build backend makes from a source tree."""
     out.mkdir(exist_ok=True)
     command = [sys.executable, "-c", BUILD, kind, str(out)]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
@@ -179,7 +179,7 @@ def build(kind: str, tree: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout: building writes into the tree, and the checkout is not ours to write to."""
+    """A copy of the checkout, because building writes into the tree and a test must not change the checkout."""
     pytest.importorskip("setuptools", minversion="77", reason="the build backend is not installed")
     copy = tmp_path_factory.mktemp("checkout") / "mlsm"
     made = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
@@ -197,7 +197,7 @@ def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the unpacked sdist, as everybody downstream does."""
+    """Built from the unpacked sdist, as distributors do."""
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
@@ -205,7 +205,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
 
 
-def test_wheel_holds_every_file_and_nothing_else(wheel: Path) -> None:
+def test_wheel_has_every_file_and_no_other(wheel: Path) -> None:
     expected = set()
     for name, folder in SOURCES.items():
         for file in folder.rglob("*"):
@@ -239,7 +239,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 
-def test_sdist_holds_what_a_distributor_needs(sdist: Path) -> None:
+def test_sdist_has_the_files_that_a_distributor_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "conftest.py", "pyproject.toml"}
@@ -250,8 +250,8 @@ def test_sdist_holds_what_a_distributor_needs(sdist: Path) -> None:
 
 
 def test_a_type_checker_sees_both_packages(wheel: Path, tmp_path: Path) -> None:
-    """Installed as a user has them, without the sources: their annotations count only where `py.typed` is."""
-    pytest.importorskip("mypy", reason="it is what is asked here")
+    """Installed as for a user, without the sources: annotations count only with a `py.typed` file."""
+    pytest.importorskip("mypy", reason="this test runs it")
     environment, user = tmp_path / "environment", tmp_path / "user.py"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.rglob("site-packages")
@@ -277,7 +277,7 @@ def test_a_type_checker_sees_both_packages(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_wheel_alone_with_numpy_alone_passes_the_smoke_level(wheel: Path, tmp_path: Path) -> None:
-    """An environment that holds the wheel, NumPy and array-api-compat, nothing else and no sources."""
+    """An environment with the wheel, NumPy and array-api-compat, without other packages and without the sources."""
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     interpreter = environment / "bin" / "python"

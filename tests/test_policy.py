@@ -1,4 +1,4 @@
-"""The rules that are data, one by one: what a dtype is called, which ones are taken, what they become together."""
+"""The rules about dtypes, one by one: their names, which ones are accepted, and their promotion."""
 
 import enum
 import gc
@@ -20,7 +20,7 @@ from ._support import numpy_dtype
 
 REAL = ("bool", "int", "uint", "intc", "uintc", "longlong", "ulonglong", "int8", "int16", "int32", "int64",
         "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32", "float64")  # fmt: skip
-# Before and after each of the accepted ones in the alphabet, and containing or beginning like one.
+# In the alphabet before and after each accepted name, and names that contain or begin with one.
 NOT_REAL = ("", "bits8", "bcomplex32", "boolean", "complex64", "complex128", "clongdouble", "object", "str", "str128",
             "void", "datetime64[s]", "timedelta64[ns]", "float", "float8_e4m3fn", "float128", "longdouble", "double",
             "ints", "int8x", "xint8", "point8", "hint", "qint8", "quint8", "uuint8", "uint64_t",
@@ -38,7 +38,7 @@ def test_refused_dtype(name: str) -> None:
 
 
 class Dtype:
-    """Of a library whose name comes after PyTorch's in the alphabet, and which only `str` tells the name."""
+    """A dtype whose name only `str` shows, of a library after PyTorch in the alphabet."""
 
     def __str__(self) -> str:
         return "zarray.dtypes.float32"
@@ -55,13 +55,13 @@ Dtype.__module__ = "zarray.dtypes"
         pytest.param(np.dtype("<f4").newbyteorder("S"), "float32", id="NumPy, the other"),
         pytest.param(np.float16, "float16", id="a scalar type"),
         pytest.param(np.dtype(ml_dtypes.bfloat16), "bfloat16", id="ml_dtypes"),
-        pytest.param(Dtype(), "float32", id="a library nobody has heard of"),
+        pytest.param(Dtype(), "float32", id="an unknown library"),
     ],
 )
 def test_name(dtype: Any, name: str) -> None:
     assert _policy.spelled(dtype) == name
     assert _policy.name(dtype) == name
-    assert _policy.name(dtype) == name  # and from the memo
+    assert _policy.name(dtype) == name  # and from the cache
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax-x64", "array-api-strict"], indirect=True)
@@ -108,11 +108,11 @@ def test_accepted_dtypes_are_real() -> None:
     assert all(_policy.is_real(name) for name in _policy.FLOATS)
 
 
-# ---------------------------------------------------------------- what is remembered
+# ---------------------------------------------------------------- the caches
 
 
-def test_memos_keep_no_foreign_type() -> None:
-    """Types that come and go (subclasses, somebody else's library, an enum of reductions) are let go."""
+def test_caches_keep_no_foreign_type() -> None:
+    """Temporary types (subclasses, of a foreign library, an enum of reductions) can be collected."""
 
     def use() -> list[Any]:
         class Sub(np.ndarray[Any, Any]):
@@ -142,13 +142,13 @@ def test_memos_keep_no_foreign_type() -> None:
 
     alive = use()
     for function in vars(array_api_compat.common._helpers).values():
-        if hasattr(function, "cache_clear"):  # its memos are its own: a hundred types each
+        if hasattr(function, "cache_clear"):  # the library's own caches keep a hundred types each
             function.cache_clear()
     gc.collect()
     assert [found() for found in alive] == [None] * len(alive)
 
 
-def test_the_memo_of_dtypes_is_bounded() -> None:
+def test_the_cache_of_dtypes_is_bounded() -> None:
     for n in range(500):
         assert _policy.name(np.dtype(f"S{n + 1}")).startswith("bytes")
         _policy.name(np.dtype([(f"field{n}", "f4")]))

@@ -1,8 +1,8 @@
-"""The laws that follow from the formula, on every installed library, with logits where losses break.
+"""The laws that follow from the formula, on every installed library, with logits at which losses fail.
 
 A law marked ⟂ holds to the bit; any other within a few units in the last place of the terms that it compares, never
-within an absolute tolerance. The numbers are drawn by the suite's own strategies; each example is one array of 24
-elements, so that libraries which compile by shape compile once.
+within an absolute tolerance. The suite's own strategies draw the numbers; each example is one array of 24 elements, so
+that libraries which compile for each shape compile once.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from mlsm_conformance import strategies
 from . import _support
 
 SIZE, ULPS = 24, 8
-# Beyond these the tail is subnormal in the storage dtype, where some libraries flush it: that has tests of its own.
+# Beyond these the tail is subnormal in the storage dtype, and some libraries flush it: other tests cover that.
 LARGEST = {"float16": 8.0, "bfloat16": 60.0, "float32": 60.0, "float64": 600.0}
 
 quick = settings(strategies.profile("quick"), max_examples=15)
 
 
 class Sample(NamedTuple):
-    """Drawn numbers of one library: logits and targets of a dtype, and how the library takes and gives arrays."""
+    """Drawn numbers for one library: logits and targets of a dtype, and the conversions to and from its arrays."""
 
     library: _support.Library
     dtype: str
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     y: Any
 
     def ask(self, function: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
-        """What the library's arrays give, as a NumPy array; NumPy arrays among the options are converted too."""
+        """The result on the library's arrays, as a NumPy array; NumPy arrays among the options are converted too."""
         make = self.library.make
         given_ = {k: make(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
         with self.library.session():
@@ -80,19 +80,19 @@ def _array(tensor: Any, kind: Any) -> Any:
 
 
 def exact_targets(sample: Sample) -> Any:
-    """Targets on a grid of 1/64, of which 1 - y is exact in every dtype."""
+    """Targets on a grid of 1/64, for which 1 - y is exact in every dtype."""
     return (np.round(sample.y.astype(np.float64) * 64) / 64).astype(sample.y.dtype)
 
 
 def same(a: Any, b: Any, what: str) -> None:
-    """Equal to the bit, where a zero of either sign is zero."""
+    """Equal to the bit, except that zeros of either sign are equal."""
     _support.identical(np.asarray(a) + 0.0, np.asarray(b) + 0.0, what)
 
 
 def law(
     *more: st.SearchStrategy[Any], target: str = "soft", dtypes: tuple[str, ...] | None = None
 ) -> Callable[[Callable[..., None]], Callable[[str], None]]:
-    """Makes a test of every library of what holds for each sample, and for each of what else is drawn."""
+    """Make a test for every library from a law of a sample and of further drawn values."""
 
     def made(holds: Callable[..., None]) -> Callable[[str], None]:
         @pytest.mark.parametrize("name", _support.LIBRARIES)
@@ -139,7 +139,7 @@ def test_homogeneous_in_the_weight(s: Sample, k: int) -> None:
     one, many = np.ones(6).astype(s.x.dtype), np.full(6, 2.0**k).astype(s.x.dtype)
     for ask in (s.loss, s.gradient):
         once, often = ask(x, y, weight=one), ask(x, y, weight=many)
-        whole = np.abs(once) >= 2.0**-14  # below, a half is subnormal, and its double has digits that it lacks
+        whole = np.abs(once) >= 2.0**-14  # below, a half is subnormal and has fewer digits than its double
         same(np.where(whole, often, 0), np.where(whole, once * 2.0**k, 0), f"weight of 2^{k}")
 
 
@@ -159,7 +159,7 @@ def test_at_least_the_entropy(s: Sample) -> None:
 
 @law()
 def test_monotone_and_convex(s: Sample) -> None:
-    """With a label of 0 the loss rises with the logit, with 1 it falls; a chord lies above."""
+    """With a label of 0 the loss rises with the logit, with 1 it falls; a chord is above it."""
     x = np.sort(s.x.astype(np.float64)).astype(s.x.dtype)
     rising, falling = s.loss(x, np.zeros_like(x)), s.loss(x, np.ones_like(x))
     s.at_least(rising[1:], rising[:-1], rising[:-1], "rising")
@@ -183,7 +183,7 @@ def test_derivatives_are_bounded(s: Sample) -> None:
 
 @law(st.lists(st.integers(1, 63), min_size=SIZE, max_size=SIZE))
 def test_stationary_at_the_target(s: Sample, steps: list[int]) -> None:
-    """The gradient vanishes where the logit is the logit of the target, up to that logit's rounding."""
+    """The gradient is 0 where the logit is the logit of the target, up to that logit's rounding."""
     y = np.asarray(steps) / 64
     x = np.log(y / (1 - y)).astype(s.x.dtype)
     gradient = s.gradient(x, y.astype(s.x.dtype))
@@ -193,7 +193,7 @@ def test_stationary_at_the_target(s: Sample, steps: list[int]) -> None:
 
 @law(dtypes=("float64",))
 def test_complex_step_and_taylor(s: Sample) -> None:
-    """In float64: the gradient is the complex step of the formula, and a Taylor step meets the next value."""
+    """In float64: the gradient is the complex step of the formula, and a Taylor step gives the next value."""
     x, y = np.clip(s.x, -30, 30), s.y
     z = x + 1e-200j
     step = np.imag(y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))) / 1e-200
@@ -202,7 +202,7 @@ def test_complex_step_and_taylor(s: Sample) -> None:
     s.near(g, step, terms, "complex step")
     d = 2.0**-10
     here, there = s.loss(x, y), s.loss(x + d, y)
-    moved = (x + d) - x  # the step that was taken, after rounding
+    moved = (x + d) - x  # the actual step, after rounding
     line = here + moved * g + moved**2 / 2 * h
     room = d**3 / 62 + ULPS * _support.spacing(np.maximum(here, there), "float64")  # |third derivative| < 6/62
     _support.check(there, line, room, f"{s.library.name}: Taylor")
@@ -234,7 +234,7 @@ def test_reductions_split_and_duplicate(s: Sample) -> None:
 
 @law()
 def test_pullback_is_linear(s: Sample) -> None:
-    """⟂ twice the `grad_output`, twice the gradient; and a reduction's gradient is its adjoint of the rows'."""
+    """⟂ twice the `grad_output`, twice the gradient; and a reduction's gradient is its adjoint of that of the rows."""
     x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
     g = np.asarray([1.0, -0.5, 2.0, 0.25]).astype(s.x.dtype)
     once, twice = (
@@ -247,7 +247,7 @@ def test_pullback_is_linear(s: Sample) -> None:
     s.near(mean, through, through, "adjoint of the mean")
 
 
-# ---------------------------------------------------------------- the same question, asked otherwise
+# ---------------------------------------------------------------- equivalent calls
 
 
 @law(dtypes=("float16", "bfloat16"))
@@ -277,7 +277,7 @@ def test_hard_targets_of_any_dtype(s: Sample) -> None:
 
 @law(st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_padding_and_masking(s: Sample, junk: float) -> None:
-    """⟂ a class of (+inf, 1) adds 0; a masked class is not there, whatever it holds."""
+    """⟂ a class of (+inf, 1) adds 0; a masked class does not count, whatever its values are."""
     x, y = s.x[:, None], s.y[:, None]
     alone = s.loss(x, y)
     assume((alone >= 2.0**-13).all() or s.dtype != "float16")
@@ -299,7 +299,7 @@ def test_axis_and_layout(s: Sample) -> None:
 
 
 @law(st.sampled_from([0.125, 0.25, 1.0]), target="hard")
-def test_smoothing_is_a_target(s: Sample, eps: float) -> None:
+def test_smoothing_equals_a_smoothed_target(s: Sample, eps: float) -> None:
     smoothed = (s.y.astype(np.float64) * (1 - eps) + eps / 2).astype(s.y.dtype)
     seen = s.loss(s.x, s.y, label_smoothing=eps)
     s.near(seen, s.loss(s.x, smoothed), seen, "smoothing")
@@ -307,7 +307,7 @@ def test_smoothing_is_a_target(s: Sample, eps: float) -> None:
 
 @law()
 def test_every_library_agrees_with_numpy(s: Sample) -> None:
-    """Eager, lazy and traced: the same numbers as NumPy's reference, and jitted as eager."""
+    """Eager, lazy and traced: the same numbers as NumPy's reference; under jit the same as eager."""
     x, y = s.x.reshape(4, 6), s.y.reshape(4, 6)
     seen = s.loss(x, y)
     with np.errstate(all="ignore"):

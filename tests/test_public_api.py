@@ -1,4 +1,4 @@
-"""The public names are those of the contract, each with its signature and a docstring that says what a user needs."""
+"""The public names are those of the contract, each with its signature and a complete docstring."""
 
 import inspect
 import pathlib
@@ -111,7 +111,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_docstring(name: str) -> None:
+def test_docstring_has_every_section(name: str) -> None:
     text = inspect.getdoc(getattr(mlsm, name))
     assert text is not None
     first = text.splitlines()[0]
@@ -150,8 +150,8 @@ def test_the_package_is_typed() -> None:
     assert (pathlib.Path(mlsm.__file__).parent / "py.typed").is_file()
 
 
-def test_only_one_file_holds_the_formula() -> None:
-    """log1p is the mark of it: outside of _core and the kernels nobody computes."""
+def test_only_one_file_has_the_formula() -> None:
+    """It is recognised by log1p: no code computes the loss except _core and the kernels."""
     assert mlsm.__file__ is not None
     package = pathlib.Path(mlsm.__file__).parent
     with_formula = {
@@ -162,7 +162,7 @@ def test_only_one_file_holds_the_formula() -> None:
     assert with_formula == {"_core.py"}
 
 
-def test_the_formula_knows_no_library() -> None:
+def test_the_formula_names_no_library() -> None:
     assert mlsm.__file__ is not None
     text = (pathlib.Path(mlsm.__file__).parent / "_core.py").read_text(encoding="utf-8")
     code = re.sub(r'""".*?"""|#[^\n]*', "", text, flags=re.DOTALL)

@@ -50,7 +50,7 @@ def test_reductions_follow_from_the_rows(shape: tuple[int, ...], kind: str, rng:
     rows = mlsm.multilabel_soft_margin_loss(x, y, reduction="none", where=where)
     count = rows.size if where is None else int(where.any(axis=-1).sum())
     total = float(rows.sum())
-    # Each of the two sums may be (rows)*u off.
+    # Each of the two sums may be off by rows * u.
     allowed = 2 * (rows.size + 2) * U * total
     check(mlsm.multilabel_soft_margin_loss(x, y, reduction="sum", where=where), total, allowed, "sum")
     mean = total / count if count else 0.0
@@ -58,7 +58,7 @@ def test_reductions_follow_from_the_rows(shape: tuple[int, ...], kind: str, rng:
 
 
 class Lazy:
-    """An array that knows only some of its lengths."""
+    """An array with some unknown lengths."""
 
     def __init__(self, values: Any, shape: tuple[Any, ...]) -> None:
         self.values, self.shape = values, shape
@@ -69,14 +69,14 @@ class Lazy:
 
 @pytest.mark.parametrize("unknown", [None, float("nan")], ids=str)
 @pytest.mark.parametrize("classes", [1, 3])
-def test_a_mean_over_a_length_that_is_not_known_counts_it(unknown: Any, classes: int) -> None:
+def test_a_mean_over_an_unknown_length_counts_it(unknown: Any, classes: int) -> None:
     _, o, _ = _operands((4, 2, classes), None, "mean")
     lazy = o._replace(x=Lazy(o.x, (unknown, 2, classes)))
     assert _reduce.REDUCE["mean"].apply(lazy, np.full((4, 2), 3.0)) == 3.0
 
 
-def test_a_mean_over_a_known_length_does_not_touch_the_array() -> None:
-    """The divisor is a number: no array of ones is summed for it."""
+def test_a_mean_over_a_known_length_does_not_read_the_array() -> None:
+    """The divisor is a number: no array of ones is summed."""
     _, o, _ = _operands((4, 2, 3), None, "mean")
     blind = o._replace(x=Lazy(None, (4, 2, 3)))
     assert _reduce.REDUCE["mean"].adjoint(blind, 16.0) == 2.0
@@ -92,7 +92,7 @@ def test_weighted_mean_divides_by_the_number_of_classes_not_by_the_weights() -> 
     assert mlsm.multilabel_soft_margin_loss(x, y, [8.0, 0.0, 0.0, 0.0]) == 2 * np.log(2)
 
 
-def test_the_table_of_reductions_is_the_public_one() -> None:
+def test_the_table_has_the_public_reductions() -> None:
     from mlsm import _policy
 
     assert set(_reduce.REDUCE) == set(_policy.REDUCTIONS)

@@ -1,7 +1,7 @@
-"""mlsm/kernels/ can be deleted: a copy of the package without it passes the tests, and no result leaves its bounds.
+"""mlsm/kernels/ can be deleted: a copy of the package without it passes the tests, with all results in their bounds.
 
-The copy lies before the installed package on the path of a process of its own. A representative part of the tests runs
-there; tests of kernels themselves, of speed and of memory skip and say so.
+A separate process has the copy before the installed package on its path, and runs a representative part of the tests;
+tests of kernels, of speed and of memory are skipped with the reason.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 import mlsm
 
 HERE = pathlib.Path(__file__).parent
-# Files in full, and of the slow ones the libraries that our kernels serve.
+# Whole files, and from the slow ones the tests of the libraries that the kernels serve.
 PART = [
     "test_reduce.py",
     "test_check_refusals.py",
@@ -37,7 +37,7 @@ sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "")
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with the package, without its kernels, and the tests beside it."""
+    """A folder with the package, without its kernels, and with the tests."""
     root = tmp_path_factory.mktemp("without-kernels")
     assert mlsm.__file__ is not None
     package = pathlib.Path(mlsm.__file__).parent
@@ -48,7 +48,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     suite = pathlib.Path(mlsm_conformance.__path__[0])
     shutil.copytree(suite, root / "mlsm_conformance", ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
     (root / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-    # Of the project's settings the tests need pytest's: markers, and that warnings are errors.
+    # The tests need the project's settings of pytest: the markers, and that warnings are errors.
     shutil.copy(HERE.parent / "pyproject.toml", root / "pyproject.toml")
     return root
 
@@ -60,7 +60,7 @@ def _run(root: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_copy_is_what_is_tested(copy: pathlib.Path) -> None:
+def test_the_copy_is_tested(copy: pathlib.Path) -> None:
     code = "import mlsm, importlib.util as u; print(mlsm.__file__, u.find_spec('mlsm.kernels'))"
     done = _run(copy, "-W", "error", "-c", code)
     assert done.stdout.split() == [str(copy / "mlsm" / "__init__.py"), "None"], done.stderr
@@ -85,4 +85,4 @@ def test_the_tests_pass(copy: pathlib.Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
-    assert "mlsm/kernels/ is deleted" in done.stdout  # tests of kernels skip, and say why
+    assert "mlsm/kernels/ is deleted" in done.stdout  # tests of kernels are skipped with this reason

@@ -1,4 +1,4 @@
-"""`python -m mlsm`: a line for each library, device and dtype, and the reasons where they are asked for."""
+"""`python -m mlsm`: a line for each library, device and dtype, and the reasons with `--why`."""
 
 import json
 
@@ -14,7 +14,7 @@ def printed(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_one_line_a_library_and_dtype(capsys):
+def test_one_line_per_library_and_dtype(capsys):
     text = printed(capsys)
     kernel = mlsm.explain(np.zeros((2, 3), dtype=np.float32), np.zeros((2, 3))).chosen
     lines = [line.split() for line in text.splitlines()]
@@ -25,11 +25,11 @@ def test_one_line_a_library_and_dtype(capsys):
     assert "--why" in text
 
 
-def test_why_says_why_each_other_kernel_declines(capsys):
+def test_why_prints_the_reason_of_each_kernel_that_declines(capsys):
     assert "generic: the reference; " in printed(capsys, "--why")
 
 
-def test_jax_says_how_its_float64_is_switched_on(capsys):
+def test_the_line_of_jax_says_how_to_switch_on_float64(capsys):
     jax = pytest.importorskip("jax")
     with jax.enable_x64(False):
         off = [line for line in printed(capsys).splitlines() if line.startswith("jax ") and " float64 " in line]
@@ -39,7 +39,7 @@ def test_jax_says_how_its_float64_is_switched_on(capsys):
         assert 'jax.config.update("jax_enable_x64"' not in printed(capsys)
 
 
-def test_json_has_the_same_as_data(capsys):
+def test_json_contains_the_same_data(capsys):
     told = json.loads(printed(capsys, "--json"))
     assert told["threads"] >= 1
     assert told["libraries"]["numpy"]["kernels"][0]["declined"]

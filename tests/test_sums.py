@@ -1,4 +1,4 @@
-"""Sums of very many terms, and how little memory they take. Data are tiled, so that the exact sum is known at once."""
+"""Sums of very many terms, and their memory. The data are repeated, so that the exact sum is easy to compute."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def _tile() -> tuple[Any, Any, float]:
 
 @pytest.mark.parametrize("layout", ["C", "F"])
 def test_a_hundred_million_terms(layout: Any) -> None:
-    """A sequential float32 sum of these is a quarter off; the bound is 4 ULP, elementwise errors included."""
+    """A sequential float32 sum of these is off by a quarter; the bound is 4 ULP, with elementwise errors."""
     tile, labels, exact = _tile()
     x = np.empty((ROWS, CLASSES), dtype=np.float32, order=layout)
     y = np.empty((ROWS, CLASSES), dtype=np.bool_, order=layout)
@@ -58,7 +58,7 @@ def test_sum_bound(dtype: str, layout: str, kernel: str | None) -> None:
     }[layout]
     u = 2.0**-24 if dtype == "float32" else 2.0**-53
     sums = 8 if dtype == "float32" else np.log2(x.size) + 8
-    # Errors of single elements mostly cancel, but the bound that is promised does not count on it.
+    # Errors of single elements mostly cancel, but the promised bound does not assume that.
     elementwise = 8 * u
     value = mlsm.multilabel_soft_margin_loss(*laid_out, kernel=kernel)
     check(value, exact, (elementwise + sums * u) * exact, layout)
@@ -71,7 +71,7 @@ import mlsm
 
 kernel, what = sys.argv[1:]
 rows, classes = (1 << 30) // 4 // 1000, 1000
-# Pages of zeros that nobody writes to: a gibibyte to read, and next to nothing to hold.
+# Pages of zeros that are never written: a gibibyte to read that takes almost no memory.
 x = np.zeros((rows, classes), dtype=np.float32)
 y = np.zeros((rows, classes), dtype=np.bool_)
 if what == "tensor":
@@ -81,9 +81,9 @@ if what == "tensor":
 def call(x, y):
     return mlsm.multilabel_soft_margin_loss(x, y, kernel=kernel)
 
-for _ in range(2):  # compile, start threads, keep scratch: none of it is the call's own
+for _ in range(2):  # compile, start threads, allocate scratch: not part of the measured call
     call(x[:4096], y[:4096])
-x.sum(), y.sum()  # every page has been touched before
+x.sum(), y.sum()  # read every page before the measurement
 tracemalloc.start()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 value = call(x, y)
@@ -98,12 +98,12 @@ print(json.dumps({"resident": (after - before) * scale, "traced": traced, "value
 @pytest.mark.parametrize("what", ["array", "tensor"])
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
 def test_memory_of_the_loss_of_a_gibibyte(kernel: str, what: str) -> None:
-    """The row losses and a few MiB, in a process of its own: less than 16 MiB, as the system and as Python see it."""
+    """The row losses and a few MiB, in a separate process: less than 16 MiB, by the system's and by Python's count."""
     _served_by(kernel)
     if sys.platform == "win32":
         pytest.skip("Windows has no getrusage")
     if what == "tensor":
-        pytest.importorskip("torch", reason="the same for CPU tensors")
+        pytest.importorskip("torch", reason="this part tests CPU tensors")
     seen = json.loads(python(SCRIPT, kernel, what))
     assert seen["value"] == np.float32(np.log(2))
     assert seen["resident"] < 16 * MIB, seen
@@ -113,7 +113,7 @@ def test_memory_of_the_loss_of_a_gibibyte(kernel: str, what: str) -> None:
 @pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
 @needs_kernels
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
-def test_memory_of_a_gradient_is_its_result_and_little_more(kernel: str) -> None:
+def test_memory_of_a_gradient_is_its_result_and_a_few_mib(kernel: str) -> None:
     import tracemalloc
 
     _served_by(kernel)
@@ -131,8 +131,8 @@ def test_memory_of_a_gradient_is_its_result_and_little_more(kernel: str) -> None
 
 @pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
 @needs_kernels
-def test_memory_of_row_losses_is_theirs_once() -> None:
-    """With one class they are as large as the logits, so that a copy of them would show."""
+def test_row_losses_are_allocated_once() -> None:
+    """With one class they are as large as the logits, so that a copy would show."""
     import tracemalloc
 
     x = np.zeros((8 * MIB, 1), dtype=np.float32)
@@ -147,7 +147,7 @@ def test_memory_of_row_losses_is_theirs_once() -> None:
 
 
 def _served_by(kernel: str) -> None:
-    """Skip where this kernel cannot be had here, with its own reason."""
+    """Skip if this kernel is not available here, with its own reason."""
     from mlsm import _dispatch
 
     if kernel not in _dispatch.names():

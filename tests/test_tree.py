@@ -1,6 +1,6 @@
-"""The tree of `mlsm/`: no circle of imports, libraries are named where they belong, a call passes few files.
+"""The tree of `mlsm/`: no import cycle, libraries are named only in their files, a call uses few files.
 
-Reads the sources; what importing costs and brings is in test_imports.py.
+Reads the sources; test_imports.py tests the time and the effects of imports.
 """
 
 import ast
@@ -26,7 +26,7 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 
 
 def run_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of code that runs: without what only a type checker reads."""
+    """The nodes of code that runs, without code for type checkers only."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and re.search(r"\bTYPE_CHECKING\b", ast.unparse(child.test)):
             for rest in child.orelse:
@@ -38,7 +38,7 @@ def run_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(root: pathlib.Path) -> dict[str, set[str]]:
-    """What every module of a package imports of it, wherever the statement stands; a package is its `__init__`."""
+    """The modules of a package that each of its modules imports, anywhere in the file; a package is its `__init__`."""
     modules = {}
     for path in root.rglob("*.py"):
         parts = (root.name, *path.relative_to(root).with_suffix("").parts)
@@ -58,10 +58,10 @@ def imports(root: pathlib.Path) -> dict[str, set[str]]:
     return found
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
-    """Neither at the top nor inside a function, where a circle would only hide."""
+def test_there_is_no_import_cycle() -> None:
+    """Neither at the top of files nor inside functions, which would only hide a cycle."""
     found = imports(PACKAGE)
-    assert "mlsm._core" in found["mlsm._check"]  # the imports were seen at all
+    assert "mlsm._core" in found["mlsm._check"]  # imports are found
     assert "mlsm.libraries.torch" in found["mlsm.libraries"]
     graphlib.TopologicalSorter(found).prepare()
 
@@ -69,7 +69,7 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 @pytest.mark.parametrize(
     "late", ["from . import a", "from .a import x", "import p.a", "def f():\n    from .a import x", "from p.a import x"]
 )
-def test_a_circle_is_found(tmp_path: pathlib.Path, late: str) -> None:
+def test_an_import_cycle_is_found(tmp_path: pathlib.Path, late: str) -> None:
     root = tmp_path / "p"
     root.mkdir()
     for name, code in {"__init__": "", "a": "from . import b", "b": "from .c import x", "c": late}.items():
@@ -82,13 +82,13 @@ def test_a_circle_is_found(tmp_path: pathlib.Path, late: str) -> None:
     graphlib.TopologicalSorter(imports(root)).prepare()
 
 
-# ---------------------------------------------------------------- who names a library
+# ---------------------------------------------------------------- files that name a library
 
 LIBRARIES = ("numpy", "torch", "jax", "dask", "cupy", "array_api_strict", "array_api_compat", "ml_dtypes", "numba")
 
 
 def named(code: str) -> set[str]:
-    """The libraries that code names: in an import, as a name, or as a string that is one. Not in text."""
+    """The libraries that code names: in an import, as a name, or as a whole string. Not in text."""
     words: list[str] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Name):
@@ -112,14 +112,14 @@ def named(code: str) -> set[str]:
         *(f"many_classes/{name}" for name in ("_check", "_linear", "_row_blocks", "_targets")),
     ],
 )
-def test_what_serves_every_library_names_none(name: str) -> None:
+def test_files_for_every_library_name_none(name: str) -> None:
     assert named(FILES[f"{name}.py"].read_text(encoding="utf-8")) == set()
 
 
-def test_pytorch_is_named_where_it_belongs() -> None:
+def test_pytorch_is_named_in_its_own_files_only() -> None:
     belongs = ("libraries/torch.py", "autograd/", "nn/torch.py", "kernels/", "integrations/")
-    # The three that name no more than a file or a distribution: who finds that a tensor has arrived, who imports the
-    # module on first use, and the command that lists what is installed.
+    # Three more name only a module or a distribution: the one that recognises a tensor, the one that imports the
+    # module on first use, and the command that lists installed packages.
     names = ("libraries/__init__.py", "nn/__init__.py", "__main__.py")
     found = {
         file.replace("\\", "/") for file, path in FILES.items() if "torch" in named(path.read_text(encoding="utf-8"))
@@ -145,11 +145,11 @@ def test_a_name_is_found(code: str) -> None:
     assert named(f'"""In words: torch."""\nx = 1  # {code}\nraise ValueError("pass a tensor of torch")') == set()
 
 
-# ---------------------------------------------------------------- the way of one call
+# ---------------------------------------------------------------- the files of one call
 
 
 def file_changes(call: Callable[[], Any]) -> list[str]:
-    """The files of the package that a call passes, one entry for each change from one to another."""
+    """The files of the package that a call enters, one entry for each change from one to another."""
     passed: list[str] = []
 
     def see(frame: FrameType, event: str, argument: Any) -> None:
@@ -167,12 +167,12 @@ def file_changes(call: Callable[[], Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("library", "most"), [("numpy", 12), ("torch", 18)])
-def test_a_call_goes_from_file_to_file_a_few_times(library: str, most: int, rng: np.random.Generator) -> None:
-    """The second of two identical calls, of the size at which this is what one pays for."""
+def test_a_call_changes_files_a_few_times_only(library: str, most: int, rng: np.random.Generator) -> None:
+    """The second of two identical calls, of a size at which this overhead dominates."""
     x = rng.standard_normal((32, 20)).astype(np.float32)
     y: Any = (x > 0).astype(np.float32)
     if library == "torch":
-        torch = pytest.importorskip("torch", reason="a tensor that requires a gradient goes the longest way")
+        torch = pytest.importorskip("torch", reason="a tensor that requires a gradient enters the most files")
         x, y = torch.from_numpy(x).requires_grad_(), torch.from_numpy(y)
     for _ in range(2):
         passed = file_changes(lambda: mlsm.multilabel_soft_margin_loss(x, y))
@@ -182,23 +182,23 @@ def test_a_call_goes_from_file_to_file_a_few_times(library: str, most: int, rng:
 
 # ---------------------------------------------------------------- folders
 
-MOST = 18  # files of a folder that can still be looked through
+MOST = 18  # the largest number of files in a folder
 
 
 def crowded(root: pathlib.Path) -> list[str]:
-    """The folders of a package that hold too many Python files."""
+    """The folders of a package with too many Python files."""
     folders = (root, *(path for path in root.rglob("*") if path.is_dir()))
     return [str(f.relative_to(root)) for f in folders if sum(1 for _ in f.glob("*.py")) > MOST]
 
 
-def test_no_folder_is_crowded() -> None:
+def test_no_folder_has_too_many_files() -> None:
     suite = pathlib.Path(mlsm_conformance.__path__[0])
     assert (suite / "suite.py").is_file()
     assert (PACKAGE / "_core.py").is_file()
     assert crowded(suite) == crowded(PACKAGE) == []
 
 
-def test_a_crowded_folder_is_noticed(tmp_path: pathlib.Path) -> None:
+def test_a_folder_with_too_many_files_is_found(tmp_path: pathlib.Path) -> None:
     (tmp_path / "inner").mkdir()
     for i in range(MOST + 1):
         (tmp_path / "inner" / f"file{i}.py").touch()

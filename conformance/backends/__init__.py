@@ -1,7 +1,7 @@
-"""The array libraries that the suite knows: `base.py` is what they share and how one is found by name; every other
+"""The array libraries that the suite knows. `base.py` has what they share and finds a backend by name; every other
 file makes and reads one library's arrays.
 
-Each of those may import its library at its top: it is opened only when a backend of it is asked for.
+Each of those files may import its library at the top, because it is imported only when its backend is needed.
 """
 
 from .base import (

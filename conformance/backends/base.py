@@ -1,8 +1,8 @@
 """What a backend is: how arrays of one library (in one configuration) are made, read, watched and transformed.
 
-Refuses to judge a loss: it only carries numbers in and out, and says, as capabilities that name a meaning, what can
-be asked of it.  Every capability is tested in both directions (`namespace.capability.*`): what is declared must
-work, what is not declared must refuse cleanly, so that a stale declaration is a failure and not a gap.
+Does not judge a loss: it only converts numbers to arrays and back, and declares capabilities, whose meanings are
+below.  Every capability is tested in both directions (`namespace.capability.*`): a declared one must work, an
+undeclared one must be refused cleanly, so that an outdated declaration fails.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ CAPABILITIES: dict[str, str] = {
 
 
 class Unsupported(Exception):
-    """This backend cannot do what was asked, and says why: the clean refusal of an undeclared capability."""
+    """This backend cannot do what was asked, for the reason given: the clean refusal of an undeclared capability."""
 
 
 class NotInstalled(Exception):
-    """The library of this backend, or the device it names, is not here."""
+    """The library of this backend, or the device it names, is not available."""
 
 
 class UnknownBackend(Exception):
@@ -63,7 +63,7 @@ class Bulk(NamedTuple):
 class Backend:
     """Arrays of one library in one configuration.
 
-    A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has an answer that is
+    A third party subclasses it with `name`, `library`, `make` and `to_list`; everything else has a default that is
     right for an eager library without special abilities. The suite's own backends define `of_numpy` and `to_numpy`,
     which the tests, the bench and the demo use too.
     """
@@ -75,19 +75,19 @@ class Backend:
     layouts: ClassVar[frozenset[str]] = frozenset({"C"})
     device: str = "cpu"
     known: ClassVar[Mapping[str, str]] = {}
-    """Check id -> reason, for failures of the library itself that no code of ours can mend."""
+    """Check id -> reason, for failures of the library itself that this package cannot repair."""
     known_generic: ClassVar[Mapping[str, str]] = {}
-    """Likewise, only with `kernel="generic"`: what a hand-derived pullback would give and plain differentiation
-    cannot."""
+    """Likewise with `kernel="generic"` only: results that a hand-derived pullback gives and the library's own
+    differentiation does not."""
     silent: ClassVar[bool] = True
-    """Whether the library itself never warns in the calls that the package makes. Where it may, one check says so, and
-    the numbers are judged all the same."""
+    """Whether the library itself never warns in the calls that the package makes. If it may warn, one check reports
+    the warnings, and the numbers are still judged."""
     concurrent: ClassVar[bool] = True
     """Whether several threads may call at once."""
     slow: ClassVar[float] = 1.0
-    """How dear one call is beside NumPy's: checks of many small calls thin their cases by it."""
+    """What one call costs relative to NumPy's: checks of many small calls select fewer cases by it."""
     found_as: str = ""
-    """What `find` was given, where that is not its name: `pkg.module:Class`."""
+    """The argument of `find` if it is not the name: `pkg.module:Class`."""
 
     # -------------------------------------------------------- arrays in, numbers out
 
@@ -104,7 +104,7 @@ class Backend:
         return np.asarray(array)
 
     def serves(self, case: Case) -> bool:
-        """Whether this case can be built here: its layout exists, and it concerns this variant at all."""
+        """Whether this case can be built here: its layout exists, and the case concerns this variant."""
         return case.layout in self.layouts
 
     def arguments(self, case: Case) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Backend:
         return out
 
     def cotangent(self, tensor: Tensor, case: Case) -> Any:
-        """An array of as many rows as a case has, on its first axes: `grad_output` for the row losses, say."""
+        """An array whose first axes are the rows of `case`: for example the `grad_output` of the row losses."""
         return self.make(tensor)
 
     def to_list(self, array: Any) -> list[float]:
@@ -140,7 +140,7 @@ class Backend:
         return str(array_api_compat.device(array))
 
     def owns(self, array: Any) -> bool:
-        """Whether this is an array of the backend's library (and not a copy that slipped to another)."""
+        """Whether this is an array of the backend's library (and not a copy in another one)."""
         import array_api_compat
 
         name = array_api_compat.array_namespace(array).__name__
@@ -153,7 +153,7 @@ class Backend:
         return array_api_compat.array_namespace(self.make(Tensor((1,), (0.0,), "float32")))
 
     def module(self) -> Any:
-        """The namespace as a sabotage or a foreign formula needs it (the same, where the library has only one)."""
+        """The namespace as a sabotage or a foreign formula needs it (the same if the library has only one)."""
         return self.namespace()
 
     @property
@@ -164,18 +164,18 @@ class Backend:
         )
 
     def versions(self) -> dict[str, str]:
-        """Distribution name -> version, of what decides the numbers."""
+        """Distribution name -> version, for each package that affects the numbers."""
         return installed_versions(self.library)
 
     # -------------------------------------------------------- configuration and watching
 
     def session(self) -> contextlib.AbstractContextManager[Any]:
-        """The configuration this backend stands for; everything asked of it happens inside."""
+        """A context with the configuration of this backend; all its calls are made inside it."""
         return contextlib.nullcontext()
 
     def together(self, task: str, **given: Any) -> contextlib.AbstractContextManager[list[str]]:
-        """Around a task (a check, say) that every process which holds a part of the arrays has to do, where there are
-        several: the others are told what to do, and what went wrong with them is in the list when it is done."""
+        """A context for a task, such as a check, that every process with a part of the arrays has to run. The other
+        processes are told the task; their failures are in the list when the context ends."""
         return contextlib.nullcontext([])
 
     def flags(self) -> contextlib.AbstractContextManager[Any]:
@@ -233,19 +233,19 @@ class Backend:
         raise Unsupported(f"{self.name} has one device only")
 
     def as_bool(self, array: Any) -> Any:
-        """A uint8 array's bytes as a bool array, not converted: what is true may be another byte than 1."""
+        """A uint8 array's bytes as a bool array, not converted: the byte of a true element may differ from 1."""
         raise Unsupported(f"{self.name} makes its bool arrays itself, of 0 and 1")
 
     target_remedies: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
-    """What is told of a format of `formats` ("" for all others) where it is the target, if that is something else."""
+    """Format name of `formats` ("" for all others) -> the remedy that applies to a target, where it differs."""
 
     def is_compressed(self, value: Any) -> bool:
-        """Whether it is a matrix by compressed rows, which is taken for a target."""
+        """Whether it is a matrix of compressed rows (CSR), which is accepted as a target."""
         return "csr" in type(value).__name__.lower()
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
-        """By name, the same values in each format that is no dense array: the container, the remedy that a refusal
-        has to name, and that remedy, which makes a dense array of the same values (in any shape)."""
+        """Name -> the same values in a format that is not a dense array: the container, the remedy that the error
+        must name, and that remedy as a function to a dense array of the same values (in any shape)."""
         return {}
 
     def write(self, array: Any, value: float) -> None:
@@ -324,14 +324,14 @@ _extra: dict[str, Callable[[], Backend]] = {}
 
 
 def several_host_devices() -> None:
-    """Have JAX take the CPU for four devices, over which an array can be spread; it reads this when it starts."""
+    """Have JAX split the CPU into four devices, over which an array can be sharded; JAX reads this when it starts."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
 
 
 def register_backend(name: str, factory: Callable[[], Backend]) -> None:
-    """Make a third party's backend known by name, beside the suite's own."""
+    """Register a third party's backend by name, in addition to the suite's own."""
     if name in _VARIANTS or name in _extra:
         raise ValueError(f"a backend called {name!r} exists already")
     _extra[name] = factory
@@ -348,7 +348,7 @@ def names() -> tuple[str, ...]:
 
 
 def missing(module: str) -> bool:
-    """Whether `module` is not installed; a module that is installed and broken raises when it is imported, and
+    """Whether `module` is not installed. A module that is installed and broken raises when it is imported, as it
     should."""
     root = module.partition(".")[0]
     if importlib.util.find_spec(root) is None:
@@ -357,9 +357,9 @@ def missing(module: str) -> bool:
 
 
 def find(name: str) -> Backend:
-    """The backend called `name`: one of the suite's, a registered one, or the namespace that a module of this name is.
+    """The backend called `name`: one of the suite's, a registered one, or a module of this name as the namespace.
 
-    NotInstalled where its library (or device) is absent; UnknownBackend where there is nothing of that name.
+    Raises NotInstalled if its library (or device) is absent, and UnknownBackend if nothing has that name.
     """
     if name in _extra:
         return _extra[name]()
@@ -387,7 +387,7 @@ def _said(error: BaseException) -> str:
 
 
 def _class(path: str) -> Backend:
-    """A backend of one's own, `pkg.module:Class` (or a function that returns one)."""
+    """A user's backend, `pkg.module:Class` (or a function that returns one)."""
     module, _, attribute = path.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)()

@@ -40,7 +40,7 @@ class Dask(Backend):
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
-            raise Unsupported("a Dask array has no layout of its own")
+            raise Unsupported("a Dask array has no memory layout")
         if tensor.dtype == "bfloat16":
             raise Unsupported("bfloat16 is NumPy's by ml_dtypes only: the variant numpy-bfloat16 judges it")
         return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
@@ -114,8 +114,8 @@ class DaskUnknown(Dask):
     name = "dask-unknown"
 
     def serves(self, case: Case) -> bool:
-        # The class axis must be known (contract), a single row has nothing to hide, and a list of rows has a length
-        # that nobody can compare with an unknown one: it is refused.
+        # The class axis must be known (contract). A single row has no length to hide. A list with a weight for each
+        # row is refused, because its length cannot be compared with an unknown one.
         rank = len(case.input.shape)
         lists = (shape_of(w) for w in (case.weight, case.pos_weight) if isinstance(w, list))
         rows = any(len(shape) == rank and shape[0] > 1 for shape in lists)

@@ -1,8 +1,8 @@
 """PyTorch's DTensor over two processes of this machine, sharded by rows or by classes, evenly and not.
 
-Every operation on such a tensor is one of both processes, in the same order. So the process that judges starts a
-second one (this module as a program), names every task to it before it begins, and both do the same; its verdict
-is read when the task is done. Makes, reads and differentiates; judges nothing.
+Both processes must run every operation on such a tensor, in the same order. So the judging process starts a second
+one (this module as a program) and sends it each task before it begins. Both run the task, and the verdict of the
+second process is read at the end. Makes, reads and differentiates; judges nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..backends import Bulk, NotInstalled, Unsupported
 from ..tensors import Case, Tensor
 from .torch import Torch
 
-dist: Any = torch.distributed  # which says of little that it exports it
+dist: Any = torch.distributed  # which declares few of its names as exported
 WORLD = 2
 PATIENCE = datetime.timedelta(seconds=60)
-"""How long one process waits for the other before it says so."""
+"""How long one process waits for the other before it raises."""
 
 
 class TorchDTensor(Torch):
-    """Sharded over the rows: the first axis, be its length even or not."""
+    """Sharded over the rows: the first axis, whether its length is even or odd."""
 
     name = "torch-dtensor"
     capabilities: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16", "float64", "writable", "autograd"})
@@ -53,7 +53,7 @@ class TorchDTensor(Torch):
     @contextlib.contextmanager
     def together(self, task: str, **given: Any) -> Iterator[list[str]]:
         heard: list[str] = []
-        if dist.is_initialized() and dist.get_rank():  # the second process itself, which was told
+        if dist.is_initialized() and dist.get_rank():  # the second process itself, which has the task
             yield heard
             return
         if task not in TASKS:
@@ -69,24 +69,24 @@ class TorchDTensor(Torch):
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if not dist.is_initialized():
-            raise Unsupported(f"{self.name}: arrays are made where `together` has told the other process")
+            raise Unsupported(f"{self.name}: arrays can be made only inside `together`, which tells the other process")
         if layout != "C":
-            raise Unsupported("a DTensor is spread anew, whatever the layout of the whole")
+            raise Unsupported("a DTensor is sharded into new memory, whatever the layout of the whole tensor")
         from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
         whole = super().make(tensor, layout)
         axis = self.axis % whole.ndim if whole.ndim > 1 else 0
         spread = whole.ndim > 1 and whole.shape[axis] > 1
-        # Each process takes its own part of what both hold: gloo does not send every dtype.
+        # Both processes hold the whole tensor, and each takes its own part: gloo does not send every dtype.
         return distribute_tensor(whole, _mesh(), [Shard(axis) if spread else Replicate()], src_data_rank=None)
 
     def serves(self, case: Case) -> bool:
-        # What cannot be spread is judged by the plain variant.
+        # A case that cannot be sharded is judged by the plain variant.
         shape = case.input.shape
         return super().serves(case) and len(shape) > 1 and shape[self.axis] > 1
 
     def to_numpy(self, array: Any) -> Any:
-        # What a function of PyTorch's own makes of numbers alone is the same plain tensor in both processes.
+        # A tensor that PyTorch makes from numbers alone is the same plain tensor in both processes.
         return super().to_numpy(array.detach().full_tensor() if self.owns(array) else array)
 
     def owns(self, array: Any) -> bool:
@@ -101,7 +101,7 @@ class TorchDTensor(Torch):
         raise Unsupported("a DTensor is not viewed as another dtype")
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
-        return {}  # a DTensor is spread from a dense tensor
+        return {}  # a DTensor is sharded from a dense tensor
 
     def unseen(self, function: Callable[..., Any], *arrays: Any) -> Any:
         raise Unsupported("the shards of a DTensor have values")
@@ -113,7 +113,7 @@ class TorchDTensor(Torch):
         raise Unsupported("DTensor has no vmap")
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        raise Unsupported("what is compiled around DTensors is PyTorch's matter")
+        raise Unsupported("compiling around DTensors is left to PyTorch")
 
 
 class TorchDTensorClass(TorchDTensor):
@@ -135,13 +135,13 @@ def _mesh() -> Any:
 
 
 class Peer:
-    """The other process, from the side of the one that judges."""
+    """The second process, as the judging process uses it."""
 
     _one: ClassVar[Peer | None] = None
 
     @classmethod
     def found(cls) -> Peer:
-        """The one of this process; a new one where there is none, or the last one has lost step with this one."""
+        """The second process of this one. A new one is started if there is none, or if the last one was out of step."""
         if cls._one is None:
             cls._one = cls()
             atexit.register(cls.leave)
@@ -149,7 +149,7 @@ class Peer:
 
     @classmethod
     def leave(cls) -> None:
-        """End it, and what was shared with it."""
+        """End the second process, and drop what was shared with it."""
         one, cls._one = cls._one, None
         if one is not None:
             _meshes.clear()
@@ -168,12 +168,12 @@ class Peer:
         dist.init_process_group("gloo", store=store, rank=0, world_size=WORLD, timeout=PATIENCE)
 
     def tell(self, task: Sequence[Any]) -> None:
-        """What both do next."""
+        """Send the task that both processes run next."""
         assert self._process.stdin is not None
         print(json.dumps(task), file=self._process.stdin, flush=True)
 
     def listen(self) -> str:
-        """What went wrong over there, or nothing. A process that failed may be at another step, and is replaced."""
+        """The failure of the second process, or "". After a failure it may be at another step, so it is replaced."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         heard = str(json.loads(line)) if line else f"it ended, with code {self._process.wait()}"
@@ -182,7 +182,7 @@ class Peer:
         return heard
 
     def end(self) -> None:
-        """Its standard input ends, and so does it."""
+        """Close its standard input, at which it ends."""
         dist.destroy_process_group()
         with self._process as process:
             assert process.stdin is not None
@@ -229,16 +229,16 @@ TASKS: Mapping[str, Callable[..., str]] = {"check": _check, "again": _again, "cu
 
 
 def main() -> None:
-    """Serve as the second process: a task a line, an answer a line."""
+    """Serve as the second process: one task per line in, one answer per line out."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a task prints
+    os.dup2(2, 1)  # a task's own output goes to standard error
     store = dist.TCPStore("127.0.0.1", int(sys.argv[1]), WORLD, is_master=False, timeout=PATIENCE)
     dist.init_process_group("gloo", store=store, rank=1, world_size=WORLD, timeout=PATIENCE)
     for line in sys.stdin:
         task, backend, given = json.loads(line)
         try:
             answer = TASKS[task](backend, **given)
-        except Exception as error:  # told to the process that judges
+        except Exception as error:  # sent to the judging process
             answer = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), file=answers, flush=True)
     dist.destroy_process_group()

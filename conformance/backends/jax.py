@@ -20,12 +20,12 @@ several_host_devices()  # JAX reads it when it makes its first array, not when i
 def _by_rows(matrix: Any) -> Any:
     from jax.experimental import sparse as experimental
 
-    sparse: Any = experimental  # as Any: JAX ships the types of these in part
+    sparse: Any = experimental  # as Any: JAX types only some of these
     return sparse.BCSR.from_bcoo(matrix)
 
 
 class JAX(Backend):
-    """As JAX comes: float64 asked for becomes float32 with a warning."""
+    """JAX by default: a request for float64 gives float32 with a warning."""
 
     name = "jax"
     library = "jax"
@@ -77,8 +77,8 @@ class JAX(Backend):
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
         from jax.experimental import sparse as experimental
 
-        sparse: Any = experimental  # as Any: JAX ships the types of these in part
-        a = self.make(tensor)  # whose bools become integers in a sum of entries, as `todense` is
+        sparse: Any = experimental  # as Any: JAX types only some of these
+        a = self.make(tensor)  # bools become integers in `todense`, which is a sum of entries
         kinds: Any = sparse.BCOO, sparse.BCSR  # as Any: JAX leaves them untyped
         made = {kind.__name__: kind.fromdense(a) for kind in kinds}
         return {name: (value, ".todense()", lambda v: v.todense().astype(a.dtype)) for name, value in made.items()}
@@ -121,12 +121,12 @@ class JAXX64(JAX):
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        # The switch changes what sums run in and what float64 is; the halves are judged without it.
+        # The switch changes the dtype of sums and of float64; the half precisions are judged without it.
         return ("float32", "float64")
 
 
 class JAXJit(JAX):
-    """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder what it likes."""
+    """Every call runs under `jax.jit`: operations fuse, and XLA may contract or reorder them."""
 
     name = "jax-jit"
     slow: ClassVar[float] = 64.0  # one compilation for every call
@@ -136,10 +136,10 @@ class JAXJit(JAX):
 
 
 class JAXSharded(JAX):
-    """Spread over four devices of the CPU: the first axis over two, the last over two, wherever they are even."""
+    """Sharded over four devices of the CPU: the first axis over two, the last over two, if their lengths are even."""
 
     name = "jax-sharded"
-    slow: ClassVar[float] = 192.0  # every operation is compiled for every way of spreading, besides
+    slow: ClassVar[float] = 192.0  # every operation is also compiled for every sharding
     kind: ClassVar[str] = "Auto"
 
     def __init__(self) -> None:
@@ -151,24 +151,24 @@ class JAXSharded(JAX):
         self.device = "four of the CPU"
 
     def spec(self, shape: tuple[int, ...]) -> tuple[str | None, ...]:
-        """Along which axis of the mesh each axis of an array is spread; one axis alone may be rows or classes."""
+        """The axis of the mesh over which each axis of an array is sharded; a single axis may be rows or classes."""
         wanted = ["first", *[None] * (len(shape) - 2), "last"] if len(shape) > 1 else [None] * len(shape)
         return tuple(None if n % 2 or not n else name for n, name in zip(shape, wanted, strict=True))
 
     def serves(self, case: Case) -> bool:
-        # What cannot be spread is judged by the other variants.
+        # A case that cannot be sharded is judged by the other variants.
         return super().serves(case) and any(self.spec(case.input.shape))
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         return self.spread(tensor, self.spec(tensor.shape), layout)
 
     def spread(self, tensor: Tensor | Bulk, spec: Sequence[str | None], layout: str = "C") -> Any:
-        """The array along these axes of the mesh."""
+        """The array sharded over these axes of the mesh."""
         placed = jax.sharding.PartitionSpec(*spec)  # type: ignore[no-untyped-call]
         return jax.device_put(super().make(tensor, layout), jax.sharding.NamedSharding(self.mesh, placed))
 
     def cotangent(self, tensor: Tensor, case: Case) -> Any:
-        # Spread as the row losses are: an Explicit mesh refuses an axis of its own for two of one product.
+        # Sharded as the row losses are: an Explicit mesh refuses two factors of a product on different axes.
         spec = list(self.spec(case.input.shape))
         del spec[case.axis]
         return self.spread(tensor, spec)
@@ -178,7 +178,7 @@ class JAXSharded(JAX):
 
 
 class JAXShardedExplicit(JAXSharded):
-    """On an Explicit mesh, where an array's type says how it is spread, and nothing is moved without being asked."""
+    """On an Explicit mesh, where an array's type contains its sharding, and no data are moved implicitly."""
 
     name = "jax-sharded-explicit"
     kind: ClassVar[str] = "Explicit"
@@ -191,7 +191,7 @@ class JAXShardedExplicit(JAXSharded):
     }
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
-        return {}  # JAX makes no sparse matrix of an array on such a mesh
+        return {}  # JAX does not make a sparse matrix from an array on such a mesh
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ def host(values: Sequence[float], shape: tuple[int, ...], dtype: str) -> Any:
         return np.asarray(values, dtype=np.float64).astype(ml_dtypes.bfloat16).reshape(shape)
     if dtype == "bool" or dtype.startswith(("int", "uint")):
         return np.asarray([int(v) for v in values], dtype=np.dtype(dtype)).reshape(shape)
-    with np.errstate(all="ignore"):  # a signalling cast of NaN or of a subnormal is the test's data, not an accident
+    with np.errstate(all="ignore"):  # a cast of NaN or of a subnormal that raises a flag is intended test data
         return np.asarray(values, dtype=np.float64).astype(dtype).reshape(shape)
 
 
@@ -53,7 +53,7 @@ def laid_out(a: Any, layout: str) -> Any:
         return view
     if layout == "memmap":
         if not a.size:
-            return a  # no file can be mapped for nothing
+            return a  # an empty file cannot be mapped
         with tempfile.TemporaryFile() as file:  # the map outlives the file object
             mapped = np.memmap(file, dtype=a.dtype, mode="w+", shape=a.shape)
         mapped[...] = a
@@ -94,7 +94,7 @@ class NumPy(Backend):
     target_remedies: ClassVar[Any] = {"": (".tocsr()", lambda v: v.tocsr())}
 
     def formats(self, tensor: Tensor) -> dict[str, tuple[Any, str, Callable[[Any], Any]]]:
-        if missing("scipy") or tensor.dtype in ("float16", "bfloat16"):  # of which SciPy makes no matrix
+        if missing("scipy") or tensor.dtype in ("float16", "bfloat16"):  # SciPy has no matrices of these dtypes
             return {}
         sparse: Any = importlib.import_module("scipy.sparse")  # as Any: it ships no types
 
@@ -108,7 +108,7 @@ class NumPy(Backend):
 
 
 class ReadOnlyNumPy(NumPy):
-    """Every array refuses to be written to, as views of somebody else's memory do."""
+    """Every array is read-only, like a view of memory that another object owns."""
 
     name = "numpy-readonly"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities - {"writable"}
@@ -126,7 +126,7 @@ class ReadOnlyNumPy(NumPy):
 
 
 class BFloat16NumPy(NumPy):
-    """NumPy with the bfloat16 of ml_dtypes, which NumPy itself knows nothing of."""
+    """NumPy with the bfloat16 of ml_dtypes, which NumPy itself does not have."""
 
     name = "numpy-bfloat16"
     capabilities: ClassVar[frozenset[str]] = NumPy.capabilities | {"bfloat16"}
@@ -143,6 +143,6 @@ class BFloat16NumPy(NumPy):
         return ("bfloat16", "float32", "float64")
 
     def serves(self, case: Case) -> bool:
-        # The rest is NumPy's own, and judged there.
+        # The other cases are judged by the plain NumPy backend.
         arguments = (case.input, case.target, case.weight, case.pos_weight)
         return super().serves(case) and any(isinstance(t, Tensor) and t.dtype == "bfloat16" for t in arguments)

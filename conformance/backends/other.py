@@ -1,7 +1,6 @@
-"""A namespace that nobody prepared for, named on the command line: arrays are made by its `asarray`, as the standard
-says.
+"""Any Array API namespace, named on the command line: arrays are made by its `asarray`, as the standard says.
 
-Refuses to guess: whatever this library lacks is said, as a failed prerequisite, and nothing is worked around.
+Does not guess: whatever this library lacks is reported as a failed prerequisite, without a workaround.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class Other(Backend):
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
-        self.name = module.__name__  # type: ignore[misc]  # a class attribute elsewhere: here each module is a backend
+        self.name = module.__name__  # type: ignore[misc]  # a class attribute in the other backends: here each module is a backend
         self.library = self._root()  # type: ignore[misc]  # likewise
         self.device = "default"
         found = frozenset(d for d in ("float16", "bfloat16", "float64") if self._makes(d))
@@ -31,23 +30,23 @@ class Other(Backend):
     slow = 10.0
 
     def _root(self) -> str:
-        """The root module of its arrays, which a wrapper's own name does not tell."""
+        """The root module of its arrays, which differs from the name of a wrapper."""
         try:
             kind = type(self.make(Tensor((1,), (0.0,), "float32")))
         except Exception:
-            return self._module.__name__.partition(".")[0]  # `namespace.make` says what is wrong
+            return self._module.__name__.partition(".")[0]  # `namespace.make` reports what is wrong
         return kind.__module__.partition(".")[0]
 
     def _makes(self, dtype: str) -> bool:
         try:
             made = self.make(Tensor((2,), (0.5, 1.0), dtype))
             return self.dtype_of(made) == dtype and self.to_list(made) == [0.5, 1.0]
-        except Exception:  # a stranger without this dtype may say so in any words
+        except Exception:  # an unknown library without this dtype may raise any exception
             return False
 
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
-            raise Unsupported(f"the standard has no layouts, and {self.name} is only known by the standard")
+            raise Unsupported(f"the standard has no layouts, and {self.name} is used by the standard only")
         try:
             asarray, reshape = self._module.asarray, self._module.reshape
             dtype = self._module.bool if tensor.dtype == "bool" else getattr(self._module, tensor.dtype)
@@ -75,13 +74,13 @@ class Other(Backend):
 
     @staticmethod
     def _at_once(array: Any, shape: tuple[int, ...]) -> list[float] | None:
-        """What NumPy reads, or what the array makes of itself for NumPy (`unwrap_numpy` of ndonnx, `numpy` of others),
-        where that is numbers of a plain dtype in the right shape."""
+        """The array as NumPy reads it, or as it converts itself (`unwrap_numpy` of ndonnx, `numpy` of others), if that
+        gives numbers of a plain dtype in the right shape."""
         own = (getattr(array, name) for name in ("unwrap_numpy", "numpy") if hasattr(array, name))
         for read_by in (lambda: array, *own):
             try:
                 read = np.asarray(read_by())
-            except Exception:  # a stranger may refuse in any words
+            except Exception:  # an unknown library may raise any exception
                 continue
             if read.shape == shape and read.dtype.kind in "biuf":
                 with np.errstate(all="ignore"):

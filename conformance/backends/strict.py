@@ -20,7 +20,7 @@ STANDARD = frozenset(
 
 
 class Strict(Backend):
-    """As it comes, on its ordinary device."""
+    """The default configuration, on its ordinary device."""
 
     name = "array-api-strict"
     library = "array_api_strict"
@@ -31,7 +31,7 @@ class Strict(Backend):
     def make(self, tensor: Tensor | Bulk, layout: str = "C") -> Any:
         if layout != "C":
             raise Unsupported("array-api-strict has no layouts")
-        # By name from the namespace, not from NumPy's dtype: a dtype it does not have must be missed here.
+        # By name from the namespace, not from NumPy's dtype: a dtype that it does not have must fail here.
         if tensor.dtype not in STANDARD:
             raise Unsupported(f"array-api-strict has no dtype {tensor.dtype}")
         return self.of_numpy(host(tensor.values, tensor.shape, tensor.dtype))
@@ -57,7 +57,7 @@ class Strict(Backend):
 
 
 class StrictNoData(Strict):
-    """With data-dependent shapes and boolean indexing off, as on libraries that build graphs."""
+    """With data-dependent shapes and boolean indexing off, as in libraries that build graphs."""
 
     name = "array-api-strict-nodata"
 
@@ -66,7 +66,7 @@ class StrictNoData(Strict):
 
 
 class StrictNoFloat64(Strict):
-    """On a device that has no float64, as MPS and most accelerators have none."""
+    """On a device without float64, like MPS and most accelerators."""
 
     name = "array-api-strict-nofloat64"
     capabilities: ClassVar[frozenset[str]] = Strict.capabilities - {"float64"}

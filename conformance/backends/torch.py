@@ -35,7 +35,7 @@ class Torch(Backend):
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        # Forward mode makes PyTorch 2.13 load a module of its own that it has deprecated itself.
+        # Forward mode makes PyTorch 2.13 load one of its own modules that it has deprecated.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         yield
 
@@ -52,7 +52,7 @@ class Torch(Backend):
         raise Unsupported(f"PyTorch has no layout {layout!r}")
 
     def of_numpy(self, array: Any) -> Any:
-        array = np.array(array)  # a copy of its own, which may be written to
+        array = np.array(array)  # a copy, which may be written to
         if array.dtype.name == "bfloat16":  # PyTorch does not know the dtype of ml_dtypes: hand over the bits
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.device)
         return torch.from_numpy(array).to(self.device)
@@ -102,7 +102,7 @@ class Torch(Backend):
             made["nested"] = torch.nested.nested_tensor([a[:1], a[1:]]), ".unbind()", lambda v: torch.cat(v.unbind())
             jagged = torch.nested.nested_tensor([a[:1], a[1:]], layout=torch.jagged)
             made["jagged"] = jagged, ".values()", lambda v: v.values()
-            if a.dtype not in (torch.bfloat16, torch.uint8, torch.uint16, torch.uint32, torch.uint64):  # what it knows
+            if a.dtype not in (torch.bfloat16, torch.uint8, torch.uint16, torch.uint32, torch.uint64):  # not maskable
                 masked = torch.masked.masked_tensor(a, torch.ones_like(a, dtype=torch.bool))
                 made["masked"] = masked, ".get_data()", lambda v: v.get_data()
             if a.dtype == torch.float32 and a.device.type == "cpu":
@@ -134,7 +134,7 @@ class Torch(Backend):
         return torch.func.vmap(function)(*arrays)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # Its caches count the programs of one code object, whatever they hold, and end in an error after eight.
+        # Its caches count the programs of one code object, whatever they contain, and raise an error after eight.
         torch._dynamo.reset()
         # aot_eager traces forward and backward as inductor does, and needs no C++ compiler on the machine.
         return torch.compile(function, fullgraph=True, backend="aot_eager")

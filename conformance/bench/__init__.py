@@ -1,1 +1,1 @@
-"""The command `bench`: speed and memory beside the peers that are installed."""
+"""The command `bench`: speed and memory compared with the peers that are installed."""

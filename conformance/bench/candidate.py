@@ -1,4 +1,4 @@
-"""One contestant of the benchmark, as every file that brings some makes it. Measures nothing."""
+"""The dataclass of one contestant of the benchmark. Measures nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns what is timed."""
+    """One way to do the work. `make` prepares (moves data, traces, compiles) and returns the work to time."""
 
     name: str
     library: str
@@ -25,9 +25,9 @@ class Candidate:
     ours: bool = False
     kernel: str = ""
     forced: bool = False
-    """The kernel was named, and is not what the call would get by itself: for the tables, not for the picture."""
+    """The kernel was named, and is not the one that the dispatch would choose: for the tables, not for the picture."""
     compiled: bool = False
-    """Takes seconds to make: left out by --quick."""
+    """Takes seconds to prepare: left out by --quick."""
 
 
 Builder = Callable[[Case, Data, str], Iterator[Candidate]]
@@ -38,5 +38,5 @@ def installed(module: str) -> bool:
 
 
 def library(name: str) -> Any:
-    """A module, imported now. Any, so that the type checker says the same whichever libraries it finds installed."""
+    """A module, imported now. Typed as Any, so that mypy's result does not depend on the installed libraries."""
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What the benchmark measures: cases, data, the reference value, the floor. Times nothing and knows no contestant."""
+"""What the benchmark measures: cases, data, the reference value, the floor. Times nothing; names no contestant."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 SHAPES: tuple[tuple[int, int], ...] = ((32, 20), (512, 80), (8192, 1000), (65536, 1000), (64, 1_000_000))
 DTYPES: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
 WORKS: tuple[str, ...] = ("loss", "value_and_grad", "backward")
-"""The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are one piece
-of work and run in one interleaved case, so that a hand-written gradient is measured beside everybody's autograd."""
+"""The loss; loss and gradient as values; the loss and then the library's own backward pass. The last two are the
+same work and run in one interleaved case, so that a hand-written gradient is compared with each library's autograd."""
 
 PLAIN = "plain"
 HEAD = "linear head"
@@ -28,10 +28,10 @@ VARIANTS: dict[str, str] = {
     "labels": "five positives a row, to mlsm as their indices and to others as a dense array",
     HEAD: "the linear layer of 64 features before the loss too, and the gradients of both",
 }
-"""What people really pass, beside the plain call: measured in float32, of shapes of at most 2^24 elements."""
+"""Options that users pass, in addition to the plain call: measured in float32, up to 2^24 elements."""
 LARGEST_VARIANT = 2**24
 MANY_CLASSES = ("labels", HEAD)
-"""Those that are measured at any size: they are there for the large ones."""
+"""The variants that are measured at any size, because they are meant for large ones."""
 POSITIVES, FEATURES = 5, 64
 
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        """Of one input, and of the gradient."""
+        """The bytes of one input, which are also those of the gradient."""
         return self.size * ITEMSIZE[self.dtype]
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Data:
     labels: Any = None
     """The positives of each row, (N, 5)."""
     h: Any = None
-    """What the logits are a product of, with W: (N, 64) and (C, 64)."""
+    """The factors of the logits, h (N, 64) and W (C, 64)."""
     W: Any = None
 
 
@@ -118,7 +118,7 @@ def make_data(shape: tuple[int, int], dtype: str) -> Data:
     x, y = np.empty(shape, kind), np.empty(shape, kind)
     sums = []
     step = max(1, 2**20 // shape[1])
-    # By blocks: the temporaries of a whole array would be the peak of the process, and hide what is measured.
+    # By blocks: the temporaries of a whole array would set the peak of the process, and hide what is measured.
     for start in range(0, shape[0], step):
         rows = slice(start, start + step)
         x[rows] = (3 * random.standard_normal(x[rows].shape, dtype=np.float32)).astype(kind)
@@ -129,7 +129,7 @@ def make_data(shape: tuple[int, int], dtype: str) -> Data:
 
 
 def varied(data: Data, variant: str) -> Data:
-    """The same data as a variant passes it, with the value that it has then."""
+    """The same data with the arguments of a variant, and the loss that they give."""
     x, y = data.x, data.y
     if variant == PLAIN:
         return data
@@ -159,7 +159,7 @@ def varied(data: Data, variant: str) -> Data:
 
 
 def _many_classes(data: Data, variant: str, random: np.random.Generator) -> Data:
-    """Few positives a row; for the head, logits that are a product."""
+    """Five positives per row; for the head, logits that are a product."""
     x, h, W = data.x, None, None
     rows, classes = x.shape
     if variant == HEAD:
@@ -178,9 +178,9 @@ def _many_classes(data: Data, variant: str, random: np.random.Generator) -> Data
 
 
 def floor(case: Case, data: Data) -> Callable[[], None]:
-    """The least that anybody must do on the host: read both inputs, and write the gradient where one is made."""
+    """The least work on the host: read both inputs, and write the gradient if there is one."""
     x, y = (data.x, data.y) if data.W is None else (data.W, data.h)
-    # NumPy widens halves one by one; code that reads them as what they are is not slower than the memory.
+    # NumPy widens half precisions one by one; code that reads them directly is as fast as the memory.
     a, b = (v.view(np.uint64) if case.dtype in {"float16", "bfloat16"} else v for v in (x, y))
     # Likewise a mask, byte by byte; NumPy sums eight of them at a time as one integer.
     more = [data.where.reshape(-1)[: data.where.size // 8 * 8].view(np.uint64)] if data.where is not None else []
@@ -198,7 +198,7 @@ def floor(case: Case, data: Data) -> Callable[[], None]:
 
 
 def copy_scaling(threads: int, array: Any, clock: Callable[[], float], rounds: int = 7) -> float:
-    """How many times faster `threads` threads copy this array than one does: what the machine itself gains."""
+    """How many times faster `threads` threads copy this array than one does: the gain of the machine itself."""
     from concurrent.futures import ThreadPoolExecutor
 
     out = np.empty_like(array)

@@ -1,4 +1,4 @@
-"""The bench command: mlsm beside every peer that is installed, as ratios to the floor of the same run.
+"""The bench command: mlsm and every installed peer, as ratios to the floor of the same run.
 
 Chooses what to measure, starts one process for each number of threads, shows progress, writes JSON, table, page and
 plot. The clock is in `measure.py`. Never prints a bare time.
@@ -36,7 +36,7 @@ SINGLE_THREAD = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
 }
-"""Beside the processor to which the process is pinned: on a system that cannot pin, these are all there is."""
+"""Set in addition to pinning the process to a processor: on a system that cannot pin, only these limit threads."""
 
 
 class BenchError(RuntimeError):
@@ -58,7 +58,7 @@ def cpu() -> tuple[str, list[str]]:
 
 
 def accelerator(device: str) -> str:
-    """The GPU's name; empty where none takes part."""
+    """The GPU's name; empty if none takes part."""
     if device == "cpu":
         return ""
     import torch
@@ -67,7 +67,7 @@ def accelerator(device: str) -> str:
 
 
 def run_worker(spec: Mapping[str, Any], progress: Progress) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One process: its results, and what it says about its processors."""
+    """Run one measuring process; returns its results and its data about processors."""
     environment = SINGLE_THREAD if spec["threads"] == "1" else {}
     results: list[dict[str, Any]] = []
     end: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def run_worker(spec: Mapping[str, Any], progress: Progress) -> tuple[list[dict[s
                 getattr(progress, kind)(*(value if isinstance(value, list) else [value]))
         code = worker.code()
     if code != 0 or not end:
-        raise BenchError(f"the measuring process ended with {code}; its message stands above")
+        raise BenchError(f"the measuring process ended with {code}; its message is above")
     return results, {"threads": spec["threads"], **end}
 
 
@@ -141,16 +141,16 @@ def load(path: str) -> dict[str, Any]:
 
 
 def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several results as one; BenchError where they are no results of one machine and one software."""
+    """Several results as one; BenchError if they are not of one machine with the same versions."""
     first, *others = reports
     same = ("mlsm", "versions", "absent")
     cases = [json.dumps(r["case"], sort_keys=True) for report in reports for r in report["results"]]
     if len(set(cases)) < len(cases):
-        raise BenchError("two of the results hold the same case")
+        raise BenchError("two of the results contain the same case")
     for report in others:
         machines = [{**r["machine"], "runs": None} for r in (first, report)]
         if machines[0] != machines[1] or any(first[k] != report[k] for k in same):
-            raise BenchError("the results are of different machines or versions: their ratios do not belong together")
+            raise BenchError("the results are of different machines or versions: their ratios cannot be compared")
     runs = {run["threads"]: run for report in reports for run in report["machine"]["runs"]}
     return {
         **first,
@@ -178,7 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant",
         action="append",
         choices=(PLAIN, *VARIANTS),
-        help="what is passed besides, in float32 and up to 2^24 elements, repeatable (all; with --quick plain)",
+        help="further arguments, in float32 and up to 2^24 elements, repeatable (all; with --quick plain)",
     )
     parser.add_argument("--threads", action="append", choices=("1", "all"), help="repeatable (both; with --quick 1)")
     parser.add_argument(
@@ -215,7 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def complete(arguments: argparse.Namespace) -> None:
-    """Fill in what was not given: everything, or little of it for --quick."""
+    """Fill in the options that were not given: everything, or a small part of it with --quick."""
     quick = arguments.quick
     arguments.shape = arguments.shape or list(QUICK_SHAPES if quick else SHAPES)
     arguments.dtype = arguments.dtype or (["float32"] if quick else list(DTYPES))
@@ -228,7 +228,7 @@ def complete(arguments: argparse.Namespace) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """0 when measured and written, 2 when that was not possible."""
+    """0 if everything was measured and written, else 2."""
     complete(arguments)
     try:
         report = merged([load(f) for f in arguments.source]) if arguments.source else run(arguments)

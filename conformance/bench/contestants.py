@@ -1,4 +1,4 @@
-"""Who takes part: mlsm through its public functions on NumPy, PyTorch, JAX, Dask and CuPy, and those libraries' own
+"""The contestants: mlsm through its public functions on NumPy, PyTorch, JAX, Dask and CuPy, and those libraries' own
 losses.
 
 Each candidate is made only when it is about to run; a library is imported only here, and only after it was found to be
@@ -21,14 +21,14 @@ from .heads import numpy_heads, torch_heads
 
 
 def _kernels(x: Any, y: Any, **options: Any) -> list[tuple[str, str | None]]:
-    """(kernel, what to pass as `kernel=`): the one chosen by itself, then each other that could be forced."""
+    """(kernel, value of `kernel=`): the kernel that the dispatch chooses, then each other one that can be forced."""
     chosen = mlsm.explain(x, y, **options)
     found: list[tuple[str, str | None]] = [(chosen.chosen, None)]
     for name, _ in chosen.reasons:
         try:
             mlsm.explain(x, y, kernel=name, **options)
         except ValueError:
-            continue  # it cannot serve this call; `python -m mlsm` says why
+            continue  # it cannot serve this call; `python -m mlsm` gives the reason
         found.append((name, name))
     return found
 
@@ -69,7 +69,7 @@ def _ours(
 
 
 def _plain(case: Case, name: str, xp: Any, x: Any, y: Any, finish: Callable[[Any], Any]) -> Candidate:
-    """The expression that everybody writes, by the functions of one library."""
+    """The textbook expression, in the functions of one library."""
 
     def work() -> Any:
         value = xp.mean(xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-xp.abs(x))))
@@ -80,7 +80,7 @@ def _plain(case: Case, name: str, xp: Any, x: Any, y: Any, finish: Callable[[Any
 
 
 def differentiated(function: Callable[[Any, Any], Any], leaf: Any, y: Any, wait: Callable[[], None]) -> Work:
-    """A loss of tensors, and PyTorch's own backward pass where the logits want a gradient, which is dropped."""
+    """A loss of tensors, and PyTorch's own backward pass if the logits require a gradient, which is dropped."""
 
     def loss() -> Any:
         value = function(leaf, y)
@@ -98,7 +98,7 @@ def differentiated(function: Callable[[Any, Any], Any], leaf: Any, y: Any, wait:
 
 
 def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
-    """mlsm on NumPy arrays, and the expression that everybody writes."""
+    """mlsm on NumPy arrays, and the textbook expression."""
     if device != "cpu":
         return
     import numpy as np
@@ -109,7 +109,7 @@ def numpy_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
     x, y = data.x, data.y
     ours = y if data.labels is None else mlsm.Labels(data.labels, num_classes=case.shape[1])
     yield from _ours(case, "numpy", x, ours, value_of, _options(data, lambda value: value))
-    if data.where is None and data.weight is None:  # everybody writes these in a way of their own
+    if data.where is None and data.weight is None:  # there is no usual expression for these
         yield _plain(case, "numpy", np, x, y, value_of)
 
 
@@ -132,7 +132,7 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
     """mlsm on tensors, with its own gradient and through `backward()`; torch's losses, eager and compiled."""
     torch = library("torch")
     functional = torch.nn.functional
-    # Code compiled for the shapes of earlier cases would count against dynamo's limit of recompilations.
+    # Code compiled for the shapes of earlier cases counts against dynamo's limit of recompilations.
     torch._dynamo.reset()
 
     tensor = find("torch" if device == "cpu" else "torch-cuda").of_numpy
@@ -197,9 +197,9 @@ def torch_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]
 
 
 def jax_candidates(case: Case, data: Data, device: str) -> Iterator[Candidate]:
-    """mlsm under `jax.jit`, the plain expression and optax; the gradient by hand and by `jax.value_and_grad`."""
+    """mlsm under `jax.jit`, the plain expression and optax; mlsm's own gradient and that of `jax.value_and_grad`."""
     jax, jnp = library("jax"), library("jax.numpy")
-    # Only float64 needs it, and it changes what float32 code computes its sums in.
+    # Only float64 needs x64, which would change the dtype in which float32 code computes its sums.
     jax.config.update("jax_enable_x64", case.dtype == "float64")
     where = jax.devices("cpu")[0] if device == "cpu" else jax.devices()[0]
     x, y = (jax.device_put(jnp.asarray(v, dtype=numpy_dtype(case.dtype)), where) for v in (data.x, data.y))

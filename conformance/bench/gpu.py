@@ -1,7 +1,7 @@
-"""Speed on one GPU, in a few minutes: what share of the device's own copy bandwidth the loss reaches, and PyTorch's.
+"""Speed on one GPU, in a few minutes: the share of the device's copy bandwidth that mlsm's and PyTorch's loss reach.
 
 Makes the data on the device, times by its events, and writes JSON; judges no digit (the suite does). `--device cpu`
-walks the same way on a host with tiny shapes, which says that the script works and nothing else.
+runs the same code on a host with tiny shapes, which only shows that the script works.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COPIED = 2**28
 
 
 def goals(shape: tuple[int, int], dtype: str) -> float:
-    """The share of the copy bandwidth that is asked for."""
+    """The share of the copy bandwidth that is required."""
     if shape[1] in (20, 80, 100):
         return 0.70
     return 0.85 if dtype == "float32" else 0.75
@@ -59,7 +59,7 @@ class Clock:
 
 
 def bandwidth(torch: Any, device: str, clock: Clock, elements: int = COPIED) -> float:
-    """Bytes a second of a copy on the device, both ways counted."""
+    """Bytes per second of a copy on the device, reads and writes both counted."""
     a = torch.ones(elements, device=device)
     b = torch.empty_like(a)
     clock(lambda: b.copy_(a), 2)
@@ -67,7 +67,7 @@ def bandwidth(torch: Any, device: str, clock: Clock, elements: int = COPIED) -> 
 
 
 def contestants(torch: Any, x: Any, y: Any, gradient: bool, compiled: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(name, work) of everybody who can do this piece of work."""
+    """(name, work) of each contestant that can do this work."""
     theirs = torch.nn.functional.multilabel_soft_margin_loss
 
     def of(function: Callable[[Any, Any], Any]) -> Callable[[], Any]:
@@ -116,7 +116,7 @@ def measured(
             value = work()
             values[name] = float(value_of(value))
             clock(work, 2)
-        except Exception as error:  # whatever another library raises is its line of the result, not the end
+        except Exception as error:  # another library's exception becomes its line of the result
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         else:
             works[name] = work
@@ -137,7 +137,7 @@ def measured(
 
 
 def judged(case: dict[str, Any], copy: float) -> dict[str, Any]:
-    """Shares and ratios, and whether they are what was asked for."""
+    """Shares and ratios, and whether they reach the goals."""
     seconds = case["seconds"]
     ours = [name for name in seconds if name.startswith("mlsm") and "generic" not in name and "triton" not in name]
     share = {name: case["bytes"] / s / copy for name, s in seconds.items()}
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cases": [],
         "left_out": [],
     }
-    # Float32 and the loss first: what is left out for want of time is the least of it.
+    # Float32 and the loss first, so that a lack of time leaves out the least important cases.
     for dtype in DTYPES:
         for gradient in (False, True):
             for shape in TINY if tiny else SHAPES:

@@ -1,6 +1,6 @@
-"""One interleaved measurement: everybody in turn, round after round, and medians over the floor of the same rounds.
+"""One interleaved measurement: all contestants in turn, round after round; medians over the floor of those rounds.
 
-Knows clocks and nothing else: cases come from `bench_cases`, contestants from `bench_contestants` and `bench_peers`.
+Contains the clock only: cases come from `cases.py`, contestants from `contestants.py` and `peers.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEWEST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant's result in one case. Times are ratios to the median floor; None where a reason stands."""
+    """One contestant's result in one case. Times are ratios to the median floor; None if there is a reason instead."""
 
     name: str
     library: str
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Timed:
-    """Medians and quartiles of one contestant, in the clock's seconds: never leaves this module's callers as it is."""
+    """Median and quartiles of one contestant, in the clock's seconds: the callers print ratios only."""
 
     median: float
     low: float
@@ -64,7 +64,7 @@ def first_line(error: BaseException) -> str:
 
 
 def repeats(work: Work, clock: Clock) -> int:
-    """How often to repeat `work` so that one timing lasts LEAST; called when it is warm."""
+    """How often to repeat `work` so that one timing lasts LEAST; called after a warm-up."""
     start = clock()
     work()
     once = clock() - start
@@ -74,11 +74,11 @@ def repeats(work: Work, clock: Clock) -> int:
 def interleave(
     works: dict[str, Work], rounds: int, seconds: float, clock: Clock = time.perf_counter
 ) -> tuple[dict[str, Timed], int]:
-    """Time everybody once in each round, in an order drawn anew for each (seeded), and return medians and the rounds
-    made.
+    """Time each contestant once per round, in a new random order (seeded), and return the medians and the number of
+    rounds.
 
-    Neighbours change, so that nobody always finds the cache as one particular other left it. Rounds stop when `seconds`
-    are spent, but not before there are enough for a median.
+    The order changes, so that no contestant always finds the cache in the state that a particular other one leaves.
+    Rounds stop when `seconds` are spent, but not before there are enough for a median.
     """
     numbers = {name: repeats(work, clock) for name, work in works.items()}
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -88,7 +88,7 @@ def interleave(
     done = 0
     collecting = gc.isenabled()
     gc.disable()
-    gc.freeze()  # what the libraries made when they were imported is not looked through after every round
+    gc.freeze()  # the collector skips the objects that the imports of the libraries made
     try:
         while done < rounds and (done < FEWEST_ROUNDS or clock() - began < seconds):
             order.shuffle(names)
@@ -115,7 +115,7 @@ def _summary(values: Sequence[float]) -> Timed:
 
 
 def number_of(value: Any) -> float:
-    """The loss as a Python float, whatever it is an array of."""
+    """The loss as a Python float, from an array of any library."""
     return float(value)
 
 
@@ -144,7 +144,7 @@ def measure(
             work = candidate.make()
             value = number_of(work())
             work()
-        except Exception as error:  # whatever a foreign library raises is its result here
+        except Exception as error:  # a foreign library's exception is its result
             reasons[candidate.name] = first_line(error)
             continue
         if candidate.name in works:

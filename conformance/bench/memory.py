@@ -33,7 +33,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def resettable() -> bool:
-    """Whether this system lets a process forget its own peak."""
+    """Whether this system lets a process reset its peak memory."""
     if not _CLEAR.exists():
         return False
     try:
@@ -52,10 +52,10 @@ def _field(name: str) -> int:
 
 
 def _return_freed_memory() -> None:
-    """Give the allocator's free pages back, where it is glibc's: they would be reused unseen."""
+    """Return glibc's free pages to the system: a call that reuses them would not raise the peak."""
     gc.collect()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps nothing back either
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps no free pages
         if trim is not None:
             trim(0)
 
@@ -80,7 +80,7 @@ def peak_of(work: Callable[[], Any]) -> tuple[int, str]:
 
 
 def main() -> None:
-    """The child: makes the data, finds its candidate, measures it and says so."""
+    """The child: makes the data, finds its candidate, measures it and sends the result."""
     wire = Wire()
     wanted = next(wire.hear())
     case = Case(tuple(wanted["shape"]), wanted["dtype"], wanted["gradient"], wanted["threads"], wanted["variant"])
@@ -88,7 +88,7 @@ def main() -> None:
     for candidate in BUILDERS[wanted["library"]](case, data, wanted["device"]):
         if candidate.name == wanted["name"]:
             peak, method = peak_of(candidate.make())
-            # The result's own pages belong to the work, not to its extra memory.
+            # The pages of the result are not extra memory.
             extra = max(0, peak - (case.nbytes if case.gradient and case.variant != "for weight" else 0))
             wire.say("peak", (extra / 2**20, method))
             return

@@ -1,7 +1,7 @@
-"""Losses of libraries that mlsm does not name: TensorFlow, Paddle, MLX. And the list of all who may take part.
+"""Losses of libraries that mlsm does not name (TensorFlow, Paddle, MLX), and the list of all contestants.
 
-A library is imported only where it is installed; one that is not is listed as absent, so that nobody takes silence for
-defeat.
+A library is imported only if it is installed. One that is not installed is listed as absent, so that its missing
+line is not mistaken for a failure.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ BUILDERS: dict[str, Builder] = {
     "tensorflow": tensorflow_candidates,
     "mlx": mlx_candidates,
 }
-"""By the module whose presence decides. Paddle before TensorFlow: the other way round, importing Paddle 3 ends the
-process (seen with TensorFlow 2 on Linux; they may change places once it no longer does)."""
+"""Keyed by the module that must be installed. Paddle comes before TensorFlow: after TensorFlow 2, importing Paddle 3
+ends the process (seen on Linux; the order does not matter once that is repaired)."""
 
 LACKING: dict[tuple[str, str], str] = {
     ("paddle", "bfloat16"): "Paddle's CPU losses do not take bfloat16",
     ("mlx", "float64"): "MLX computes float64 in software, on the CPU only",
 }
-"""Combinations that a library does not offer, with the reason that is shown."""
+"""Combinations that a library does not offer, with the reason to show."""
 
 
 def present() -> tuple[list[str], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The benchmark in words: a table for the terminal, and docs/performance.md.
+"""The benchmark as text: a table for the terminal, and docs/performance.md.
 
 Reads the benchmark's JSON (see `command.py`) and measures nothing.
 """
@@ -39,19 +39,19 @@ NOISY_MEANING = f"“{NOISY}” marks a line whose quartiles are more than twice
 
 
 def noisy(entry: Mapping[str, Any]) -> bool:
-    """Whether a contestant's times are too far apart to go by their median."""
+    """Whether a contestant's times vary too much for their median to mean anything."""
     low, high = entry["low"], entry["high"]
     return low is not None and high is not None and high > 2 * low
 
 
 def heading(result: Mapping[str, Any]) -> str:
-    """The case, and how long its floor took here: the one time that is written, for the others to be multiples of."""
+    """The case and the time of its floor: the only time that is printed; all others are multiples of it."""
     floor = result.get("floor_us")
     return f"{case_of(result)}; floor {ratio(floor)} µs" if floor else str(case_of(result))
 
 
 def speedup(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], reference: str) -> float | None:
-    """How many times faster than the contestant called `reference`; None where either was not timed."""
+    """How many times faster than the contestant called `reference`; None if either was not timed."""
     other = next((e["over_floor"] for e in entries if e["name"] == reference), None)
     own = entry["over_floor"]
     return None if other is None or own is None else other / own
@@ -71,7 +71,7 @@ NO_ACCELERATOR = (
 
 
 def rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
-    """(head, rows, remarks) of one case; the fastest first, columns only where something stands in them."""
+    """(head, rows, remarks) of one case: the fastest first, without empty columns."""
     entries = result["entries"]
     timed = sorted((e for e in entries if e["over_floor"] is not None), key=lambda e: e["over_floor"])
     references = [(name, words) for name, words in REFERENCES if any(e["name"] == name for e in timed)]
@@ -104,7 +104,7 @@ def text_table(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def text_header(report: Mapping[str, Any]) -> str:
-    """What the figures of a terminal's table are of: the machine, the versions, what the floor is."""
+    """The heading of a terminal's table: the machine, the versions, and the meaning of the floor."""
     return f"{_machine(report)}\n- {FLOOR_MEANING}\n- {NOISY_MEANING}\n"
 
 
@@ -128,7 +128,7 @@ def _machine(report: Mapping[str, Any]) -> str:
 
 
 def _scaling(report: Mapping[str, Any]) -> str:
-    """All threads against one, for every contestant measured with both."""
+    """All threads compared with one, for every contestant measured with both."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for result in report["results"]:
         case = case_of(result)
@@ -147,13 +147,13 @@ def _scaling(report: Mapping[str, Any]) -> str:
 
 
 class Family(NamedTuple):
-    """Who is compared with whom on the arrays of one library, in loss and gradient."""
+    """The comparisons on the arrays of one library, in loss and gradient."""
 
     arrays: str
     library: str
     way: str
     peers: tuple[tuple[str, str], ...]
-    """(contestant, what a sentence calls it)."""
+    """(contestant, its name in a sentence)."""
 
 
 FAMILIES = (
@@ -174,7 +174,7 @@ FAMILIES = (
 
 
 def _of(family: Family, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a call of mlsm by itself took on these arrays in one case; None where it was not timed."""
+    """mlsm's entry with the kernel that the dispatch chose on these arrays; None if it was not timed."""
     for e in result["entries"]:
         chosen = e["ours"] and not e["forced"] and e["over_floor"] is not None and "compiled" not in e["name"]
         if chosen and (e["library"], e["way"]) == (family.library, family.way):
@@ -184,7 +184,7 @@ def _of(family: Family, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _small_to_large(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The plain cases of loss and gradient in float32 on one thread, of the shapes that training has."""
+    """The plain cases of loss and gradient in float32 on one thread, in the shapes of training."""
     cases = [(case_of(result), result) for result in report["results"]]
     wanted = [
         (case.size, result)
@@ -199,10 +199,10 @@ def _series(words: Sequence[str]) -> str:
 
 
 def _answer(report: Mapping[str, Any]) -> str:
-    """A sentence for each library: how many times as fast as whom, at which shape."""
+    """A sentence for each library: how many times as fast as each peer, at which shape."""
     sentences = []
     for family in FAMILIES:
-        told: dict[str, list[str]] = {}  # at which shapes -> what
+        told: dict[str, list[str]] = {}  # shapes -> comparisons
         for peer, words in family.peers:
             pairs = []
             for result in _small_to_large(report):
@@ -222,7 +222,7 @@ def _answer(report: Mapping[str, Any]) -> str:
 
 
 def _headlines(report: Mapping[str, Any]) -> str:
-    """Every family at every shape, in microseconds and beside its peers: at most ten rows."""
+    """Every family at every shape, in microseconds and compared with its peers: at most ten rows."""
     lines = []
     for family in FAMILIES:
         for result in _small_to_large(report):
@@ -239,7 +239,7 @@ def _headlines(report: Mapping[str, Any]) -> str:
 
 
 def _variants(report: Mapping[str, Any]) -> str:
-    """What each option costs beside the plain call of the same arrays, at the largest shape that has both."""
+    """What each option costs compared with the plain call on the same arrays, at the largest shape that has both."""
     plain: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     found: dict[tuple[str, str], tuple[int, list[str]]] = {}
     for result in report["results"]:
@@ -270,7 +270,7 @@ Loss and gradient with the option, as a multiple of the plain call's time on the
 
 
 def _heads(report: Mapping[str, Any]) -> str:
-    """The linear layer with its loss, in one call and one after the other."""
+    """The linear layer and its loss, in one call and in two."""
     lines = []
     for result in report["results"]:
         case, floor = case_of(result), result.get("floor_us")
@@ -290,7 +290,7 @@ def _heads(report: Mapping[str, Any]) -> str:
 
 
 def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
-    """docs/performance.md; `picture` is the plot's file name beside the page."""
+    """docs/performance.md; `picture` is the plot's file name in the same folder."""
     plot = f"![Time over floor against size]({picture})\n\n" if picture else ""
     broken = "".join(
         f"\n- {case_of(result)}: {e['name']}: {e['reason']}"

@@ -1,8 +1,7 @@
 """The benchmark as a picture: time over floor against size, in float32 on one thread, one panel for each work.
 
-One colour a library: mlsm's line is the strong one, its peers on the same arrays are dashed. Lines are labelled where
-they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures
-nothing.
+One colour per library: mlsm's line is the strong one, its peers on the same arrays are dashed. Lines are labelled
+where they end, so that no legend has to be matched by colour. Reads the benchmark's JSON; measures nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .report import case_of
 
 WIDTH = 760.0
 GAP = 14.0
-"""Least distance between two labels: the height of their letters and a little air."""
+"""Least distance between two labels: the height of their letters and a small gap."""
 LIBRARY = {"numpy": ("ours", "circle"), "torch": ("p0", "square"), "jax": ("p2", "triangle"), "dask": ("p3", "diamond")}
 """Colour and mark of a library; all others share one."""
 OTHERS = ("p4", "cross")
@@ -41,9 +40,9 @@ class Line:
 
 
 def spread(wanted: Sequence[float], low: float, high: float, gap: float = GAP) -> list[float]:
-    """Places as near as possible to the wanted ones, in their order, no two nearer than `gap`, all within [low, high].
+    """Positions as near as possible to the wanted ones, in their order, at least `gap` apart, within [low, high].
 
-    Pushed down from the top and then back up from the bottom; the caller makes room for all of them.
+    Pushed down from the top and then back up from the bottom; the caller makes sure that all of them fit.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     places = [0.0] * len(wanted)
@@ -57,8 +56,7 @@ def spread(wanted: Sequence[float], low: float, high: float, gap: float = GAP) -
 
 
 def lines_of(report: Mapping[str, Any], dtype: str, gradient: bool, threads: str) -> list[Line]:
-    """The contestants of one panel, mlsm with the kernel that it chooses by itself (forced ones are left to the
-    tables).
+    """The contestants of one panel, mlsm with the kernel that the dispatch chooses (the tables show forced ones).
 
     Which kernel that is may change with the size, so the line's name leaves it out.
     """
@@ -90,7 +88,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def panel(lines: Sequence[Line], title: str, top: float) -> tuple[list[str], float]:
-    """One panel's drawing, from height `top` on, and the height below it."""
+    """The elements of one panel that begins at height `top`, and the height at which it ends."""
     height = max(230.0, GAP * len(lines) + 12)
     box = Box(58, top + 30, WIDTH - 262, top + 30 + height)
     sizes = [x for a in lines for x, _ in a.points]

@@ -1,7 +1,7 @@
 """The process that measures: one for each number of threads, because libraries fix theirs when they start.
 
 Run by `command.py` at the other end of a `Channel`, whose task says what to measure.
-Everybody in a case runs in this one process, interleaved. Draws and writes nothing.
+All contestants of a case run in this one process, interleaved. Draws and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def pin(threads: str) -> bool:
         return True
     if sys.platform != "linux":
         return False
-    # The last one: systems put their own work on the first.
+    # The last one, because systems put their own work on the first.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     return True
 
@@ -33,7 +33,7 @@ def available_processors() -> int:
 
 
 def cases_of(spec: dict[str, Any]) -> Iterator[Any]:
-    """The cases of this process, small ones first, so that something is seen soon."""
+    """The cases of this process, small ones first, so that results appear soon."""
     from .cases import LARGEST_VARIANT, MANY_CLASSES, PLAIN, Case
 
     for shape in spec["shapes"]:
@@ -56,12 +56,12 @@ def works_of(case: Any) -> set[str]:
 
 
 def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """(contestants, entries of libraries that could not even begin, with the reason)."""
+    """(contestants, entries of libraries that could not start, with the reason)."""
     from .measure import Entry, first_line
     from .peers import BUILDERS, LACKING
 
     chosen, failed = [], []
-    # Elsewhere nobody but the reference computes: on these two libraries the kernels do.
+    # Variants run on these two libraries only, because on the others the reference computes them.
     plain = case.variant == "plain"
     for library in spec["libraries"] if plain else [name for name in spec["libraries"] if name in ("numpy", "torch")]:
         lacking = LACKING.get((library, case.dtype))
@@ -79,14 +79,14 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
 
 
 def wanted(candidate: Any, only: list[str]) -> bool:
-    """Whether `--only` names it. A kernel is not meant by a library's name: it is named as `torch, numpy`."""
+    """Whether `--only` names it. A library's name does not select kernels: a kernel is named as in `torch, numpy`."""
     name = candidate.name.lower()
     without = name.replace(f", {candidate.kernel}", "", 1) if candidate.kernel else name
     return not only or any(part.lower() in (name if "," in part else without) for part in only)
 
 
 def device_floor(case: Any, data: Any, device: str) -> Any:
-    """On a GPU: one copy on the device for the loss, and a fill besides for the gradient."""
+    """On a GPU: one copy on the device for the loss, and a fill in addition for the gradient."""
     import torch
 
     x = torch.empty(case.shape, dtype=getattr(torch, case.dtype), device=device)
@@ -105,20 +105,20 @@ def main() -> None:
     wire = Wire()
     spec = next(wire.hear())
     pinned = pin(spec["threads"])
-    # Only now: what is imported below asks how many processors there are.
+    # After pinning, because the imports below ask for the number of processors.
     import numpy as np
 
     from .cases import copy_scaling, floor, make_data, varied
     from .measure import measure
     from .memory import measure_memory
 
-    np.seterr(all="ignore")  # the plain expressions overflow; the error column shows what comes of it
+    np.seterr(all="ignore")  # the plain expressions overflow; the error column shows the effect
     processors = available_processors()
     data, of_data = None, None
     for case in cases_of(spec):
         wire.title(str(case))
         if of_data != (case.shape, case.dtype):
-            data, of_data = None, None  # let go of the old before making the new
+            data, of_data = None, None  # free the old data before making the new
             data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
         assert data is not None
         given = varied(data, case.variant)
@@ -134,7 +134,7 @@ def main() -> None:
             tell=lambda words: wire.step(words, 0),
         )
         method = ""
-        # Once: a case and the same on more threads ask for the same memory, and each contestant takes a process.
+        # Once, because the same case on more threads needs the same memory, and each contestant takes a process.
         if spec["memory"] and case.size >= spec["memory_from"] and case.threads == spec["memory_threads"]:
             for i, candidate in enumerate(candidates):
                 if entries[i].reason:

@@ -1,1 +1,1 @@
-"""The calls that are judged: the hand-picked catalogue, the hazards, and dense ones for each theme."""
+"""The calls that are judged: the hand-picked catalogue, the hazards, and dense calls for each theme."""

@@ -3,7 +3,7 @@
 Tags say what a case is about: "unit" (one class, so that each row is one bare element), "hard", "soft", "out-of-range",
 "threshold", "tail", "root", "special" (an infinity or a NaN somewhere), "hazard", "weight", "pos_weight", "where",
 "smoothing", "axis", "size", "large", "layout", "target-dtype", "pairing", "empty", "combination", "random".
-Refuses randomness without a seed (the case's own name) and any array library: neighbours of a threshold are stepped to
+Uses no randomness without a seed (the case's own name) and no array library: neighbours of a threshold are computed
 in pure Python.
 """
 
@@ -54,8 +54,8 @@ SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 255,
 def catalogue(level: str = "quick", dtypes: Iterable[str] = DTYPES) -> tuple[Case, ...]:
     """Every case of `level` ("smoke" within "quick" within "full") whose input has one of `dtypes`; names are unique.
 
-    The same objects come back for the same arguments, so what the judges remember of a case is shared between backends.
-    A case that needs another floating dtype besides its input's appears only when `dtypes` holds that one, too.
+    The same arguments return the same objects, so that backends share the judges' cached answers. A case that needs
+    another floating dtype than its input's appears only if `dtypes` contains that one, too.
     """
     return _catalogue(level, tuple(dtypes))
 
@@ -102,7 +102,7 @@ def column(name: str, dtype: str, xs: Sequence[float], y: Number | Sequence[Numb
 def sample(name: str, shape: tuple[int, ...], dtype: str, kind: str = "logit") -> Tensor:
     """Values drawn with `name` as the seed: "logit", "hard", "soft", "weight" or "mask".
 
-    Large tensors repeat a pool of some hundred values, so that the judges work each out once.
+    Large tensors repeat a pool of some hundred values, so that the judges compute each one once.
     """
     draw = random.Random(f"{name}:{kind}:{dtype}")
     count = math.prod(shape)
@@ -140,7 +140,7 @@ def _tails(dtype: str, rank: int) -> Iterator[Case]:
     form = FORMATS[dtype]
     small = [0.0, form.tiny, 2 * form.tiny, form.min_normal - form.tiny, form.min_normal, 1.5 * form.min_normal]
     binades = range(form.emin, form.emax + 1, (16, 4, 1)[rank] if form.emax > 100 else 1)
-    # 2**-12 of the range: a sum over this column must not leave it, where nothing wider accumulates
+    # 2**-12 of the range: a sum over this column must not leave it if the accumulator is no wider
     wide = [min(math.ldexp(1.3, k), form.max * 2.0**-12) for k in binades]
     ramp = [k * (7.0, 1.75, 0.25)[rank] for k in range(1, (107, 428, 2996)[rank])]
     for y in (0.0, 1.0, 0.25):
@@ -302,7 +302,7 @@ def _pairings(dtype: str, dtypes: tuple[str, ...], rank: int) -> Iterator[Case]:
             pos_weight = [1.0, 2.0, 3.0, 4.0]
             yield drawn("target-bool-all", (3, 4), dtype, "target-dtype", target_dtype=target, pos_weight=pos_weight)
     for other in dtypes:
-        # float16 with bfloat16 has no common type in every library; a suite that wants it asks with `mixed_halves`
+        # not every library has a common type of float16 and bfloat16, so no case mixes these two
         if other == dtype or {other, dtype} == {"float16", "bfloat16"}:
             continue
         yield drawn(f"target-{other}", (3, 4), dtype, "pairing", "soft", kind="soft", target_dtype=other)
@@ -343,7 +343,7 @@ def _randoms(dtype: str, rank: int) -> Iterator[Case]:
 def _sums(dtype: str, rank: int) -> Iterator[Case]:
     count = (2049, 5003, 20_011)[rank]
     for name, shape in (("classes", (1, count)), ("rows", (count, 1))):
-        # one term again and again: what each addition of a narrow accumulator drops has the same sign
+        # one repeated term: each addition in a narrow accumulator drops an error of the same sign
         x, y = (Tensor(shape, (round_to(v, dtype),) * count, dtype) for v in (0.3, 0.0))
         yield Case(f"{dtype}-accumulate-{name}", x, y, tags=_tags("large"))
 

@@ -1,8 +1,8 @@
-"""Cases of the suite's own, packed: many elements in one array, so that a library that compiles per shape compiles
+"""The suite's own dense cases: many elements in one array, so that a library that compiles for each shape compiles
 once.
 
 An elementwise pack has one class per row (shape (n, 1)), so that reduction "none" shows every element at unit scale.
- The named, hand-picked calls are the catalogue's (`catalogue.py`); this file only makes dense ones.
+ The named, hand-picked calls are in `catalogue.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..formats import FORMATS, round_to, step
 from ..tensors import Case, Tensor
 
 LENGTH = 720
-"""How many elements an elementwise pack has; shorter lists go round."""
+"""How many elements an elementwise pack has; shorter lists are repeated."""
 THRESHOLDS = (9.704, 16.636, 17.3287, 36.737, 87.3365, 88.72, 103.9721, 708.3964, 745.1332)
-"""Where exp, 1+e, the gradient or a subnormal changes regime in one of the formats."""
+"""The |x| at which exp, 1+e, the gradient or a subnormal changes its regime in one of the formats."""
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def logits(dtype: str, count: int = 120, seed: int = 0) -> tuple[float, ...]:
 
 
 def _elements(name: str, dtype: str, pairs: list[tuple[float, float]], target: str | None = None) -> Case:
-    # Every pack has one length, so that a library that compiles for each shape compiles once.
+    # All packs have one length, so that a library that compiles for each shape compiles once.
     if len(pairs) > LENGTH:
         raise ValueError(f"{name} in {dtype}: {len(pairs)} pairs, {LENGTH} fit")
     pairs = [pairs[i % len(pairs)] for i in range(LENGTH)]
@@ -80,7 +80,7 @@ ELEMENTWISE = ("hard", "soft", "tail", "soft-tail", "outside")
 
 @functools.cache
 def plain(dtype: str, shape: tuple[int, ...] = (6, 4), name: str = "plain", soft: bool = True) -> Case:
-    """A seeded random call of `shape`, no option given."""
+    """A seeded random call of `shape`, without options."""
     source = random.Random(f"{name}-{dtype}-{shape}")
     n = functools.reduce(lambda a, b: a * b, shape, 1)
     xs = tuple(round_to(source.uniform(-6, 6), dtype) for _ in range(n))
@@ -103,7 +103,7 @@ def _mask(shape: tuple[int, ...], hidden: tuple[int, ...]) -> Tensor:
 
 
 def _tall(dtype: str) -> Case:
-    """1,500 rows with `where`, some of them without an observed class; six different ones, for the oracle's sake."""
+    """1,500 rows with `where`, some without an observed class; only six differ, to save the oracle's time."""
     base, rows = plain(dtype), 1500
     x, y = (Tensor((rows, 4), t.values * (rows // 6), t.dtype) for t in (base.input, base.target))
     hidden = tuple(i for i in range(4 * rows) if i % 7 == 3 or (i // 4) % 250 == 11)
@@ -112,13 +112,12 @@ def _tall(dtype: str) -> Case:
 
 @functools.cache
 def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
-    """One or two calls in which only the theme's option is given, each with unequal values so that a wrong place
-    shows."""
+    """One or two calls with the theme's option alone, whose values are unequal, so that a misplaced one shows."""
     base = plain(dtype)
     x, y = base.input, base.target
 
     def case(name: str, **options: object) -> Case:
-        fields: Any = options  # named as a case's fields are; mypy cannot see through **
+        fields: Any = options  # the fields of a Case; mypy cannot check **
         return Case(f"{dtype}-{theme}-{name}", x, y, **fields)
 
     cube = plain(dtype, (3, 3, 4), "cube")
@@ -133,10 +132,10 @@ def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
             case("classes", weight=_weights(dtype, (4,), "w")),
             case("rows", weight=_weights(dtype, (6, 1), "w")),
             case("number", weight=3.0),
-            # as many rows as classes, where nothing but the rule tells one from the other, and an axis of rows besides
+            # as many rows as classes, so that only the rule tells them apart; below, a second axis of rows
             equal("weight"),
             Case(f"{dtype}-weight-planes", cube.input, cube.target, weight=_weights(dtype, (3, 1, 1), "w")),
-            # float32's largest number as it is printed, which is a little more than it is
+            # float32's largest number as it is printed, which is a little larger than the number
             Case(f"{dtype}-weight-largest", Tensor((1, 1), (0.0,), dtype), Tensor((1, 1), (1.0,), dtype), 3.4028235e38),
         )
     if theme == "pos_weight":
@@ -167,7 +166,7 @@ def optioned(theme: str, dtype: str) -> tuple[Case, ...]:
             Case(f"{dtype}-target-uint8", x, Tensor(y.shape, tuple(int(v) for v in hard), "uint8")),
             Case(f"{dtype}-target-int32", x, Tensor(y.shape, tuple(int(v) for v in hard), "int32")),
         ]
-        if wide:  # first, because it is the one that a slow backend is asked
+        if wide:  # first, because a slow backend is judged on the first case only
             fine = tuple(round_to(0.999 if i % 2 else 0.1, wide) for i in range(len(y.values)))
             out.insert(0, Case(f"{dtype}-target-{wide}", x, Tensor(y.shape, fine, wide)))
         return tuple(out)
@@ -178,7 +177,7 @@ THEMES = ("plain", "weight", "pos_weight", "where", "label_smoothing", "axis", "
 
 
 def theme_of(case: Case) -> str:
-    """The one theme a catalogue case is judged under: the rarest thing about it comes first."""
+    """The theme under which a catalogue case is judged: its rarest property decides."""
     arguments = (case.input, case.target)
     if 0 in case.input.shape or any(v - v != 0 for t in arguments for v in t.values):
         return "special"

@@ -1,8 +1,8 @@
-"""The hazard table as data: each trigger that has broken a loss in use, with its exact answer.
+"""The hazard table as data: each trigger that has broken a published loss, with its exact answer.
 
-Rows of numbers carry a case of one element (or a constant array) and decimals of 20 digits; rows of behaviour carry the
-right answer in words and are checked where that behaviour is. Refuses answers that were computed by the code under
-test: every decimal was printed by `exact` at 160 bits, and a test prints it again.
+Rows of numbers have a case of one element (or a constant array) and decimals of 20 digits. Rows of behaviour have the
+right answer in words and are checked by the check of that behaviour. No answer was computed by the code under test:
+every decimal was printed by `exact` at 160 bits, and a test prints it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _case(
         Tensor((1, 1), (x,), dtype),
         Tensor((1, 1), (y,), target_dtype),
         tags=frozenset({"hazard", "unit", *tags}),
-        **options,  # type: ignore[arg-type]  # the two options below are spelled right; mypy cannot see through **
+        **options,  # type: ignore[arg-type]  # the two options below are fields of a Case; mypy cannot check **
     )
 
 
@@ -224,7 +224,7 @@ def hazard_rows(dtypes: Iterable[str]) -> tuple[Hazard, ...]:
 
 
 def _sums(dtype: str) -> Iterable[Hazard]:
-    """The rows that need many terms: sums and divisors that leave the range or the precision of a half."""
+    """The rows that need many terms: sums and divisors that exceed the range or the precision of a half precision."""
     if dtype not in ("float16", "bfloat16"):
         return
     for name, x, count, expected, who in (

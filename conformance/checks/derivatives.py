@@ -12,7 +12,7 @@ from ..tensors import Tensor
 from .exhaustively import halves, singles
 from .values import of_cases, of_elements, themed, turned
 
-BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two"
+BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is not a power of two"
 OFFERS = ("gradient",)
 
 
@@ -25,19 +25,19 @@ tail = _packed(
 )
 soft_tail = _packed("soft-tail", "The gradient at a target next to 0 or 1 keeps that distance.")
 outside = _packed("outside", "Targets outside [0, 1] have the formula's derivatives, unchanged.")
-plain = _theme("plain", "The reductions' divisors stand in the derivatives: 1/C, and 1/N for the mean.")
+plain = _theme("plain", "The derivatives contain the reductions' divisors: 1/C, and 1/N for the mean.")
 weight = _theme("weight", "A weight scales the derivatives element by element.")
 pos_weight = _theme("pos_weight", "`pos_weight` scales the positive part of the derivatives only.")
 where = _theme("where", "Derivatives are divided by the observed counts, and exactly 0 where nothing was observed.")
 label_smoothing = _theme("label_smoothing", "Label smoothing moves both coefficients of the derivatives.")
-axis = _theme("axis", "Derivatives come back with the class axis where it was.")
+axis = _theme("axis", "Derivatives have the class axis in its original place.")
 dtypes = _theme("dtypes", "Targets of any dtype give the derivatives of the same targets, cast up.")
 layouts = _theme("layouts", "No memory layout changes a derivative.")
 
 
 @check(
     "derivatives.arguments",
-    "The pullbacks for target, weight and pos_weight are the oracle's, summed back to the argument's shape.",
+    "The pullbacks for target, weight and pos_weight are the oracle's, summed to the argument's shape.",
     BOUND + " + the sum's roundings",
     offers=("arguments",),
 )
@@ -55,7 +55,7 @@ def arguments(context: Context, tally: Tally) -> None:
 
 @check(
     "derivatives.grad_output",
-    "`grad_output` multiplies each row's derivative, also where it is not a power of two, negative or 0.",
+    "`grad_output` multiplies each row's derivative, also if it is negative, 0, or not a power of two.",
     BOUND,
     offers=("grad_output",),
 )
@@ -98,7 +98,7 @@ def grad_output_of_both(context: Context, tally: Tally) -> None:
         for case in (dense_cases.plain(dtype), *dense_cases.optioned("where", dtype)[:1]):
             if not backend.serves(case):
                 continue
-            # Powers of two, negative and 0: exact wherever they are multiplied in.
+            # Powers of two, negative and 0: exact factors, whatever the order of the multiplications.
             factors = (1.0, -0.5, 0.0, 4.0, 2.0, -8.0)
             seed = backend.cotangent(Tensor(case.batch, factors, case.compute_dtype), case)
             made = context.call(all_, {"seed": seed, **context.arrays(case)}, **context.options(case))

@@ -1,4 +1,4 @@
-"""The same call gives the same bits: again, from many threads, and however the memory lies."""
+"""The same call gives the same bits: repeated, from many threads, and in every memory layout."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..tensors import Case
 
 ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("gradient", "mean"), Ask("hessian", "mean"))
 TURNS = 12
-"""How often each thread calls, where calls are cheap."""
+"""How often each thread calls, if calls are cheap."""
 SOON = 2e-5
-"""Seconds after which threads take turns: two that share scratch memory must meet in the middle of a call."""
+"""Seconds after which threads switch: short enough that a switch comes in the middle of a call, so that two threads
+which share scratch memory disturb each other."""
 
 
 def _big(context: Context, dtype: str) -> Case:
-    """Large enough that kernels cut it into blocks and libraries into threads, where calls are cheap."""
+    """Large enough that kernels split it into blocks and libraries into threads, if calls are cheap."""
     return dense_cases.plain(dtype, (257, 33) if context.backend.slow < 4 else (64, 9), "bits")
 
 
 def _asks(context: Context) -> list[Ask]:
-    """What the subject offers, of the reductions that it has."""
+    """The questions that the subject offers, with its reductions."""
     return [ask for ask in context.offered(ASKS) if ask.reduction in context.reductions]
 
 
@@ -60,12 +61,12 @@ def layout(context: Context, tally: Tally) -> None:
                 tally.exactly(seen, expected, f"{case.name}: {ask}")
 
 
-@check("threads.bits", "Eight threads that call at once, each with data of its own, all get the bits of one.")
+@check("threads.bits", "Eight threads that call at once, each with its own data, get the bits of a single thread.")
 def threads(context: Context, tally: Tally) -> None:
     if not context.backend.concurrent:
-        raise Unsupported("its calls have one order, that of one thread")
+        raise Unsupported("its calls must be made in the order of one thread")
     for d in context.dtypes[-1:]:
-        # Of one shape, so that scratch memory which the threads shared would fit all of them and show.
+        # Of one shape, so that scratch memory shared between the threads would be noticed.
         shape = _big(context, d).input.shape
         different = 8 if context.backend.slow < 4 else 2
         cases = [dense_cases.plain(d, shape, f"thread{i % different}") for i in range(8)]
@@ -83,7 +84,7 @@ def threads(context: Context, tally: Tally) -> None:
                 with context.backend.session():  # flags and switches are thread-local in most libraries
                     for _ in range(1 if context.backend.slow >= 4 else TURNS):
                         found[index] = context.numbers(cases[index], *asks)
-                        if found[index] != right[index]:  # noqa: B023 - likewise; it is judged below
+                        if found[index] != right[index]:  # noqa: B023 - likewise; judged below
                             break
             except FAILURES as error:
                 found[index] = error

@@ -1,4 +1,4 @@
-"""The element itself, `sigmoid_binary_cross_entropy`: not averaged, of any shape, under every transform."""
+"""The element, `sigmoid_binary_cross_entropy`: not averaged, of any shape, under every transform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..run.tally import Tally
 from ..tensors import Case, Tensor, flat, shape_of
 from .transforms import POINTS, SECOND, derivative
 
-BUDGET = "the elementwise budget, +1 ULP per factor that is no power of two"
+BUDGET = "the elementwise budget, +1 ULP per factor that is not a power of two"
 NONE = Ask("loss", "none")
 _check = functools.partial(check, offers=("elements",), anybody=False)
 
@@ -83,7 +83,7 @@ def options(context: Context, tally: Tally) -> None:
 
 @_check(
     "elements.shapes",
-    "A 0-d array, a vector, three axes and every empty array are shapes like any other.",
+    "A 0-d array, a vector, three axes and empty arrays give elements of the same shape.",
     BUDGET,
 )
 def shapes(context: Context, tally: Tally) -> None:
@@ -97,7 +97,7 @@ def shapes(context: Context, tally: Tally) -> None:
 
 @_check(
     "elements.masked",
-    "Where `where` is false the element is exactly 0, whatever stands there.",
+    "Where `where` is false the element is exactly 0, whatever its logit and target are.",
 )
 def masked(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
@@ -113,7 +113,7 @@ def masked(context: Context, tally: Tally) -> None:
 
 @_check(
     "elements.infinite",
-    "An infinite logit on the right side costs exactly 0, on the wrong side +inf.",
+    "An infinite logit gives exactly 0 if it agrees with its target, else +inf.",
 )
 def infinite(context: Context, tally: Tally) -> None:
     inf = math.inf
@@ -177,6 +177,6 @@ def vmap(context: Context, tally: Tally) -> None:
 
 
 def _elements(context: Context, case: Case) -> tuple[Callable[..., Any], list[Any]]:
-    """The elements of a case as a function of its arrays, and these."""
+    """The elements of a case as a function of its arrays, and the arrays."""
     arrays = context.arrays(case)
     return by_place(context.subject.elements, arrays, **context.options(case)), list(arrays.values())

@@ -1,4 +1,4 @@
-"""Reports the exhaustive sweeps of `exhaustive.py` to a tally. Holds no check and no bound of its own."""
+"""Reports the exhaustive sweeps of `exhaustive.py` to a tally. Contains no check and no bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _sweep(context: Context, tally: Tally, dtype: str, quantity: str, stride: in
     ask = Ask(quantity, "none")
     limits: list[str] = []
 
-    def run(a: Any, b: Any) -> Any:  # one function for the whole sweep, so that it is traced once
+    def run(a: Any, b: Any) -> Any:  # one function for the whole sweep, which is traced once
         return context.one(ask, {"input": a, "target": b})
 
     def evaluate(x: exhaustive.Floats, y: exhaustive.Floats, _: str) -> exhaustive.Floats:

@@ -1,7 +1,7 @@
-"""Labels as positives only, and the linear head: what the dense call of the same logits gives, on every backend.
+"""Labels as positives only, and the linear head: they give what the dense call of the same logits gives.
 
-A head of identity matrices has the logits of a case, to the bit, in any order of the products; so the oracle judges the
-head too, and its gradient for `linear_weight` is the case's own gradient, turned.
+A head of identity matrices has the logits of a case, to the bit, in any order of the products. So the oracle judges
+the head too, and its gradient for `linear_weight` is the gradient of the case, transposed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ _check = functools.partial(check, offers=("labels",), anybody=False)
 THEMES = ("plain", "weight", "pos_weight", "where", "label_smoothing")
 ASKS = (Ask("loss", "none"), Ask("loss"), Ask("gradient"), Ask("hessian", "sum"))
 HEAD = 2.0
-"""Budgets of a head's gradients: the scale meets `input` and not the gradient of the logits, which is one rounding
-more, and so is the product with a factor of 1."""
+"""Budgets of a head's gradients: the scale multiplies `input` and not the gradient of the logits, which adds one
+rounding, and the product with a factor of 1 adds another."""
 
 
 def _labels(context: Context, target: Tensor, case: Case | None = None, *, twice: bool = False) -> Any:
-    """The target of a case as its positives: turned about, and padded with -1; of rows as unknown as the case's."""
+    """The target of a case as its positives: in reverse order, and padded with -1; with `case`, as its backend makes
+    arrays of rows (of unknown length, for example)."""
     import mlsm
 
     *batch, classes = target.shape
@@ -78,7 +79,7 @@ def values(context: Context, tally: Tally) -> None:
 @_check(
     "labels.set",
     "A hard label that is given twice counts once; a row without a label has none.",
-    "exactly what once gives",
+    "exactly the result of one label",
 )
 def repeated(context: Context, tally: Tally) -> None:
     dtype = context.dtypes[-1]
@@ -93,7 +94,7 @@ def repeated(context: Context, tally: Tally) -> None:
 
 @_check(
     "labels.blocks",
-    "Labels of more entries than one block has: what the dense target of the same labels gives.",
+    "Labels with more entries than one block give what the dense target of the same labels gives.",
     "to the bit on NumPy arrays and CPU tensors, else 4 ULP",
 )
 def blocks(context: Context, tally: Tally) -> None:
@@ -119,7 +120,7 @@ def blocks(context: Context, tally: Tally) -> None:
 
 @_check(
     "labels.head",
-    "The linear head's loss is that of its logits, and its gradients are the gradient's products.",
+    "The linear head's loss is that of its logits, and its gradients are products of their gradient.",
     "the budgets of the dense call, two of them for the gradients",
 )
 def head(context: Context, tally: Tally) -> None:
@@ -134,7 +135,7 @@ def head(context: Context, tally: Tally) -> None:
         weight = b.make(Tensor((classes, n), turned, dtype))
         arrays = context.arrays(case)
         options = {**context.options(case), **{k: v for k, v in arrays.items() if k not in ("input", "target")}}
-        traced = [k for k, v in options.items() if hasattr(v, "dtype")]  # a number is an option under jit too
+        traced = [k for k, v in options.items() if hasattr(v, "dtype")]  # a number stays a static option under jit
         for target in (_labels(context, case.target, case), arrays["target"]):
             for ask in (Ask("gradient"), Ask("gradient", "sum")):
 
@@ -156,7 +157,7 @@ def head(context: Context, tally: Tally) -> None:
 
 @_check(
     "labels.head-blocks",
-    "A head of more logits than one block has: the products of the dense call.",
+    "A head with more logits than one block gives the products of the dense call.",
     "4 ULP of the loss, 32 u of the largest entry of a gradient, products of 37 and 101 terms included",
 )
 def head_blocks(context: Context, tally: Tally) -> None:
@@ -209,7 +210,7 @@ def spacing(value: float, dtype: str) -> float:
 
 @contextlib.contextmanager
 def _small_blocks() -> Iterator[None]:
-    """Blocks of a few hundred entries, so that a small call has many: their sizes are tuning, and no result's."""
+    """Blocks of a few hundred entries, so that a small call has many. Their size is tuning and changes no result."""
     from mlsm import _blocks
     from mlsm.many_classes import _linear, _row_blocks, _targets
 
@@ -227,7 +228,7 @@ def _small_blocks() -> Iterator[None]:
 
 
 def _many(context: Context, rows: int, classes: int, dtype: str) -> tuple[Any, Any]:
-    """Five labels a row, and the dense target that they stand for."""
+    """Five labels per row, and the dense target of the same labels."""
     import mlsm
 
     numbers = random.Random(7)
@@ -240,7 +241,7 @@ def _many(context: Context, rows: int, classes: int, dtype: str) -> tuple[Any, A
 
 @_check(
     "labels.refusals",
-    "Labels of another shape, another axis, a gradient for them, and bare indices are refused, and say what to pass.",
+    "Labels of another shape, another axis, a gradient for them, and bare indices are refused with what to pass.",
 )
 def refusals(context: Context, tally: Tally) -> None:
     dtype = context.dtypes[-1]
@@ -264,4 +265,4 @@ def refusals(context: Context, tally: Tally) -> None:
         except Exception as error:
             tally.fail(f"{what}: raised {type(error).__name__}: {error}")
         else:
-            tally.fail(f"{what}: is taken")
+            tally.fail(f"{what}: was accepted")

@@ -1,6 +1,6 @@
-"""Batches larger than a block, a grid or the integers of float32, judged by what is known of a few of their rows.
+"""Batches larger than a block, a grid or the integers of float32, judged by the answers of a few rows.
 
-The oracle works in Python, element by element, so these repeat a handful of rows, whose exact answers repeat likewise.
+The oracle works in Python, element by element, so these repeat a few rows, whose exact answers repeat likewise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _repeated(context: Context, tally: Tally, case: Case, rows: int, asks: list[
     import numpy as np
 
     if DTYPE not in context.dtypes or not context.backend.serves(case):
-        tally.passed_by(f"it is asked in {DTYPE}, of a backend that is judged in it")
+        tally.passed_by(f"this check uses {DTYPE}, which this backend does not serve")
         return
     few, classes = case.input.shape
     times = -(-rows // few)
@@ -63,7 +63,7 @@ def _repeated(context: Context, tally: Tally, case: Case, rows: int, asks: list[
 
 @check(
     "values.many-rows",
-    "Of 70,001 rows each has its own loss and gradient, and their mean is theirs.",
+    "In a batch of 70,001 rows, each row has its own loss and gradient, and the mean is theirs.",
     "the elementwise budget of each row, and the sum's roundings",
 )
 def many_rows(context: Context, tally: Tally) -> None:
@@ -73,7 +73,7 @@ def many_rows(context: Context, tally: Tally) -> None:
 
 @check(
     "derivatives.many-rows",
-    "The gradient for a class weight is the sum over 70,001 rows, none of which lies beside the next.",
+    "The gradient for a class weight is the sum over 70,001 rows, whose entries of a class are not adjacent.",
     "the elementwise budget and the roundings of that sum",
     offers=("arguments",),
 )
@@ -84,7 +84,7 @@ def many_rows_of_a_weight(context: Context, tally: Tally) -> None:
     few = dense_cases.plain(dtype, (7, 2), "period")
     case = Case(f"{few.name}-weight", few.input, few.target, weight=Tensor((2,), (1.0, 2.0), dtype))
     if not context.backend.serves(case):
-        tally.passed_by("its arrays are spread, which these are too small for")
+        tally.passed_by("this backend does not serve the case of this check")
         return
 
     def bulk(tensor: Tensor) -> Bulk:
@@ -93,7 +93,7 @@ def many_rows_of_a_weight(context: Context, tally: Tally) -> None:
     arrays = {name: context.backend.make(bulk(getattr(case, name))) for name in ("input", "target")}
     arrays["weight"] = context.array((1.0, 2.0), (2,), dtype)
     (found,) = context.answers(case, [Ask("gradient", "sum", "weight")], arrays)
-    # The same of seven rows, each as often as it comes.
+    # The same for seven rows, each counted as often as it occurs.
     often = Ask("gradient", "none", "weight", tuple(float(len(range(i, rows, 7))) for i in range(7)))
     right = exact(case, often).values
     room = context.allowed(case, often, context.limits(case))
@@ -106,10 +106,10 @@ def many_rows_of_a_weight(context: Context, tally: Tally) -> None:
 @check(
     "values.many-elements",
     "A mean of 2^24 + 1 elements, one more than float32 can count.",
-    "elementwise + 8u, or what a tree of float32 sums may cost where the device has no float64",
+    "elementwise + 8u, or the bound of a tree of float32 sums if the device has no float64",
 )
 def many_elements(context: Context, tally: Tally) -> None:
     if context.backend.slow >= 2:
-        tally.passed_by(f"{context.backend.name} takes seconds for it")
+        tally.passed_by(f"{context.backend.name} would take seconds for this check")
         return
     _repeated(context, tally, dense_cases.plain(DTYPE, (1, 1), "counted"), 2**24 + 1, [Ask("loss", "mean")])

@@ -1,6 +1,6 @@
-"""Identities between results: they need no oracle, and "to the bit" means to the bit.
+"""Identities between results, which need no oracle; "to the bit" means that every bit is equal.
 
-Where a law holds only within rounding, what is allowed is the sum of the bounds of the results it compares.
+Where a law holds only within rounding, the sum of the bounds of the compared results is allowed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _case(name: str, dtype: str, xs: Sequence[float], ys: Sequence[float], colum
 
 @functools.lru_cache(maxsize=4096)
 def _kept(name: str, dtype: str, xs: tuple[float, ...], ys: tuple[float, ...], columns: int, weight: Any) -> Case:
-    """A case that is the same object for every backend, so that its exact answers are worked out once."""
+    """A case that is the same object for every backend, so that its exact answers are computed once."""
     weight = Tensor((columns,), weight, dtype) if isinstance(weight, tuple) else weight
     return _case(name, dtype, xs, ys, columns, weight=weight)
 
@@ -48,14 +48,14 @@ def _bound(context: Context, case: Case, ask: Ask) -> tuple[float, ...]:
 
 
 def _bounds(context: Context, *results: tuple[Case, Ask]) -> list[float]:
-    """What the results compared may be apart: the sum of their bounds, value by value."""
+    """How far the compared results may be apart: the sum of their bounds, value by value."""
     return [sum(parts) for parts in zip(*(_bound(context, case, ask) for case, ask in results), strict=True)]
 
 
 def _each(context: Context, every: bool = False) -> list[tuple[str, tuple[float, ...], tuple[float, ...]]]:
-    """The dtypes and points of this backend (variants that serve only some dtypes leave the others out)."""
+    """The dtypes and points of this backend (a variant that serves only some dtypes leaves out the others)."""
     out = []
-    # Where calls are dear, one dtype: a law is a law of the formula.
+    # Where calls are slow, one dtype: a law does not depend on the dtype.
     for d in context.dtypes if every else context.few_dtypes:
         xs, ys = points(d)
         if context.backend.serves(_kept("all", d, xs, ys, 1, None)):
@@ -154,7 +154,7 @@ def monotone(context: Context, tally: Tally) -> None:
                     tally.true(rise >= -room[i] - room[i + 1], f"{d}: loss({xs[i + 1]}, {y}) turns by {rise}")
 
 
-@check("laws.convex", "A chord of the loss lies above it.", "the elementwise bounds of its three points")
+@check("laws.convex", "A chord of the loss is above it.", "the elementwise bounds of its three points")
 def convex(context: Context, tally: Tally) -> None:
     for d, _, _ in _each(context):
         xs = tuple(round_to(-12 + k * 0.5, d) for k in range(48))
@@ -206,7 +206,7 @@ def split(context: Context, tally: Tally) -> None:
         tally.exactly(parts, whole, f"{d}: two parts")
 
 
-@check("laws.reductions", "mean and sum are the mean and the sum of none.", "the bound of the reduced loss")
+@check("laws.reductions", "`mean` and `sum` are the mean and the sum of `none`.", "the bound of the reduced loss")
 def reductions(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         case = _kept("classes", d, xs, ys, 6, None)
@@ -217,7 +217,11 @@ def reductions(context: Context, tally: Tally) -> None:
             tally.values(seen, [right], [_bound(context, case, ask)[0] + slack], f"{d}: {ask}", d)
 
 
-@check("laws.duplication", "Every row twice: twice the sum, and the same mean.", "the bound of the reduced loss")
+@check(
+    "laws.duplication",
+    "A batch with every row twice has twice the sum and the same mean.",
+    "the bound of the reduced loss",
+)
 def duplication(context: Context, tally: Tally) -> None:
     for d, xs, ys in _each(context):
         once, twice = _kept("classes", d, xs, ys, 6, None), _kept("twice", d, xs * 2, ys * 2, 6, None)
@@ -268,7 +272,7 @@ def stationary(context: Context, tally: Tally) -> None:
 
 @check(
     "laws.taylor",
-    "loss, gradient and Hessian belong to one function: a Taylor step meets its remainder.",
+    "loss, gradient and Hessian belong to one function: the error of a Taylor step is at most its remainder.",
     WITHIN + " + |h|^3/62",
     offers=("gradient", "hessian"),
     anybody=False,

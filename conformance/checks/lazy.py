@@ -17,7 +17,7 @@ ASKS = (Ask("loss", "none"), Ask("loss", "mean"), Ask("loss", "sum"), Ask("gradi
 
 
 def _judge(context: Context, tally: Tally, case: Case, arrays: dict[str, Any]) -> None:
-    """Every question of a case, of these arrays in place of its own."""
+    """Judge every question of a case on these arrays in place of its own."""
     for ask in ASKS:
         found = context.one(ask, {**arrays, **context.options(case)})
         context.judge_one(tally, case, ask, context.backend.to_list(found), "generic")
@@ -28,7 +28,7 @@ _unknown = functools.partial(check, needs=("unknown_sizes",), anybody=False)
 
 @check(
     "lazy.silent",
-    "No call computes anything or looks at a value: a scheduler that raises, or arrays without a value, go through it.",
+    "No call computes anything or looks at a value: it works with a scheduler that raises, or arrays without values.",
     needs=("watched",),
     anybody=False,
 )
@@ -63,7 +63,7 @@ def result(context: Context, tally: Tally) -> None:
     d = context.dtypes[-1]
     case = dense_cases.plain(d)
     for ask, array in zip(ASKS, context.answers(case, ASKS), strict=True):
-        tally.true(context.backend.owns(array), f"{ask}: the result is no lazy array")
+        tally.true(context.backend.owns(array), f"{ask}: the result is not a lazy array")
 
 
 @_unknown(
@@ -114,7 +114,7 @@ def _of_ones(shape: tuple[int, ...], dtype: str) -> Tensor:
 
 @_unknown(
     "lazy.lies",
-    "A block that has not the declared shape is refused for every argument: never broadcast, cut or read past its end.",
+    "A block without the declared shape is refused for every argument: never broadcast, cut or read past its end.",
     offers=("loss", "gradient", "hessian"),
 )
 def lies(context: Context, tally: Tally) -> None:
@@ -156,7 +156,7 @@ def empty_chunks(context: Context, tally: Tally) -> None:
     cases = [case for theme in ("plain", "weight", "pos_weight", "where") for case in dense_cases.optioned(theme, d)]
     cuts = (((2, 4), (0, 4)), ((3, 3), (4, 0)), ((0, 6), (1, 0, 3)), ((2, 0, 4), (4,)), ((6, 0), (0, 2, 2)))
     for index, case in enumerate(c for c in cases if c.input.shape == (6, 4)):
-        for own in (cuts[index % 5], cuts[(index + 2) % 5]):  # each cut with many options, and not with all
+        for own in (cuts[index % 5], cuts[(index + 2) % 5]):  # each cut with many options, but not with all
             given: dict[str, Any] = {}
             for name in ("input", "target", "weight", "pos_weight", "where"):
                 value = getattr(case, name)
@@ -170,7 +170,7 @@ def empty_chunks(context: Context, tally: Tally) -> None:
 
 @_unknown(
     "lazy.sums",
-    "A weight, a mask or a cotangent that is a lazy sum, whose block may be a scalar, counts like the number.",
+    "A weight, a mask or a cotangent that is a lazy sum, whose block may be a scalar, acts like the number.",
     offers=("loss", "gradient"),
 )
 def sums(context: Context, tally: Tally) -> None:
@@ -202,6 +202,6 @@ def unknown_classes(context: Context, tally: Tally) -> None:
     try:
         context.subject.loss(input=b.unknown(case.input), target=b.unknown(case.target), axis=0)
     except ValueError as error:
-        tally.true("compute_chunk_sizes" in str(error), f"the message names no remedy: {error}")
+        tally.true("compute_chunk_sizes" in str(error), f"the message does not name the remedy: {error}")
     else:
         tally.fail("a class axis of unknown length was accepted")

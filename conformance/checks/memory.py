@@ -1,4 +1,4 @@
-"""How much a call takes besides its result, where the library lets one see it: NumPy arrays and CPU tensors."""
+"""How much memory a call needs in addition to its result, where it can be measured: NumPy arrays and CPU tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..run.tally import Tally
 
 MIB = 1 << 20
 SPARE = 16 * MIB
-"""'A few MiB' of the contract, as the foundation's acceptance states it for an input of any size."""
+"""'A few MiB' of the contract, for an input of any size."""
 ROWS, CLASSES = 32_768, 1000  # 125 MiB of float32: a single temporary of the input's size is eight times the spare room
 PLENTY = math.ceil(ROWS * CLASSES * 4 / MIB)
 
 
 def _served(context: Context, tally: Tally) -> str:
-    """Which kernel serves the measured call; none, with the reason counted, where nothing is promised."""
+    """The kernel that serves the measured call; none, with the reason counted, if nothing is promised."""
     import mlsm
 
     if context.backend.name not in ("numpy", "torch"):
@@ -39,7 +39,7 @@ def _served(context: Context, tally: Tally) -> str:
 
 @check(
     "memory.extra",
-    "A loss takes its row losses and a few MiB, a gradient its result besides, whatever the batch.",
+    "A loss needs its row losses and a few MiB, a gradient its result in addition, whatever the batch size.",
     "16 MiB",
     anybody=False,
 )
@@ -68,7 +68,7 @@ def _numpy(context: Context, tally: Tally) -> None:
         ("value and gradient", context.subject.value_and_grad, x.nbytes + ROWS * 8),
         ("hessian", context.subject.hessian_diag, x.nbytes),
     ):
-        call(input=small[0], target=small[1])  # what is made once and kept is not part of a call
+        call(input=small[0], target=small[1])  # memory that is allocated once and kept is not counted
         gc.collect()
         tracemalloc.start()
         try:
@@ -82,7 +82,7 @@ def _numpy(context: Context, tally: Tally) -> None:
         tally.true(over <= SPARE, f"{name} of {PLENTY} MiB: {over / MIB:.1f} MiB beyond its result")
 
 
-# A process of its own for many cases: there is no other library in it, and Linux lets its peak be reset.
+# A separate process for many cases: it has no other library, and Linux lets its peak be reset.
 _PROBE = """
 import gc, json, re, sys
 import numpy as np, mlsm
@@ -119,7 +119,7 @@ def call(given, case):
 
 for case in cases:
     try:
-        for _ in range(2):  # what is made once and kept is no part of a call
+        for _ in range(2):  # memory that is allocated once and kept is not counted
             call(arguments(256, case), case)
     except ValueError as error:
         if "cannot serve" not in str(error):
@@ -150,7 +150,7 @@ def _case(
 def _probed(
     context: Context, tally: Tally, rows: int, classes: int, cases: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each case, and the bytes that it takes beyond its result ("declined" by a kernel that was named)."""
+    """Each case with the bytes that it needs beyond its result ("declined" if the named kernel declines it)."""
     if not Path("/proc/self/clear_refs").exists():
         tally.passed_by("the peak of a process can be read and reset on Linux only")
         return
@@ -183,12 +183,12 @@ _TENSORS = [
 ]
 WIDTH, HEIGHT = 500, 20_000  # 38 MiB of float32, 9.5 MiB of bool
 FEW = 8 * MIB
-"""Less than a single mask of that size."""
+"""Less than one mask of that size."""
 
 
 @check(
     "memory.options",
-    "Masks, weights of rows, derivatives of every argument, half precision and tracked tensors take no more.",
+    "Masks, weights of rows, derivatives of every argument, half precision and tracked tensors need no more.",
     "8 MiB",
     anybody=False,
 )

@@ -1,4 +1,4 @@
-"""Prerequisites: the library does what the generic code asks of it, and the backend is what it declares to be."""
+"""Prerequisites: the library does what the generic code needs, and the backend has what it declares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(context: Context, tally: Tally) -> None:
 
 @check(
     "namespace.functions",
-    "The functions of the Array API standard that a generic loss needs are there, and mean what the standard says.",
+    "The functions of the Array API standard that a generic loss needs exist, and mean what the standard says.",
     "the standard's meaning",
 )
 def functions(context: Context, tally: Tally) -> None:
@@ -42,10 +42,10 @@ def functions(context: Context, tally: Tally) -> None:
     def one(name: str, result: Callable[[], Any], expected: tuple[float, ...]) -> None:
         try:
             tally.exactly(read(result()), expected, name)
-        except Exception as error:  # the name of what is missing is the verdict
+        except Exception as error:  # the verdict names what is missing
             tally.fail(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
 
-    # As calls from outside: a namespace whose `where` or `astype` means something else is found here, not in a ULP.
+    # Each function is called by itself: a namespace whose `where` or `astype` means something else is found here.
     one("comparison", lambda: x >= 0, (0, 1, 1, 0))
     one("astype", lambda: xp.astype(x >= 0, xp.float32), (0, 1, 1, 0))
     one("where", lambda: xp.where(x >= 0, x, xp.zeros_like(x)), (0, 0, 2, 0))
@@ -91,7 +91,7 @@ def _expect(condition: bool, what: str) -> None:
 def _float(dtype: str) -> Callable[[Backend], None]:
     def probe(b: Backend) -> None:
         made = b.make(_tensor(dtype))
-        # A library that quietly gives another dtype does not have this one.
+        # A library that silently gives another dtype does not have this one.
         _expect(b.dtype_of(made) == dtype, f"{dtype} became {b.dtype_of(made)}")
         _expect(b.to_list(made + made) == [1.0, -2.0, 4.0, 0.5], f"{dtype} does not add")
 
@@ -101,7 +101,7 @@ def _float(dtype: str) -> Callable[[Backend], None]:
 def _layouts(*names: str) -> Callable[[Backend], None]:
     def probe(b: Backend) -> None:
         for layout in names:
-            values = (0.5, -1.0, 0.5, -1.0)  # equal rows, so that "broadcast" can hold them
+            values = (0.5, -1.0, 0.5, -1.0)  # equal rows, which "broadcast" needs
             made = b.make(Tensor((2, 2), values, "float32"), layout)
             _expect(b.to_list(made) == list(values), f"layout {layout} changes the values")
 
@@ -115,14 +115,14 @@ def _writable(b: Backend) -> None:
 
 
 def _watched(b: Backend) -> None:
-    """Reading a value raises, and nothing before it does."""
+    """Reading a value raises, and nothing before that does."""
     made = b.make(_tensor())
     b.unseen(lambda x: x + x, made)
     try:
         b.unseen(lambda x: b.to_list(x + x), made)
-    except Exception:  # each library refuses in its own words, and any refusal is what is declared
+    except Exception:  # each library has its own exception, and any exception shows that reading was noticed
         return
-    raise Unsupported("reading a value went unnoticed")
+    raise Unsupported("reading a value was not noticed")
 
 
 def _square(x: Any) -> Any:
@@ -155,9 +155,9 @@ def _mapped(kind: str) -> Callable[[Backend], None]:
 def _lazy(b: Backend) -> None:
     made = b.make(_tensor())
     total = b.unseen(lambda x: x + x, made)
-    # What was built while nothing may compute still has its value to come.
-    _expect(b.to_list(total) == [1.0, -2.0, 4.0, 0.5], "what was built unseen cannot be computed later")
-    _expect(type(total) is type(made), "what was built unseen is no array of the library")
+    # A result that was built while computing was forbidden can be computed later.
+    _expect(b.to_list(total) == [1.0, -2.0, 4.0, 0.5], "the result, built without computing, cannot be computed later")
+    _expect(type(total) is type(made), "the result, built without computing, is not an array of the library")
 
 
 def _unknown(b: Backend) -> None:
@@ -221,7 +221,7 @@ PROBES: dict[str, Callable[[Backend], None]] = {
     "float_flags": _flags,
 }
 REFUSALS = (Unsupported, NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError, UserWarning)
-"""What counts as a clean refusal of what was not declared (a warning is an error here)."""
+"""The exceptions that are a clean refusal of an undeclared capability (a warning is an error here)."""
 
 
 def _capability(name: str) -> Check:

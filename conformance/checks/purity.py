@@ -1,4 +1,4 @@
-"""Arguments stay as they were, and no result is a view of one."""
+"""No call changes an argument, and no result is a view of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _cases(context: Context) -> list[Case]:
             *dense_cases.optioned("where", d)[:1],
             *dense_cases.optioned("axis", d)[:1],
         ]
-        # One element and one class: the mean over it is the identity, and an alias would be the easiest way out.
+        # One element and one class: the mean over it is the identity, so that returning an alias would be easy.
         out.append(Case(f"{d}-single", Tensor((1, 1), (3.0,), d), Tensor((1, 1), (1.0,), d)))
         if "layouts" in context.backend.capabilities:
             out.append(Case(f"{d}-fortran", base.input, base.target, layout="F"))
@@ -69,17 +69,17 @@ def alias(context: Context, tally: Tally) -> None:
                 tally.passed_by(str(reason))
                 continue
             kept = b.to_list(result)
-            if b.shape_of(result):  # a NumPy scalar is nobody's memory and cannot be written to
+            if b.shape_of(result):  # a NumPy scalar shares no memory and cannot be written to
                 b.write(result, 77.0)
             for name, array in arrays.items():
                 tally.exactly(b.to_list(array), before[name], f"{case.name}: {ask} is a view of `{name}`")
             second = context.one(ask, {**arrays, **fixed})
             if case.layout != "broadcast":
                 b.write(arrays["input"], 55.0)
-            tally.exactly(b.to_list(second), kept, f"{case.name}: `input` is behind {ask}")
+            tally.exactly(b.to_list(second), kept, f"{case.name}: {ask} shares memory with `input`")
 
 
-@check("purity.readonly", "Arrays that refuse to be written to are served.", needs=("readonly",))
+@check("purity.readonly", "Arrays that cannot be written to are accepted.", needs=("readonly",))
 def readonly(context: Context, tally: Tally) -> None:
     for d in context.dtypes:
         base = dense_cases.plain(d)
@@ -87,7 +87,7 @@ def readonly(context: Context, tally: Tally) -> None:
         context.judge(tally, case, ASKS)
 
 
-@check("purity.kept", "A result stays as it is when the same function is called again with other data.")
+@check("purity.kept", "A result does not change when the same function is called again with other data.")
 def kept(context: Context, tally: Tally) -> None:
     for d in context.few_dtypes:
         cases = [dense_cases.plain(d, (6, 4), name) for name in ("first", "second")]

@@ -1,4 +1,4 @@
-"""The error table: what is refused, by which class, and with a message that names the argument and the remedy."""
+"""The error table: each refused argument, the class of the error, and what its message must contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..run.tally import Tally
 from ..tensors import Tensor
 
 Calls = list[tuple[str, type[Exception], tuple[str, ...], dict[str, Any]]]
-"""What is wrong, the class it must raise, what the message must hold, and the arguments."""
+"""The mistake, the class of the error, the fragments that its message must contain, and the arguments."""
 
 
 def _base(context: Context, dtype: str | None = None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def input_kind(context: Context) -> Calls:
         import numpy as np
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy warns of its matrix, which is why it must be refused
+            warnings.simplefilter("ignore")  # NumPy warns about its matrix, which must be refused
             wrong += [np.float64(0.5), np.asmatrix(rows), np.ma.masked_array(rows, mask=False)]
     return [(f"input {type(w).__name__}", TypeError, ("`input`",), {**_base(context), "input": w}) for w in wrong]
 
@@ -147,7 +147,7 @@ def label_smoothing(context: Context) -> Calls:
     ]
 
 
-@_refusal("reduction", "An unknown reduction is a ValueError that lists the three, one that is no string a TypeError.")
+@_refusal("reduction", "An unknown reduction is a ValueError that lists the three, another type is a TypeError.")
 def reduction(context: Context) -> Calls:
     base = _base(context)
     listed = ("`reduction`", "none", "mean", "sum")
@@ -160,7 +160,7 @@ def reduction(context: Context) -> Calls:
     ]
 
 
-@_refusal("axis", "An axis out of range is a ValueError, one that is no integer a TypeError.")
+@_refusal("axis", "An axis out of range is a ValueError, one that is not an integer a TypeError.")
 def axis(context: Context) -> Calls:
     base = _base(context)
     return [
@@ -172,7 +172,7 @@ def axis(context: Context) -> Calls:
     ]
 
 
-@_refusal("classes", "No class at all is a ValueError: a mean over nothing.")
+@_refusal("classes", "An empty class axis is a ValueError: it would be a mean over nothing.")
 def classes(context: Context) -> Calls:
     none = _flat(context, (2, 0))
     return [("(2, 0)", ValueError, ("`input`",), {"input": none, "target": none})]
@@ -214,7 +214,7 @@ def complex_(context: Context, tally: Tally) -> None:
     try:
         odd = xp.astype(base["input"], xp.complex64)
     except (AttributeError, TypeError, ValueError) as error:
-        tally.passed_by(f"the library makes no complex array: {error}")
+        tally.passed_by(f"the library cannot make a complex array: {error}")
         return
     calls: Calls = [
         (f"complex {n}", TypeError, (f"`{n}`", "complex64"), {**base, n: odd})
@@ -239,7 +239,7 @@ def formats(context: Context, tally: Tally) -> None:
     targets = {
         name: (value, *b.target_remedies.get(name, b.target_remedies.get("", (remedy, apply))))
         for name, (value, remedy, apply) in numbers.items()
-        if not b.is_compressed(value)  # which is taken as labels
+        if not b.is_compressed(value)  # which is accepted as labels
     }
     shapes = {"input": numbers, "target": targets, "weight": numbers, "pos_weight": numbers, "where": masks}
     for argument, made in shapes.items():
@@ -247,7 +247,7 @@ def formats(context: Context, tally: Tally) -> None:
             given = {**base, argument: value}
             _refused(context, tally, [(f"{argument} {name}", TypeError, (f"`{argument}`", remedy), given)])
             mended = context.subject.loss(**{**base, argument: apply(value)})
-            tally.true(b.owns(mended), f"{argument} {name}: the remedy gives no array of {b.library}")
+            tally.true(b.owns(mended), f"{argument} {name}: the remedy does not give an array of {b.library}")
     for name, (value, remedy, _) in b.formats(Tensor((2, 1), (1.0, 1.0), d)).items():
         given = {**base, "reduction": "none", "grad_output": value}
         _refused(context, tally, [(f"grad_output {name}", TypeError, ("`grad_output`", remedy), given)])
@@ -340,7 +340,7 @@ def kernel(context: Context, tally: Tally) -> None:
 
 @check(
     "refusals.metadata",
-    "A refusal looks at metadata only: nothing is computed or copied to the host for it.",
+    "A refusal looks at metadata only: nothing is computed or copied to the host.",
     needs=("watched",),
     anybody=False,
 )

@@ -1,4 +1,4 @@
-"""Infinities, NaN, signed zeros, empty batches, and silence about all of them: exactly, never nearly."""
+"""Infinities, NaN, signed zeros and empty batches: exact results, without a warning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUANTITIES = {
     "d_weight": Ask("gradient", "none", "weight"),
     "d_pos_weight": Ask("gradient", "none", "pos_weight"),
 }
-"""What the hazard table calls its answers."""
+"""The hazard table's names of the quantities."""
 
 
 def _case(
@@ -43,14 +43,12 @@ def _all(context: Context, tally: Tally, case: Case, reduction: str = "none") ->
     context.judge(tally, case, [Ask(quantity, reduction) for quantity in ("loss", "gradient", "hessian")])
 
 
-@check(
-    "special.infinite", "An infinite logit on the right side costs exactly 0 with gradient 0, on the wrong side +inf."
-)
+@check("special.infinite", "An infinite logit gives exactly 0 with gradient 0 if it agrees with its target, else +inf.")
 def infinite(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         xs = (INF, -INF, INF, -INF, INF, -INF, 1.0, 1.0)
         _all(context, tally, _case("infinite-hard", dtype, xs, (1, 0, 0, 1, 0.25, 0.25, 1, 0), (8, 1)))
-        # Beside finite classes of the same row, and reduced.
+        # Next to finite classes of the same row, and reduced.
         rows = (INF, 0.5, -INF, 1.0, -2.0, INF, 3.0, INF)
         _all(context, tally, _case("infinite-row", dtype, rows, (1, 0, 0, 1, 1, 1, 0, 1), (2, 4)), "mean")
 
@@ -86,7 +84,7 @@ def empty(context: Context, tally: Tally) -> None:
             context.judge(tally, case, asks)
 
 
-@check("special.masked", "Whatever a masked entry holds, it adds nothing, and its derivatives are exactly 0.")
+@check("special.masked", "A masked entry adds nothing, whatever its value is, and its derivatives are exactly 0.")
 def masked(context: Context, tally: Tally) -> None:
     for dtype in context.few_dtypes:
         xs, ys = (NAN, 0.5, INF, 1.0, -INF, 2.0, 0.25, NAN), (1, 0, 0, 1, 1, NAN, 0.5, NAN)
@@ -124,13 +122,11 @@ def weight_zero(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         case = _case("weight-zero", dtype, (3.0, INF, -1.0, -INF) * 2, (0, 0, 1, 0) * 2, (8, 1), weight=0.0)
         context.judge(tally, case, [Ask("loss", "none")])
-        off = Tensor((2,), (0.0, 2.0), dtype)  # class by class, beside one that counts
+        off = Tensor((2,), (0.0, 2.0), dtype)  # for each class, next to one that counts
         _all(context, tally, _case("weight-off", dtype, (INF, 1.0, -2.0, 0.5), (0, 1, 1, 0), (2, 2), weight=off))
 
 
-@check(
-    "special.smoothed", "With label smoothing it is y' that decides at infinity: (+inf, 1) costs +inf.", anybody=False
-)
+@check("special.smoothed", "With label smoothing, y' decides at infinity: (+inf, 1) gives +inf.", anybody=False)
 def smoothed(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         case = _case("smoothed", dtype, (INF, -INF, INF, 2.0) * 2, (1, 0, 0, 1) * 2, (8, 1), label_smoothing=0.125)
@@ -168,7 +164,7 @@ def hazard_table(context: Context, tally: Tally) -> None:
                 tally.fail(f"{case.name}: {ask}: {len(seen)} values, {len(room)} expected", "type", line)
                 continue
             for place, right, name in wanted[ask]:
-                at = range(len(seen)) if place is None else [place]  # None: one answer for every element
+                at = range(len(seen)) if place is None else [place]  # None: the answer of every element
                 for i in at:
                     told = line.replace("PLACE", str(i))
                     one = Question(case if place is None else row_of(case, i), ask.quantity, ask.reduction)
@@ -176,12 +172,12 @@ def hazard_table(context: Context, tally: Tally) -> None:
 
 
 Wanted = dict[Ask, list[tuple[int | None, float, str]]]
-"""For each question the places that are known, the exact values there, and what they are called."""
+"""For each question the positions with a known answer, the exact values there, and their names."""
 
 
 @functools.cache
 def _hazard_calls(dtypes: tuple[str, ...]) -> tuple[tuple[Case, Wanted], ...]:
-    """The table as few calls: plain single elements share an array by dtype, all others stand alone."""
+    """The table in few calls: plain single elements of one dtype share an array, every other row is its own call."""
     shared: dict[tuple[str, str], list[Hazard]] = {}
     alone: list[Hazard] = []
     for hazard in hazards(dtypes):
@@ -216,7 +212,7 @@ def _hazard_calls(dtypes: tuple[str, ...]) -> tuple[tuple[Case, Wanted], ...]:
 
 @check(
     "special.catalogue",
-    "Every named case that holds an infinity, a NaN or no element at all.",
+    "Every named case with an infinity, a NaN or no elements is right.",
     "the elementwise budget",
 )
 def catalogue(context: Context, tally: Tally) -> None:
@@ -232,7 +228,7 @@ def catalogue(context: Context, tally: Tally) -> None:
     needs=("any_byte",),
 )
 def any_byte(context: Context, tally: Tally) -> None:
-    b, shape = context.backend, (40, 33)  # more than a vector register, and a rest
+    b, shape = context.backend, (40, 33)  # more than a vector register, with a remainder
     bytes_, shown = ([(0, 1, 2, 128, 255, 0, 3)[(i * i + k) % 7] for i in range(math.prod(shape))] for k in (0, 1))
     for dtype in context.dtypes:
         x = Tensor(shape, tuple(float(i % 11 - 5) for i in range(math.prod(shape))), dtype)
@@ -250,7 +246,7 @@ def any_byte(context: Context, tally: Tally) -> None:
             context.judge(tally, case, asks, arrays)
 
 
-@check("special.silent", "No call warns, and no floating-point flag is raised, whatever the numbers are.")
+@check("special.silent", "No call warns or raises a floating-point flag, whatever the numbers are.")
 def silent(context: Context, tally: Tally) -> None:
     b = context.backend
     flags = b.flags if "float_flags" in b.capabilities else contextlib.nullcontext

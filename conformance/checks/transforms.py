@@ -1,8 +1,8 @@
-"""The library's own differentiation, tracing, mapping and compiling of the loss: right at 0 and at ±inf, to second
-order.
+"""The library's own differentiation, tracing, mapping and compiling of the loss: right at 0 and at ±inf, up to
+second order.
 
-A framework that differentiates the generic code makes roundings of its own.  First derivatives keep the budget of
-the hand-derived ones.  A second derivative comes as the difference s - s*s, whose terms add up to at most
+A framework that differentiates the generic code adds roundings.  First derivatives keep the budget of the
+hand-derived ones.  A second derivative is the difference s - s*s, whose terms add up to at most
 (1+s)/(1-s) <= 3 times its size (s <= 1/2): three budgets, no more.
 """
 
@@ -60,24 +60,24 @@ def derivative(context: Context, function: Callable[..., Any]) -> Callable[..., 
 
 
 def _of(context: Context, dtype: str) -> Case:
-    """The points at which a transform is asked: of others without infinities, which `special` asks by themselves."""
+    """The points for a transform. Other losses get no infinities here, because `special` judges those separately."""
     return (POINTS if context.ours else _FINITE_POINTS)[dtype]
 
 
 def _if_offered(context: Context, tally: Tally, call: Callable[[], Any]) -> Any:
-    """What a transform gives; None, counted with the reason, where somebody else's loss does not go through it: that
-    is a capability of its own, which not every loss claims."""
+    """The result of a transform. If a foreign loss does not support it, None, and the reason is counted: not every
+    loss claims this capability."""
     try:
         return call()
     except FAILURES as error:
         if context.ours:
             raise
-        tally.passed_by(f"{context.subject.called} does not go through it: {raised(error)}")
+        tally.passed_by(f"{context.subject.called} does not support this transform: {raised(error)}")
         return None
 
 
 def _loss(context: Context, case: Case, reduction: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The loss of a case as a function of its arrays, and these."""
+    """The loss of a case as a function of its arrays, and the arrays."""
     arrays = context.arrays(case)
     return by_place(context.subject.loss, arrays, **context.options(case), reduction=reduction), arrays
 
@@ -103,7 +103,7 @@ def gradient(context: Context, tally: Tally) -> None:
                     continue
                 ask = Ask("gradient", reduction, name)
                 found = context.backend.vjp(f, list(arrays.values()), place)
-                # At a matching infinite logit the target's derivative is a question of its own, asked below.
+                # The target's derivative at a matching infinite logit has its own check, below.
                 leave = [i for i in MATCHED if name == "target" and case is POINTS[d]]
                 context.judge_transformed(tally, case, ask, found, "differentiation", leave=leave)
 
@@ -135,7 +135,7 @@ def second(context: Context, tally: Tally) -> None:
 
 @_differentiated(
     "transforms.of-gradient",
-    "What `grad` returns is itself right under differentiation.",
+    "Differentiating `grad` gives the Hessian diagonal.",
     "three budgets of the Hessian",
 )
 def of_gradient(context: Context, tally: Tally) -> None:
@@ -196,7 +196,7 @@ def _traced(
     halves = [d for d in context.dtypes if d not in ("float32", "float64")]
     for d in (*halves, *context.wide_dtypes):
         cases = [_of(context, d), *dense_cases.optioned("where", d)[:1], *dense_cases.optioned("weight", d)[:1]]
-        if d in halves:  # few, and none with one dtype only: there is a cast for each argument
+        if d in halves:  # two cases, of which one mixes dtypes: there is a cast for each argument
             x = dense_cases.plain(d)
             weight = Tensor((4,), (0.5, 1.0, 2.0, 4.0), "float32")
             mixed = Case(f"{d}-mixed", x.input, dense_cases.plain("float32").target, weight=weight)
@@ -206,14 +206,14 @@ def _traced(
                 continue
             arrays = context.arrays(case)
             asks = context.offered([Ask(q, context.reduction) for q in ("loss", "gradient", "hessian")], tally)
-            if how == "compile" and not context.ours:  # no compiler goes through a derivative that it has not made
+            if how == "compile" and not context.ours:  # a compiler cannot compile a derivative that it did not make
                 asks = asks[:1]
 
             def every(asks: list[Ask] = asks, **given: Any) -> Any:
                 return [context.one(ask, given) for ask in asks]
 
             call = functools.partial(trace(by_place(every, arrays, **context.options(case))), *arrays.values())
-            # A loss written for JAX is written for its traces; that a compiler takes it whole is a claim of its own.
+            # A loss for JAX must support tracing; whether it can be compiled as a whole is a separate capability.
             found = _if_offered(context, tally, call) if how == "compile" else call()
             if found is None:
                 continue
@@ -251,10 +251,10 @@ def jit_gradient(context: Context, tally: Tally) -> None:
 
 
 def _not_by_name(context: Context) -> None:
-    """A kernel that was named is refused inside a compiler, by an error that the compiler wraps in one of its own."""
+    """A named kernel is refused inside a compiler, by an error that the compiler wraps in its own."""
     kernel = context.subject.kernel
     if isinstance(context.subject, Mlsm) and kernel not in {"auto", "generic"}:
-        raise Declined(f"a compiler sees through the generic code only, and {kernel!r} was asked for by name")
+        raise Declined(f"a compiler can trace the generic code only, and {kernel!r} was asked for by name")
 
 
 @check(

@@ -27,7 +27,7 @@ def _answers(context: Context, tally: Tally, case: Case, *reductions: str) -> It
 
 
 def _told(of: Callable[[Any], Any], array: Any) -> Any:
-    """What the backend reads of an array, or what it is instead of one."""
+    """What the backend reads from an array, or the class of an object that is not an array."""
     try:
         return of(array)
     except FAILURES:
@@ -43,13 +43,11 @@ def dtype(context: Context, tally: Tally) -> None:
             tally.equal(seen, result_dtype(case, ask), f"{case.name}: dtype of {ask}")
 
 
-@check(
-    "types.promotion", "Any two floating dtypes that the library promotes together may meet in one call.", anybody=False
-)
+@check("types.promotion", "One call may use any two floating dtypes that the library promotes together.", anybody=False)
 def promotion(context: Context, tally: Tally) -> None:
     for mine, other in itertools.product(context.dtypes, repeat=2):
         if mine == other and len(context.dtypes) > 1:
-            continue  # `types.dtype` has these
+            continue  # judged by `types.dtype`
         pair = {mine, other}
         if pair == {"float16", "bfloat16"} and context.backend.library not in ("torch", "jax"):
             continue  # NumPy has no promotion of the two; the refusal is checked by `refusals.promotion`
@@ -76,7 +74,7 @@ def number(context: Context, tally: Tally) -> None:
                     tally.equal(context.backend.dtype_of(array), d, f"{case.name} with weight {weight}")
 
 
-@check("types.shape", "none has the batch's shape, sum and mean are 0-d, derivatives are shaped like their argument.")
+@check("types.shape", "`none` has the batch's shape, `sum` and `mean` are 0-d, a derivative has its argument's shape.")
 def shape(context: Context, tally: Tally) -> None:
     cases = [
         c

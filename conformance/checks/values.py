@@ -1,4 +1,4 @@
-"""The loss against the oracle, one check per theme, so that what is wrong has a name."""
+"""The loss against the oracle, one check per theme, so that a failing check names the mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..tensors import Case, Tensor
 from .exhaustively import halves, singles
 
 REDUCTIONS = ("none", "sum", "mean")
-BOUND = "the elementwise budget of the compute dtype, +1 ULP per factor that is no power of two, + the sum's roundings"
+BOUND = (
+    "the elementwise budget of the compute dtype, +1 ULP per factor that is not a power of two, + the sum's roundings"
+)
 
 
 def themed(context: Context, theme: str) -> list[Case]:
@@ -24,7 +26,7 @@ def themed(context: Context, theme: str) -> list[Case]:
             names = sorted(context.backend.layouts - {"C", "broadcast"})
             own += [Case(f"{d}-layout-{n}-6x4", base.input, base.target, layout=n) for n in names]
         else:
-            # Where calls are dear, the options in full in one dtype, and one call of them in each other.
+            # Where calls are slow, all calls with options in one dtype, and one of them in each other dtype.
             own += dense_cases.optioned(theme, d)[: 1 if context.expensive and d != context.dtypes[-1] else None]
     own = [c for c in own if context.backend.serves(c) and floats_of(c) <= set(context.backend.dtypes)]
     if context.level == "smoke":
@@ -33,14 +35,13 @@ def themed(context: Context, theme: str) -> list[Case]:
 
 
 def turned(context: Context, cases: list[Case]) -> Iterator[tuple[Case, list[str]]]:
-    """Each case with the reductions it is asked by: all where calls are cheap, else a different one from case to
-    case."""
+    """Each case with its reductions: all of them where calls are fast, else one, which changes from case to case."""
     for index, case in enumerate(cases):
         yield case, [REDUCTIONS[index % 3]] if context.expensive else list(REDUCTIONS)
 
 
 def of_elements(group: str, quantities: tuple[str, ...], bound: str, **options: Any) -> Callable[[str, str], Check]:
-    """Makes the checks of a group that judge these quantities at every element of a theme."""
+    """A function that makes checks of a group: they judge these quantities at every element of a theme."""
 
     def made(theme: str, rule: str) -> Check:
         def run(context: Context, tally: Tally) -> None:
@@ -53,7 +54,7 @@ def of_elements(group: str, quantities: tuple[str, ...], bound: str, **options: 
 
 
 def of_cases(group: str, quantities: tuple[str, ...], bound: str, **options: Any) -> Callable[[str, str], Check]:
-    """Likewise, of every case of a theme, in every reduction."""
+    """Likewise for every case of a theme, in every reduction."""
 
     def made(theme: str, rule: str) -> Check:
         def run(context: Context, tally: Tally) -> None:
@@ -72,7 +73,7 @@ soft = _packed("soft", "With targets between 0 and 1, every element of the loss 
 tail = _packed("tail", "With targets 0 and 1, no digit is lost in the tail: -40 with target 0 gives 4.2e-18, not 0.")
 soft_tail = _packed("soft-tail", "A target next to 0 or 1 keeps its distance to it: nothing cancels at |x| = 1e4.")
 outside = _packed("outside", "Targets outside [0, 1] get the formula unchanged.")
-plain = _theme("plain", "Reduced losses: none has a row each, sum adds class means, mean averages the rows.")
+plain = _theme("plain", "`none` gives a loss for each row, `sum` adds the class means, `mean` averages the rows.")
 weight = _theme("weight", "A weight multiplies each element before the class mean; nothing is divided by its sum.")
 pos_weight = _theme("pos_weight", "`pos_weight` multiplies the positive part of each element, and only that.")
 where = _theme("where", "`where` takes entries out of the value and out of the divisors.")
@@ -83,8 +84,8 @@ layouts = _theme("layouts", "No memory layout changes the value.")
 
 
 def _sequential(dtype: str) -> Case:
-    """Row losses of which the first is large and every other is half a spacing of it: a narrow running sum loses
-    them all."""
+    """Row losses of which the first is large and each other is half a spacing of it: a narrow running sum loses all
+    of the others."""
     rows = 256
     # -x with target 1 is a loss of x (exactly, beyond x = 120): 2^24, and 1, which float32 cannot add to it.
     xs = (-(2.0**24), *([-1.0] * (rows - 1)))
@@ -108,7 +109,7 @@ def accumulation(context: Context, tally: Tally) -> None:
         if dtype == "float32":
             context.judge(tally, _sequential(dtype), asks)
         if dtype in ("float16", "bfloat16"):
-            # 70,000 and a half would overflow float16, and count no further than 256 in bfloat16.
+            # The sum of 70,000 of these overflows float16, and in bfloat16 it stops growing at 256 terms.
             n = 70_000 if context.level != "smoke" and context.backend.slow < 4 else 2_000
             wide = n // 40
             x = Tensor((wide, 40), (40.0,) * (wide * 40), dtype)

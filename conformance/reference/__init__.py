@@ -1,1 +1,1 @@
-"""What is right, and by how much one may be off: in pure Python, and without any algebra of the package's."""
+"""The exact answers and the allowed errors, in pure Python, without any algebra of the package."""

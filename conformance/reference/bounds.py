@@ -1,8 +1,8 @@
-"""How far a right result may lie from the exact one, and the one helper that compares.
+"""How far a right result may be from the exact one, and the only helper that compares them.
 
-`bound_loss`, `bound_grad` and `bound_hessian` add up, for each value that the oracle gives, what `budget` says its
-elements, sums, factors and final rounding may cost. Refuses absolute tolerances, and a comparison that returns a
-verdict: `judge` raises or says nothing.
+For each value of the oracle, `bound_loss`, `bound_grad` and `bound_hessian` add the errors that `budget` allows for
+its elements, sums, factors and final rounding. There are no absolute tolerances, and no comparison returns a verdict
+that could be ignored: `judge` raises or returns nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Violation(AssertionError):
 
 
 def ulp_error(observed: float, exact: float, dtype: str, flush: bool = False) -> float:
-    """|observed - exact| in ULP of `dtype` at `exact`; 0 where both are the same special value, inf where one is not.
+    """|observed - exact| in ULP of `dtype` at `exact`; 0 for equal special values, inf if only one is special.
 
     With `flush`, a library that flushes subnormal numbers may give 0 for anything below the smallest normal number.
     """
@@ -54,7 +54,7 @@ def ulp_error(observed: float, exact: float, dtype: str, flush: bool = False) ->
 
 
 def overflows(exact: float, observed: float, dtype: str, allowed: float = 0.0) -> bool:
-    """Whether the infinity `observed` is what `dtype` makes of a finite `exact` that may be off by `allowed`."""
+    """Whether the infinity `observed` is right in `dtype` for a finite `exact` that may be off by `allowed`."""
     form = FORMATS[dtype]
     return math.copysign(1.0, observed) * exact + allowed >= form.max + ulp(form.max, dtype) / 2
 
@@ -62,8 +62,8 @@ def overflows(exact: float, observed: float, dtype: str, allowed: float = 0.0) -
 def judge(observed: float, exact: float, allowed: float, what: str, dtype: str = "float64") -> None:
     """Raise `Violation` unless `observed` lies within `allowed` of `exact`; NaN and infinities must be exactly right.
 
-    `dtype` is the observed value's: an infinity is right where the exact value leaves that format's range. Zeros of
-    either sign are equal.
+    `dtype` is that of the observed value: an infinity is right if the exact value leaves the range of this format.
+    Zeros of either sign are equal.
     """
     if math.isnan(exact) or math.isnan(observed):
         if not (math.isnan(exact) and math.isnan(observed)):
@@ -80,7 +80,7 @@ def judge(observed: float, exact: float, allowed: float, what: str, dtype: str =
 def judge_all(
     observed: Sequence[float], exact: Sequence[float], allowed: Sequence[float], what: str, dtype: str
 ) -> None:
-    """`judge` over flat sequences of one length; the position stands in the message."""
+    """`judge` over flat sequences of one length; the message contains the position."""
     if not len(observed) == len(exact) == len(allowed):
         raise Violation(f"{what}: {len(observed)} values, {len(exact)} expected")
     for place, triple in enumerate(zip(observed, exact, allowed, strict=True)):
@@ -171,7 +171,7 @@ def bound_hessian(
 
 
 def _remember(of: Elementwise) -> Elementwise:
-    """`of`, worked out once for each element and scale: by identity, because large cases repeat few elements."""
+    """`of`, computed once for each element and scale: by identity, because large cases repeat few elements."""
     known: dict[tuple[int, float, int], float] = {}
 
     def look(item: Element, scale: float, factors: int) -> float:
@@ -184,14 +184,14 @@ def _remember(of: Elementwise) -> Elementwise:
 
 
 def _spread(case: Case, of: Elementwise, pulled: list[float], factors: list[int]) -> list[float]:
-    """The bounds of a derivative that is shaped like the input; exactly nothing where it is masked."""
+    """The bounds of a derivative that is shaped like the input; 0 where it is masked."""
     look = _remember(lambda item, scale, count: of(item, scale * abs(item.w), count + inexact(item.w)))
     pairs = zip(oracle.row_indices(case), oracle.elements(case), strict=True)
     return [look(item, pulled[row], factors[row]) if item.observed else 0.0 for row, item in pairs]
 
 
 def _outer(case: Case, reduction: str, grad_output: GradOutput) -> tuple[list[float], list[int]]:
-    """By row: the size of what its derivatives are multiplied by, and how many inexact factors that is made of."""
+    """By row: the size of the factor of its derivatives, and how many inexact factors it consists of."""
     counts = oracle.counts(case)
     pulled = [abs(float(value)) for value in oracle.pull(case, reduction, grad_output)]
     rows = counts.rows if reduction == "mean" else 1

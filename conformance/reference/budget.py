@@ -1,8 +1,8 @@
-"""What one element, one sum and one rounding may cost: the terms that every bound is made of.
+"""The error that one element, one sum and one rounding may add: the terms of every bound.
 
 Derived from the unit roundoff u of the compute dtype, the few-ULP budget of an element of unit scale (`Limits`), the
 sizes of its terms (Σ|terms| where they cancel), the number of summands and of factors that are not powers of two.
-Refuses absolute tolerances: the smallest quantity here is the smallest spacing of a format.
+There are no absolute tolerances: the smallest quantity here is the smallest spacing of a format.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LIMITS = {
 def sum_roundings(count: int, dtype: str, accumulator: str = "float64") -> float:
     """The error of a sum of `count` terms, in u of `dtype` relative to Σ|terms|; 0 for a single term.
 
-    With a wider accumulator, runs of at most 8 terms may be summed narrowly and the total is rounded once: 8. Where the
-    accumulator is the compute dtype itself: any tree of pairs, log2(n) + 8, for float64; and where a device has no
+    With a wider accumulator, runs of at most 8 terms may be summed narrowly and the total is rounded once: 8. If the
+    accumulator is the compute dtype itself: log2(n) + 8, any tree of pairs, for float64; and on a device without
     float64, the blocked tree of runs of 32 that libraries use there. Never more than `count`, whatever the order.
     """
     if count <= 1:
@@ -86,17 +86,17 @@ class Budget:
         self.smooth = case.label_smoothing != 0
 
     def flushed(self, scale: float, *sizes: float) -> float:
-        """What flushing any of `sizes` (before or after `scale`) to zero may cost."""
+        """The error of flushing any of `sizes` (before or after `scale`) to zero."""
         low = self.form.min_normal
         if self.dtype not in self.flush or not any(0 < size < 2 * low for size in sizes):
             return 0.0
         return low * max(1.0, scale)
 
     def stored(self, value: float, error: float, dtype: str) -> float:
-        """`error`, and that of rounding once from the compute dtype to a narrower storage dtype.
+        """`error` plus that of rounding once from the compute dtype to a narrower storage dtype.
 
-        What is rounded is not the exact value but one that is off by `error`, which near a root is much larger. From
-        float64 to a half, a library may go by float32 and round twice.
+        The rounded value is not the exact one but one that is off by `error`, which near a root is much larger. From
+        float64 to a half precision, a library may convert through float32 and round twice.
         """
         reach = abs(value) + error
         if dtype == self.dtype or not 0 < reach < math.inf:
@@ -113,7 +113,7 @@ class Budget:
         return positive + computed + (0 if not self.smooth else 1 if item.y in (0.0, 1.0) else 2)
 
     def loss(self, item: Element, scale: float, factors: int) -> float:
-        """The error of one element's bracket times `scale`, which is made of `factors` inexact factors."""
+        """The error of one element's bracket times `scale`, a product of `factors` inexact factors."""
         size = item.linear + item.smooth
         if not math.isfinite(size):
             return 0.0
@@ -151,7 +151,7 @@ class Budget:
         if not math.isfinite(item.a):
             return 0.0
         factors += inexact(1 - self.case.label_smoothing)
-        if item.p is None:  # exactly x: no budget of its own, one rounding for each factor and one for their product
+        if item.p is None:  # exactly x: no error of the element, one rounding for each factor and one for their product
             size, low = item.a * scale, self.form.min_normal  # below `low` a power of two is not exact either
             rounded = factors + (factors > 0 or 0 < size < low)
             return rounded * scaled_ulp(item.a, scale, self.dtype) + self.flushed(scale, item.a, size)

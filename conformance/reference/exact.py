@@ -1,8 +1,8 @@
-"""The judge of the judge: mpmath at 160 bits and more, two independent formulas that must agree.
+"""The judge of the oracle: mpmath at 160 bits and more, two independent formulas that must agree.
 
-`loss`, `grad` and `hessian_diag` mirror the oracle's and return mpmath numbers. Formula A is the logarithm of the
-logistic function taken apart, formula B the maximum form with hyperbolic functions; each is hopeless in machine
-precision and exact here, and a disagreement raises. Refuses to be needed at run time: results are frozen in `golden`.
+`loss`, `grad` and `hessian_diag` mirror the oracle's and return mpmath numbers. Formula A is the expanded logarithm
+of the logistic function, formula B the maximum form with hyperbolic functions; each loses its digits in machine
+precision and is exact here, and a disagreement raises. Not needed at run time: results are frozen in `golden`.
 
 Run as ``python -m mlsm_conformance.reference.exact`` it writes the frozen table anew to standard output.
 """
@@ -23,7 +23,7 @@ from . import oracle
 from .oracle import GradOutput
 
 BITS = 160
-_DEEP = 1500.0  # beyond it exp(-a) is below 2**-2000: less than any float64, and more bits than formula B should need
+_DEEP = 1500.0  # beyond it exp(-a) is below 2**-2000: smaller than any float64, and formula B would need too many bits
 
 
 class Disagreement(ArithmeticError):
@@ -41,7 +41,7 @@ class Exact(NamedTuple):
 
 
 def _exp(z: Any) -> Any:
-    """exp(z), 0 where it is below 2**-10**7: reducing a huge argument costs seconds and no float64 can tell."""
+    """exp(z), or 0 if it is below 2**-10**7: reducing a huge argument takes seconds, and no float64 would change."""
     return mpmath.mpf(0) if z < -7e6 else mpmath.mp.exp(z)
 
 
@@ -86,7 +86,7 @@ def formula_b(x: Any, y: Any, p: Any, eps: Any) -> Exact:
 
 @functools.lru_cache(maxsize=1 << 16)
 def element(x: float, y: float, p: float, eps: float) -> Exact:
-    """One finite element by both formulas, with the bits that their cancellations use up."""
+    """One finite element by both formulas, with the additional bits that their cancellations need."""
     smooth = y - eps * (y - 0.5)
     balanced = abs(p * smooth - (1 - smooth)) < 2.0**-40  # the gradient has its root next to x = 0
     depth = int(min(abs(x), _DEEP) * 1.5) + 120 + (2 * max(0, -math.frexp(x)[1]) if balanced else 0)
@@ -94,7 +94,7 @@ def element(x: float, y: float, p: float, eps: float) -> Exact:
         arguments = [mpmath.mpf(v) for v in (x, y, p, eps)]
         a, b = formula_a(*arguments), formula_b(*arguments)
         for name, one, other in zip(Exact._fields, a, b, strict=True):
-            # formula A has the target's derivative as a difference of two terms of this size, formula B has it whole
+            # in formula A the target's derivative is a difference of two terms of this size, in formula B it is not
             size = abs(p) + 1 if name == "d_target" else max(abs(one), mpmath.ldexp(1, -1990))
             if abs(one - other) > mpmath.ldexp(max(abs(one), size), -BITS + 20):
                 raise Disagreement(f"{name} at x={x!r}, y={y!r}, p={p!r}, eps={eps!r}: {one} and {other}")

@@ -1,8 +1,8 @@
-"""Every input there is: all 65,536 values of a half precision, and the whole float32 domain of hard targets.
+"""Every input: all 65,536 values of a half precision, and the whole float32 domain of hard targets.
 
 `sweep` judges any callable that maps (logits, targets, quantity) to the bare element's loss, gradient or Hessian, in
 blocks, and keeps the worst error by logit for a plot. The reference is float64 arithmetic of NumPy in the two-softplus
-spelling, itself checked against `exact` on samples. Refuses weights, reductions, and float64: too many.
+form, which is checked against `exact` on samples. Has no weights, reductions or float64: those are too many inputs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ values are members of the dtype that is judged; an adapter casts both ways, whic
 QUANTITIES = ("loss", "gradient", "hessian")
 SOFT = (0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 2.0**-7)
 BLOCK = 1 << 18
-# float32 hard targets: below 2**-26 the loss is ln 2 and above 104 the tail is 0, for every spelling.
+# float32 hard targets: below 2**-26 the loss is ln 2 and above 104 the tail is 0, in every formula.
 FIRST, LAST = 2.0**-26, 103.97209
 
 
 @dataclass
 class Sweep:
-    """What a sweep saw: how many elements, the worst error (1 = its bound) and where, and the worst ULP by logit."""
+    """The result of a sweep: element count, the worst error (1 = its bound) and its place, the worst ULP by logit."""
 
     dtype: str
     quantity: str
@@ -59,7 +59,7 @@ def half_inputs(dtype: str) -> Floats:
     if dtype == "float16":
         return bits.view(np.float16).astype(np.float64)
     if dtype == "bfloat16":
-        with np.errstate(invalid="ignore"):  # signalling NaNs are quieted by the cast, which is all one wants of them
+        with np.errstate(invalid="ignore"):  # the cast quiets signalling NaNs, as wanted
             return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     raise ValueError(f"`dtype` is 'float16' or 'bfloat16', not {dtype!r}")
 
@@ -79,7 +79,7 @@ def float32_count(stride: int = 16) -> int:
 def float32_blocks(stride: int = 16, block: int = BLOCK) -> Iterator[tuple[Floats, Floats]]:
     """Blocks of (logits, targets): every `stride`-th float32 between `FIRST` and `LAST`, both signs, targets 0 and 1.
 
-    A right loss depends on |x| and on whether the signs match, so half of this would do; a spelling like
+    A right loss depends on |x| and on whether the signs match, so half of this would suffice for it; a formula like
     (1-y)x + softplus(-x) is right for one sign and loses every digit for the other.
     """
     for start in range(_bits(FIRST), _bits(LAST), block * stride):
@@ -143,7 +143,7 @@ def allowed(x: Floats, y: Floats, exact: Floats, dtype: str, quantity: str, limi
 
 
 def _size(x: Floats, y: Floats, exact: Floats, quantity: str) -> Floats:
-    """What an error is measured against: the value, or the terms of a soft gradient, whose root belongs to nobody."""
+    """The size that an error is relative to: the value, or for a soft gradient its terms, since it has a root."""
     if quantity != "gradient":
         return exact
     e = np.exp(-np.abs(x))
@@ -163,7 +163,7 @@ def sweep(
     progress: Callable[[int], object] | None = None,
     keep: int = 8,
 ) -> Sweep:
-    """Judge `evaluate` on every block for `dtype`; `progress` is told the number of elements of each block done.
+    """Judge `evaluate` on every block for `dtype`; `progress` gets the number of elements of each finished block.
 
     `flush` names the dtypes whose subnormals the library gives as 0 (the compute dtype of a half is float32).
     """
@@ -190,7 +190,7 @@ def _judge_block(
         ulps = off / spacing(_size(x, y, exact, seen.quantity), seen.dtype)
     lows = [FORMATS[name].min_normal for name in flush & {"float32", seen.dtype}]
     flushed = (np.abs(exact) < max(lows, default=0.0) * (1 + 2.0**-10)) & (observed == 0)
-    # beyond the range of the dtype an infinity is right, and special values must be the same
+    # beyond the range of the dtype an infinity is right, and special values must be equal
     over = np.sign(observed) * exact >= form.max + 2.0 ** (form.emax - form.precision)
     same = (observed == exact) | (np.isnan(observed) & np.isnan(exact)) | flushed | (np.isinf(observed) & over)
     special = ~(np.isfinite(observed) & np.isfinite(exact)) | flushed

@@ -1,8 +1,8 @@
-"""Frozen answers of one element, so that the oracle itself can be judged without mpmath.
+"""Frozen answers of one element, so that the oracle can be judged without mpmath.
 
 `golden.json` holds [logit, target, loss, gradient, hessian] as hexadecimal floats, unit scale, each next to the exact
-value. It was written by ``python -m mlsm_conformance.reference.exact > golden.json`` in this folder, and a test writes
-it again. Refuses to compute anything.
+value. It was written by ``python -m mlsm_conformance.reference.exact > golden.json`` in this folder, and a test
+writes it again. Computes nothing.
 """
 
 from __future__ import annotations

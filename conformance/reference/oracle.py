@@ -1,9 +1,9 @@
-"""The judge that needs nothing: every value and derivative of a `Case`, rounded once to float64.
+"""The exact answer without any dependency: every value and derivative of a `Case`, rounded once to float64.
 
-Pure Python. The algebra is the definition itself, two softplus terms and two logistic functions, none of the package's
-sign-split spelling: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 50-digit decimals, so
+Pure Python. The algebra is the definition itself, two softplus terms and two logistic functions, not the package's
+sign-split formula: softplus(z) = log(1 + exp z) and σ(z) = 1/(1 + exp(-z)). It is evaluated in 50-digit decimals, so
 that sums that cancel (a soft target's gradient near its root) keep every digit and a float64 result can be judged too;
-`exact` judges this file over the catalogue. Refuses arrays, tolerances, and anything that is not a `Case`.
+`exact` judges this file over the catalogue. Takes a `Case` only, no arrays; contains no tolerances.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One class of one row, weighted but before any divisor: exact values, and the sizes that bounds are made of."""
+    """One class of one row, weighted but before any divisor: exact values, and the sizes that bounds need."""
 
     observed: bool
     loss: Decimal
@@ -41,23 +41,23 @@ class Element(NamedTuple):
     d_target: Decimal
     d_weight: Decimal
     d_pos_weight: Decimal
-    # Floats from here on, all without the weight.
-    hard: bool  # the target is 0 or 1 and nothing smooths it: one of the two coefficients is 0
+    # The fields below are floats, all without the weight.
+    hard: bool  # the target is 0 or 1 without smoothing: one of the two coefficients is 0
     w: float  # the weight
-    p: float | None  # the positive weight where it takes part
+    p: float | None  # the positive weight, if there is one
     y: float
     a: float  # |x|
     e: float  # exp(-a)
     s: float  # e/(1+e)
     L: float  # log1p(e)
     t: float  # coefficient of the linear part
-    q: float  # size of the smooth part's coefficient, Σ|terms|: exactly 1 when it need not be computed
+    q: float  # size of the smooth part's coefficient, Σ|terms|: exactly 1 if it is not computed
     linear: float  # a·|t|, 0 where t is 0
     smooth: float  # q·L
 
 
 class _Smooth(NamedTuple):
-    """What the formula is made of at one logit, from a single exp and a single ln: they are most of the cost."""
+    """The terms of the formula at one logit, from a single exp and a single ln, which are most of the cost."""
 
     up: Decimal  # softplus(x)
     down: Decimal  # softplus(-x)
@@ -79,14 +79,14 @@ def _smooth(x: Decimal) -> _Smooth:
 
 
 def _gradient(x: Decimal, on: Decimal, off: Decimal, smooth: _Smooth) -> Decimal:
-    """off·σ(x) - on·σ(-x), through σ(x) - 1/2 next to 0, where both may cancel without end (a target of 1/2)."""
+    """off·σ(x) - on·σ(-x); near 0 by σ(x) - 1/2, because with a target of 1/2 the two cancel completely there."""
     if abs(x) < Decimal("1e-8"):
         return (off - on) / 2 + (off + on) * (x / 4 - x**3 / 48 + x**5 / 480)
     return off * smooth.on - on * smooth.off
 
 
 def _times(coefficient: Decimal, value: Decimal) -> Decimal:
-    """A term of the loss: an infinite softplus behind a coefficient of exactly 0 is absent, not 0·inf."""
+    """A term of the loss: an infinite softplus with a coefficient of exactly 0 gives 0, not NaN."""
     return _ZERO if coefficient == 0 and value.is_infinite() else coefficient * value
 
 
@@ -101,7 +101,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
         small, s = (_NAN, _NAN) if math.isnan(x) else (min(down, up), min(on, off))
         bracket = _times(on_coefficient, down) + _times(off_coefficient, up)
         coefficient = _ONE if p is None else off_coefficient + on_coefficient
-        # p·softplus(-x) - softplus(x), with softplus(-x) - softplus(x) = -x put in, which cancels nowhere near x = 0
+        # p·softplus(-x) - softplus(x) with softplus(-x) - softplus(x) = -x inserted: no cancellation near x = 0
         by_target = (P - 1) * down - X if math.isfinite(x) and p is not None else (-X if x >= 0 else -P * X)
         t = float(off_coefficient if x >= 0 else on_coefficient)
         size = 1.0 if p is None and smoothing == 0 else float(abs(off_coefficient) + abs(on_coefficient))
@@ -130,7 +130,7 @@ def element(x: float, y: float, w: float, p: float | None, smoothing: float) -> 
 
 
 MASKED = element(0.0, 0.0, 0.0, None, 0.0)._replace(observed=False)
-"""A class that `where` hides: it contributes nothing, and every derivative there is exactly 0."""
+"""A masked class: it contributes nothing, and its derivatives are exactly 0."""
 
 
 def broadcast_indices(shape: tuple[int, ...], to: tuple[int, ...]) -> Iterator[int]:
@@ -221,7 +221,7 @@ def loss(case: Case, reduction: str) -> Answer:
 
 
 def pull(case: Case, reduction: str, grad_output: GradOutput = None) -> list[Decimal]:
-    """What each row's derivative is multiplied by: grad_output, the batch divisor and the row's own class divisor."""
+    """The factor of each row's derivative: grad_output over the batch divisor and the row's class divisor."""
     with localcontext(_CONTEXT):
         classes, number = counts(case)
         given = 1.0 if grad_output is None else grad_output

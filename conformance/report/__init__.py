@@ -1,1 +1,1 @@
-"""The command `report`: records as one HTML file, and as the page of the documentation."""
+"""The command `report`: shows records as one HTML file, and as the page docs/support.md."""

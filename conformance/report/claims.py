@@ -1,8 +1,8 @@
-"""What the code claims, as one fingerprint: bounds, declared capabilities, known failures, catalogue.
+"""One fingerprint of the code's claims: bounds, declared capabilities, known failures, catalogue.
 
-`docs/support.md` carries the fingerprint of the code it was made from, and a test recomputes it: a page older than a
-claim is found by the test, not by a reader. Comments, docstrings and layout take no part, and no array library is
-imported, so that the fingerprint is the same on a machine that has none.
+`docs/support.md` contains the fingerprint of the code from which it was made, and a test recomputes it, so that the
+test finds a page that is older than a claim. Comments, docstrings and layout do not count, and no array library is
+imported, so that the fingerprint is the same on a machine without any.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).parents[1]
 
 WHOLE = ("reference/bounds.py", "cases/catalogue*.py", "cases/hazards*.py")
-"""Files of which every statement is a claim: the promised errors, and the cases they are judged on."""
+"""Files in which every statement is a claim: the promised errors, and the cases on which they are judged."""
 
 DECLARING = ("backends/*.py",)
-"""Files of which only what a backend class declares is a claim; how it carries numbers in and out is not."""
+"""Files in which only the declarations of a backend class are claims, not how it converts numbers."""
 
 DECLARED = ("name", "library", "capabilities", "layouts", "known", "device")
 
@@ -37,7 +37,7 @@ def _docstrings(tree: ast.AST) -> set[int]:
 def essence(source: str) -> str:
     """The source without comments, docstrings, blank lines and trailing space.
 
-    By position and not by `ast.unparse`, whose spelling differs between Python versions.
+    By position and not by `ast.unparse`, whose output differs between Python versions.
     """
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

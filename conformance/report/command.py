@@ -1,7 +1,7 @@
 """The report command: reads records, merges them, writes the page and the table.
 
-Merging refuses what would mislead: the same backend judged twice, or two versions of mlsm in one report. Looks and
-words are in `html.py` and `markdown.py`.
+Merging raises for records that would mislead: the same backend judged twice, or two versions of mlsm in one report.
+Layout and text are in `html.py` and `markdown.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .summary import count, groups, label
 
 
 class MergeError(ValueError):
-    """Two records cannot stand in one report."""
+    """Two records cannot be merged into one report."""
 
 
 def _joined(runs: Sequence[Run], field: str) -> str:
@@ -27,7 +27,7 @@ def _joined(runs: Sequence[Run], field: str) -> str:
 
 
 def merge(runs: Sequence[Run]) -> Run:
-    """One run out of several: of the same mlsm, each backend (name, kernel, device) once, in the order given.
+    """Several runs as one: all of the same mlsm, each backend (name, kernel, device) once, in the order given.
 
     A version that differs between machines (torch for CPU here, for CUDA there) is shown with all its values. A peer's
     curves are collected; the same curve measured twice is kept once, the first.
@@ -45,7 +45,7 @@ def merge(runs: Sequence[Run]) -> Run:
         for backend in run.backends:
             key = (backend.name, backend.kernel, backend.device)
             if key in backends:
-                raise MergeError(f"backend {label(backend)!r} stands in more than one record: leave one of them out")
+                raise MergeError(f"backend {label(backend)!r} is in more than one record: leave one of them out")
             backends[key] = backend
     versions: dict[str, str] = {}
     for run in runs:
@@ -69,7 +69,7 @@ def merge(runs: Sequence[Run]) -> Run:
 
 
 def write_html(run: Run, path: str | Path) -> None:
-    """The page of one run, without the detour over its JSON."""
+    """The page of one run, without its JSON."""
     Path(path).write_text(page(run), encoding="utf-8")
 
 
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def side_by_side(runs: Sequence[Run]) -> str:
-    """Losses by groups of checks as text: how many of each group fail, of how many that were judged."""
+    """A text table of losses by groups of checks: how many of each group fail, of how many judged."""
     names = list(dict.fromkeys(g for run in runs for g in groups(run)))
     table = [["", *names]]
     for run in runs:
@@ -102,7 +102,7 @@ def side_by_side(runs: Sequence[Run]) -> str:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """0 when everything asked for was written, 2 when the records or the request do not allow it."""
+    """0 if everything was written, 2 if the records or the options do not allow it."""
     if not (arguments.html or arguments.markdown or len(arguments.records) > 1):
         print("report: nothing to write: give --html FILE, --markdown FILE, or several records", file=sys.stderr)
         return 2
@@ -111,7 +111,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         several = len({run.impl for run in runs}) > 1
         outputs = []
         if len(runs) > 1:
-            print(f"failing checks of those judged\n{side_by_side(runs)}")
+            print(f"failing checks / judged checks\n{side_by_side(runs)}")
         if arguments.html:
             outputs.append((arguments.html, comparison(runs) if several else page(merge(runs))))
         if arguments.markdown:

@@ -1,7 +1,7 @@
-"""The page people look at: one HTML file with everything in it, made from a run.
+"""The HTML page of a run: one file with everything in it.
 
-No script, no font and no picture is fetched; folding is `<details>`, hovering is `title`. What stands only in a hover
-stands in a list below as well, because paper and telephones have no pointer. Judges nothing: it shows the record.
+No script, font or picture is fetched; folding is `<details>`, hovering is `title`. A text that is shown on hover is
+also in a list below, because paper and telephones have no pointer. Judges nothing: it shows the record.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def _subject(run: Run) -> str:
 
 AGAINST = (
     "The multi-label soft margin loss of a row is the mean over its classes of −y·log σ(x) − (1−y)·log σ(−x) for "
-    "logits x and targets y; <code>mean</code> and <code>sum</code> reduce the rows. What is asked besides (dtypes, "
-    "special values, derivatives) is the contract that mlsm states for it. Errors are counted in ULP: one ULP (unit in "
-    "the last place) is the distance between neighbouring numbers of the result's dtype at the right answer, so an "
-    "error of at most ½ ULP is the best that the dtype can do."
+    "logits x and targets y; <code>mean</code> and <code>sum</code> reduce the rows. The other rules (dtypes, special "
+    "values, derivatives) are those of mlsm's contract. Errors are counted in ULP: one ULP (unit in the last place) is "
+    "the distance between neighbouring numbers of the result's dtype at the right answer, so an error of at most ½ ULP "
+    "is the best that the dtype allows."
 )
-"""What a loss is judged against, and the unit of every error; the first thing that a stranger needs to know."""
+"""The definition that a loss is judged by, and the unit of every error: what a new reader needs first."""
 
 
 def _header(run: Run) -> str:
@@ -119,7 +119,7 @@ def _reason_list(run: Run, status: Status) -> str:
 
 
 def _diagnosis(run: Run) -> str:
-    """One diagnosis first: what a few calls showed, then each cause with how many checks it explains."""
+    """The diagnosis of each backend: what a few calls showed, then each cause with how many checks it explains."""
     parts = []
     for backend in run.backends:
         failing = sum(c.status == "fail" for c in backend.checks)
@@ -137,7 +137,7 @@ def _diagnosis(run: Run) -> str:
 
 
 def _failures(run: Run) -> str:
-    """Failures stand directly below the matrix: they are what a reader looks for. The worst come first."""
+    """Failures are directly below the matrix, because a reader looks for them. The worst come first."""
     if not run.failures():
         return ""
     items = []
@@ -196,7 +196,7 @@ def _observed(run: Run) -> str:
         return ""
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
-        "<section id='observed'><h2>Observed beside promised</h2><p class='lead'>The hard-target result that comes "
+        "<section id='observed'><h2>Observed and promised errors</h2><p class='lead'>The hard-target result that comes "
         f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}"
         "<div class='scroll' tabindex='0'><table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
@@ -260,7 +260,7 @@ def page(run: Run) -> str:
 
 
 def comparison(runs: Sequence[Run]) -> str:
-    """Several implementations side by side, losses by groups of checks, so that a field is seen at a glance."""
+    """Several implementations side by side: one table of losses by groups of checks."""
     names = list(dict.fromkeys(g for run in runs for g in groups(run)))
     head = "".join(f"<th scope='col'>{escape(g)}</th>" for g in names)
     rows, told = [], []

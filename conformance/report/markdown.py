@@ -1,7 +1,7 @@
-"""The table of docs/support.md: what is supported where, observed beside promised.
+"""The page docs/support.md: what each backend supports, and observed errors next to promised bounds.
 
-Refuses a record that the code has outgrown (another version of mlsm, other declared capabilities), and stamps the page
-with the fingerprint of the claims it was made under.
+Raises for a record that is older than the code (another version of mlsm, other declared capabilities), and writes the
+fingerprint of the code's claims into the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAMP = "<!-- claims: {} -->"
 
 
 class StaleRecordError(ValueError):
-    """The record was made by other code than this."""
+    """The record was made by other code."""
 
 
 def stamp_of(page: str) -> str:
@@ -31,14 +31,14 @@ def stamp_of(page: str) -> str:
 
 
 def require_current(run: Run) -> None:
-    """Raise StaleRecordError unless the record was made by code that declares what this code declares."""
+    """Raise StaleRecordError unless the record was made by code with the same version and declarations."""
     if run.mlsm != mlsm.__version__:
         raise StaleRecordError(f"the record is of mlsm {run.mlsm}, this is {mlsm.__version__}: run the suite again")
     for backend in run.backends:
         try:
             declared = set(find(backend.name).capabilities)
         except (NotInstalled, UnknownBackend):
-            continue  # a record from another machine: what it declared there cannot be compared here
+            continue  # a record from another machine: its declarations cannot be compared here
         if declared != set(backend.capabilities):
             difference = ", ".join(sorted(declared.symmetric_difference(backend.capabilities)))
             raise StaleRecordError(
@@ -54,7 +54,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def merged(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rows that differ in their first cell only, as one row that names them all."""
+    """Rows that differ in their first cell only are joined into one row that names all of them."""
     out: dict[tuple[str, ...], list[str]] = {}
     for first, *rest in rows:
         out.setdefault(tuple(rest), []).append(first)
@@ -66,7 +66,7 @@ def folded(summary: str, body: str) -> str:
 
 
 def _verdicts(run: Run) -> str:
-    """One line a library; every backend by itself is folded away."""
+    """One line per library; a folded table has every backend."""
     statuses = [f"{GLYPH[s]} {MEANING[s]}" for s in STATUSES]
     lines, rows = [], []
     for library in dict.fromkeys(b.library for b in run.backends):
@@ -99,7 +99,7 @@ def _observed(run: Run) -> str:
 
 
 def _capabilities(run: Run) -> str:
-    """Capabilities down, backends across would be too wide for a page; so each backend is a row of its own words."""
+    """A row for each backend with its capabilities: a table with a column for each would be too wide for a page."""
     rows = [[label(b), ", ".join(c for c in CAPABILITIES if c in b.capabilities) or "–"] for b in run.backends]
     meanings = "\n".join(f"- `{name}`: {meaning}" for name, meaning in CAPABILITIES.items())
     return f"{table(['backend', 'declared capabilities'], rows)}\n\n{meanings}"

@@ -1,6 +1,6 @@
-"""The page's two collections of pictures: everybody's error side by side, and every backend by itself.
+"""The page's two collections of pictures: the errors of all losses side by side, and each backend by itself.
 
-Chooses series, colours and order and writes the legends; the drawing of one panel is `report_ulp`.
+Chooses series, colours and order and writes the legends; `ulp.py` draws one panel.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PEER_STYLE: tuple[tuple[str, str], ...] = (
     ("p4", "bar"),
     ("p5", "circle"),
 )
-"""Colour class and mark of the peers, in order; a seventh starts again, with the next mark."""
+"""Colour class and mark of the peers, in order; from the seventh on, colours repeat with the next mark."""
 
 
 def ours(run: Run) -> str:
-    """What the judged loss is called in legends."""
+    """The name of the judged loss in legends."""
     name = run.impl.rpartition(":")[2] or "mlsm"
     return name if len(run.backends) == 1 else f"{name}, worst of all backends"
 
@@ -37,12 +37,12 @@ def style_of(index: int) -> tuple[str, str]:
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    """(picture, words) pairs as a list that wraps, so that it never overlaps a plot."""
+    """(picture, text) pairs as a list that wraps, so that it never overlaps a plot."""
     return f"<ul class='legend'>{''.join(f'<li>{picture}{escape(words)}</li>' for picture, words in entries)}</ul>"
 
 
 def sample(css: str, mark: str, words: str) -> str:
-    """The little line in front of a legend's words."""
+    """The short line in front of a legend's text."""
     body = [line(2, 8, 38, 8, css)]
     if mark:
         body.append(marker(mark, 20, 8, f"{css.split()[0]} mark", 4))
@@ -63,7 +63,7 @@ def _targets(run: Run, dtype: str) -> list[float]:
 
 
 def _together(run: Run, dtype: str) -> list[str]:
-    """The panels of one dtype: quantity by quantity, y = 0 beside y = 1."""
+    """The panels of one dtype: for each quantity, y = 0 next to y = 1."""
     panels = []
     for quantity in QUANTITIES:
         for target in _targets(run, dtype):
@@ -106,7 +106,7 @@ def _findings(run: Run) -> str:
 
 
 def losses_section(run: Run) -> str:
-    """Loss, gradient and Hessian against the logit: mlsm, its bound, and everybody else in one picture."""
+    """Loss, gradient and Hessian against the logit: mlsm, its bound, and all peers in one picture."""
     names = dtypes(run)
     if not names:
         return ""
@@ -123,7 +123,7 @@ def losses_section(run: Run) -> str:
     for i, dtype in enumerate(names):
         panels = "".join(_together(run, dtype))
         if panels:
-            # Two open by default: the dtypes people use; the halves are a click away.
+            # The first two dtypes, which most people use, are open by default; the others are folded.
             parts.append(
                 f"<details{' open' if i < 2 else ''}><summary>{escape(dtype)}</summary>"
                 f"<div class='plots'>{panels}</div></details>"
@@ -132,7 +132,7 @@ def losses_section(run: Run) -> str:
         "<section id='error'><h2>Where digits are lost</h2><p class='lead'>Error of loss, gradient and Hessian "
         "diagonal for one logit x and a hard target y. Lower is better: in the shaded band at the bottom a result is "
         "correctly rounded, above it the axis is logarithmic, and from the dotted line at the top upwards no digit is "
-        "right (an answer of 0 would be as good). The dashed line is what is promised.</p>"
+        "right (an answer of 0 would be as good). The dashed line is the promised bound.</p>"
         f"{_legend(entries)}{''.join(parts)}{_findings(run)}</section>"
     )
 
@@ -153,7 +153,7 @@ def _own(backend: BackendRecord, dtype: str, quantity: Quantity) -> str:
 
 
 def small_multiples(run: Run) -> str:
-    """Every backend and dtype by itself: y = 0 and y = 1 in one small panel, with the bound."""
+    """Each backend and dtype by itself: y = 0 and y = 1 in one small panel, with the bound."""
     parts = []
     for backend in run.backends:
         names = by_dtype(c.dtype for c in backend.curves)

@@ -1,8 +1,8 @@
-"""The stylesheet of the report and of standalone pictures. Words and numbers come from elsewhere.
+"""The stylesheet of the report and of standalone pictures. Contains no text and no numbers of a report.
 
-Colours follow the reader's light or dark preference. Blue, vermillion, amber, green and purple keep apart for the usual
-kinds of colour blindness (after Okabe and Ito); none of them is ever the only carrier of a meaning: statuses have
-glyphs, lines have marks and dashes.
+Colours follow the reader's light or dark preference. Blue, vermillion, amber, green and purple can be told apart with
+the usual kinds of colour blindness (after Okabe and Ito). No meaning depends on colour alone: statuses have glyphs,
+lines have marks and dashes.
 """
 
 from collections.abc import Sequence
@@ -103,6 +103,6 @@ linear-gradient(270deg,var(--rule),transparent) 100% 0/12px 100% no-repeat var(-
 
 
 def standalone(width: float, height: float, title: str, body: Sequence[str], more: str = "") -> str:
-    """A picture with its own ground and stylesheet: it follows the reader's light or dark preference by itself."""
+    """A picture with its own background and stylesheet, which follows the reader's light or dark preference."""
     style = f"{COLOURS}{DRAWING}.paper{{fill:var(--paper)}}{more}"
     return svg(width, height, title, [rect(0, 0, width, height, "paper"), *body], style) + "\n"

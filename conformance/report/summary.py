@@ -1,7 +1,7 @@
-"""What a run amounts to: counts per cell, observed beside promised, where digits go, the worst cases.
+"""The summary of a run: counts per cell, observed errors and promised bounds, where digits are lost, worst cases.
 
-Reads records and returns plain values; draws nothing, writes nothing, and judges nothing anew: a status is taken from
-the record as it stands.
+Reads records and returns plain values; draws nothing, writes nothing, and judges nothing again: each status is that
+of the record.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NAMES: Mapping[Quantity, str] = {"loss": "loss", "gradient": "gradient", "hessia
 GLYPH: Mapping[Status, str] = {"pass": "✓", "fail": "✗", "xfail": "△", "skip": "○"}
 MEANING: Mapping[Status, str] = {"pass": "pass", "fail": "fail", "xfail": "expected failure", "skip": "skipped"}
 SEVERITY: tuple[Status, ...] = ("fail", "xfail", "pass", "skip")
-"""Which status colours a cell that holds several: the one that most wants to be looked at; a skip only if alone."""
+"""The order in which a status decides the colour of a cell with several: the most urgent first, a skip last."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The worst observed error of one backend, dtype and quantity, beside the bound promised at that very point."""
+    """The worst observed error of one backend, dtype and quantity, with the bound promised at the same point."""
 
     ulp: float
     bound: float
@@ -35,7 +35,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Loss:
-    """A stretch of logits over which somebody's result has no digit left."""
+    """A range of logits in which a loss has no digit left."""
 
     quantity: Quantity
     dtype: str
@@ -45,9 +45,9 @@ class Loss:
 
 
 def label(backend: BackendRecord) -> str:
-    """The backend's name, with kernel and device where they say something that the name does not.
+    """The backend's name, with kernel and device if the name does not imply them.
 
-    Every library spells the host in its own way ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
+    Each library has its own name of the host ("cpu", "CPU_DEVICE", "TFRT_CPU_0").
     """
     kernel = "" if backend.kernel in {"auto", "", "foreign"} else f" · {backend.kernel} kernel"
     known = not backend.device or "cpu" in backend.device.lower() or backend.device in backend.name
@@ -56,13 +56,13 @@ def label(backend: BackendRecord) -> str:
 
 
 def by_dtype(names: Iterable[str]) -> list[str]:
-    """Each dtype once, the most used first, those nobody foresaw last and by name."""
+    """Each dtype once, the most used first, unknown ones last and by name."""
     known = {name: i for i, name in enumerate(DTYPE_ORDER)}
     return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
 
 
 def dtypes(run: Run) -> list[str]:
-    """Every dtype that a curve of this run is about."""
+    """The dtypes of the curves of this run."""
     owners: list[BackendRecord | PeerRecord] = [*run.backends, *run.peers]
     return by_dtype(c.dtype for owner in owners for c in owner.curves)
 
@@ -86,26 +86,26 @@ def dominant(totals: Mapping[Status, int]) -> Status | None:
 
 
 def by_reason(run: Run, status: Status) -> list[tuple[str, list[tuple[str, CheckRecord]]]]:
-    """(reason, [(backend, check)]) of every check with this status, so that one reason is read once."""
+    """(reason, [(backend, check)]) of every check with this status, so that each reason is listed once."""
     found: dict[str, list[tuple[str, CheckRecord]]] = {}
     for backend in run.backends:
         for check in backend.checks:
             if check.status == status:
-                # A reason that begins with the backend's name is the same reason as another's.
+                # Reasons that differ only in the backend's name at their beginning are one reason.
                 reason = check.reason.removeprefix(f"{backend.name} ") or "no reason given"
                 found.setdefault(reason, []).append((label(backend), check))
     return list(found.items())
 
 
 def strain(ulp: float, bound: float) -> float:
-    """The error as a multiple of its bound; what is not a number is worse than anything that is."""
+    """The error as a multiple of its bound; NaN counts as the worst."""
     if math.isnan(ulp):
         return math.inf
     return ulp / bound if bound > 0 else (0.0 if ulp == 0 else math.inf)
 
 
 def observed(curves: Iterable[Curve], quantity: Quantity, dtype: str) -> Observed | None:
-    """The point that comes nearest to its bound (or exceeds it most); None where nothing was measured."""
+    """The point that comes nearest to its bound (or exceeds it most); None if nothing was measured."""
     worst: Observed | None = None
     for curve in curves:
         if curve.quantity != quantity or curve.dtype != dtype:
@@ -130,7 +130,7 @@ def worst_cases(run: Run, most: int = 12) -> list[tuple[BackendRecord, CheckReco
 
 
 def lost(curves: Sequence[Curve]) -> list[Loss]:
-    """Where no digit is left: the stretches of logits with an error of at least 2**(p-1) ULP, or not a number."""
+    """Where no digit is left: the ranges of logits with an error of at least 2**(p-1) ULP, or NaN."""
     found: list[Loss] = []
     order = by_dtype(c.dtype for c in curves)
     for curve in sorted(curves, key=lambda c: (order.index(c.dtype), QUANTITIES.index(c.quantity), c.target)):
@@ -149,7 +149,7 @@ def lost(curves: Sequence[Curve]) -> list[Loss]:
                     and (previous.quantity, previous.dtype, previous.target) == here
                     and previous.high * start > 0
                 ):
-                    # A saturated result crosses the right one now and then; on one side of 0 it is one stretch.
+                    # A saturated result sometimes crosses the right one; on one side of 0 such ranges are joined.
                     found[-1] = Loss(*here, previous.low, last)
                 else:
                     found.append(Loss(*here, start, last))
@@ -158,7 +158,7 @@ def lost(curves: Sequence[Curve]) -> list[Loss]:
 
 
 def failing(backend: BackendRecord) -> list[CheckRecord]:
-    """The checks that fail: exceptions, then what is not finite, then digits, the worst first."""
+    """The failing checks, the worst first: exceptions, then results that are not finite, then lost digits."""
     found = [c for c in backend.checks if c.status == "fail"]
     return sorted(found, key=lambda c: (c.severity or (0.0, 0.0), c.id))
 
@@ -173,7 +173,7 @@ def causes(backend: BackendRecord) -> list[tuple[str, list[CheckRecord]]]:
 
 
 def passed_over(run: Run) -> list[str]:
-    """What was not asked within checks that asked something else, by reason."""
+    """The questions that were not asked in checks that asked others, by reason."""
     out: dict[str, int] = {}
     for backend in run.backends:
         for check in backend.checks:
@@ -183,12 +183,12 @@ def passed_over(run: Run) -> list[str]:
 
 
 def not_drawn(run: Run) -> list[str]:
-    """What no curve could be drawn of, and why."""
+    """The curves that could not be drawn, with the reason."""
     return [f"{label(backend)}, {line}" for backend in run.backends for line in backend.absent_curves]
 
 
 def largest(run: Run) -> str:
-    """The one largest error seen, as a multiple of its bound, with where and when; what other pages quote."""
+    """The largest error seen, as a multiple of its bound, with place and date; other pages quote it."""
     found = [(strain(w.ulp, w.bound), b, d, q, w) for b in run.backends for d in b.dtypes for q in QUANTITIES
              if (w := observed(b.curves, q, d)) is not None]  # fmt: skip
     if not found:

@@ -1,7 +1,7 @@
 """Drawing primitives for inline SVG: scales, ticks, paths, text.
 
-Knows nothing of losses and reads no record.  Every colour is a CSS class, so that the page (or the stylesheet inside a
-standalone picture) decides how it looks in light and in dark; nothing is fetched and nothing is scripted.
+Contains nothing about losses and reads no record.  Every colour is a CSS class, so that the page (or the stylesheet
+inside a standalone picture) decides the light and the dark colours; nothing is fetched and nothing is scripted.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def rect(x: float, y: float, width: float, height: float, css: str) -> str:
 
 
 def text(x: float, y: float, words: str, css: str = "tick", anchor: str = "middle", turn: bool = False) -> str:
-    """Words at a point; `turn` sets them vertically, reading upwards, for the y axis."""
+    """Text at a point; `turn` sets it vertically, reading upwards, for the y axis."""
     rotation = f' transform="rotate(-90 {number(x)} {number(y)})"' if turn else ""
     place = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
     return f'<text class="{css}" {place}{rotation}>{escape(words)}</text>'
@@ -100,9 +100,9 @@ def marker(shape: str, x: float, y: float, css: str, size: float = 3.2) -> str:
 
 
 def svg(width: float, height: float, title: str, body: Sequence[str], style: str = "") -> str:
-    """The picture: scales with its container, and has its title for readers who cannot see it.
+    """The picture: it scales with its container, and has a title for readers who cannot see it.
 
-    `style` is for a picture that stands alone; inside a page the page's own stylesheet serves.
+    `style` is for a standalone picture; inside a page the stylesheet of the page is used.
     """
     sheet = f"<style>{style}</style>" if style else ""
     return (

@@ -1,8 +1,8 @@
 """The picture of error against logit: one panel for one quantity, dtype and target.
 
-Draws what it is given; which series belong together is the page's decision.  The vertical axis has three parts, because
-an error of 0 and a result that is not a number have no place on a logarithm: a band from 0 to 1/2 ULP (correctly
-rounded, linear), a logarithm above it, and a band on top for NaN and for infinite errors.
+Draws the series that the page chose.  The vertical axis has three parts, because an error of 0 and NaN have no place
+on a logarithmic axis: a band from 0 to 1/2 ULP (correctly rounded, linear), a logarithmic part above it, and a band
+on top for NaN and for infinite errors.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .svg import Box, Scale, line, logarithmic, marker, path, power_of_ten, rect
 EXACT = 0.5
 """ULP: at or below this the result is the correctly rounded one."""
 COLUMNS = 64
-"""Points drawn per series: one for each six units of width. The worst of each column is kept, never a mean: a
-line that shows every logit is a thicket at the bottom, in which nobody finds the bound."""
+"""Points drawn per series: one for each six units of width. The worst of each column is kept, never a mean. A line
+through every logit would fill the bottom of the plot and hide the bound."""
 BAND = 0.12
-"""The share of the height that the band for NaN and infinity takes, where one is needed."""
+"""The share of the height for the band of NaN and infinity, if it is needed."""
 TICKS = (0, -100, 100, -10, 10, -1, 1, -1000, 1000)
-"""Logits worth a tick, the most wanted first: one that comes too near to another is left out."""
+"""Logits for ticks, the most important first: one that would be too near to another is left out."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Size:
-    """Of one panel, in its own units; `compact` leaves out what a row of small multiples repeats."""
+    """Sizes of one panel, in its own units; `compact` leaves out what a row of small multiples repeats."""
 
     width: float = 420.0
     height: float = 290.0
@@ -47,11 +47,11 @@ class Size:
 
 
 SMALL = Size(380, 170, compact=True)
-"""Of a small multiple, three of which stand side by side."""
+"""Sizes of a small multiple; three are side by side."""
 
 
 def envelope(curves: Iterable[Curve]) -> Curve | None:
-    """The worst of several curves at each logit: beside it, no backend can hide behind another."""
+    """The worst of several curves at each logit, so that no backend's error is hidden."""
     worst: dict[float, tuple[float, float]] = {}
     first: Curve | None = None
     for curve in curves:
@@ -87,10 +87,10 @@ def thin(points: Iterable[tuple[float, float]], place: Scale, box: Box) -> list[
 def _vertical(top_ulp: float, not_finite: bool, box: Box) -> Scale:
     """ULP to a height: linear to 1/2, logarithmic above, a band of its own for NaN and infinity.
 
-    The linear part is a fifth of the height, or two fifths where hardly anything lies above it (half precisions).
+    The linear part is a fifth of the height, or two fifths if almost nothing is above it (half precisions).
     """
     knee = box.bottom - (0.2 if top_ulp > 10 else 0.4) * box.height
-    # Below the band there is air, so that the topmost tick and the band's can both be read.
+    # A gap below the band, so that the topmost tick and that of the band can both be read.
     ceiling = box.top + (1.5 * BAND * box.height if not_finite else 0.0)
     upper = logarithmic(EXACT, top_ulp, knee, ceiling)
 
@@ -110,7 +110,7 @@ def _finite(series: Sequence[Series]) -> list[float]:
 
 
 def _top(series: Sequence[Series], dtype: str) -> float:
-    """The upper end of the axis: a power of ten above everything, but no further than where nothing is left to lose."""
+    """The upper end of the axis: a power of ten above all errors, but not above the error at which no digit is left."""
     worst = max([*_finite(series), 1.0])
     top = 10.0 ** math.ceil(math.log10(worst * 1.2))
     return min(top, 10.0 ** math.ceil(math.log10(2.0 ** PRECISION.get(dtype, 53)) + 1))
@@ -128,7 +128,7 @@ def _horizontal_grid(size: Size, box: Box, place: Scale, top: float) -> list[str
                 text(box.left - 6, y + 4, power_of_ten(exponent), anchor="end"),
             ]
     knee = place(EXACT)
-    # The tick of 1 may stand too near to that of 1/2 for both to be read.
+    # The tick of 1 may be too near to that of 1/2 for both to be read.
     if knee - place(1.0) >= 13:
         out.append(text(box.left - 6, knee + 4, "½", anchor="end"))
     out.append(text(box.left - 6, box.bottom + 4, "0", anchor="end"))
@@ -136,13 +136,13 @@ def _horizontal_grid(size: Size, box: Box, place: Scale, top: float) -> list[str
 
 
 def panel(series: Sequence[Series], title: str, size: Size | None = None) -> str:
-    """One panel as SVG. All series share quantity and dtype; the first's bound is drawn, and its line lies on top."""
+    """One panel as SVG. All series share quantity and dtype; the bound of the first is drawn, with its line on top."""
     size = size or Size()
     return svg(size.width, size.height, title, drawn(series, title, size))
 
 
 def drawn(series: Sequence[Series], title: str, size: Size) -> list[str]:
-    """What stands in a panel, for a picture that holds more than it."""
+    """The elements of a panel, for a picture with more than one."""
     box = Box(52, 14 if size.compact else 30, size.width - 14, size.height - (26 if size.compact else 44))
     dtype = series[0].curve.dtype
     logits = [x for s in series for x in s.curve.logit]
@@ -169,8 +169,8 @@ def drawn(series: Sequence[Series], title: str, size: Size) -> list[str]:
     if dtype in PRECISION and nothing_left <= top:
         y = up(nothing_left)
         body.append(line(box.left, y, box.right, y, "lost"))
-        # In the middle, around x = 0, where everybody still has digits: there no line comes this high. Below the dotted
-        # line where the frame's upper edge leaves no room above it.
+        # In the middle, around x = 0, where every loss still has digits and no line comes this high. Below the dotted
+        # line if there is no room between it and the upper edge of the frame.
         baseline = y - 5 if y - box.top >= 18 else y + 13
         body.append(text(across(0.0), baseline, "no digit left", "note"))
 

@@ -1,1 +1,1 @@
-"""The commands `run`, `list`, `show` and `sabotage`, and what they are made of."""
+"""The commands `run`, `list`, `show` and `sabotage`, and their parts."""

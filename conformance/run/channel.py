@@ -1,8 +1,8 @@
-"""The one way to a process of our own: a task goes in as one line of JSON, messages come back as lines of JSON.
+"""Communication with a child process: the task is sent as one line of JSON, messages come back as lines of JSON.
 
-`Channel` is the parent's end and `Wire` the child's. Not `multiprocessing`, in whose children the kernels use one
-thread: what is judged or measured must not depend on how many processes do it. Imports the standard library only,
-because a child may have to settle its processors before anything else is imported.
+`Channel` is the parent's end and `Wire` the child's. `multiprocessing` is not used, because kernels use one thread in
+its children, and a result must not depend on the number of processes. Imports the standard library only, because a
+child may have to choose its processors before anything else is imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Channel:
         self.say(task)
 
     def say(self, value: Any) -> None:
-        """One line to the child; nothing where it has ended, which `messages` will show."""
+        """Send one line to the child. If the child has ended, do nothing: `messages` shows that."""
         assert self._child.stdin is not None
         try:
             print(json.dumps(value), file=self._child.stdin, flush=True)
@@ -45,7 +45,7 @@ class Channel:
             return
 
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """What the child says, (kind, value) by (kind, value), until it ends."""
+        """The child's messages, as pairs (kind, value), until it ends."""
         assert self._child.stdout is not None
         for line in self._child.stdout:
             kind, value = json.loads(line)
@@ -65,22 +65,22 @@ class Channel:
     def __exit__(self, *exception: object) -> None:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # what stood in the pipe to a child that has ended
+        with contextlib.suppress(BrokenPipeError):  # unread input of a child that has ended
             self._child.stdin.close()
         self._child.stdout.close()
         self._child.wait()
 
 
 class Wire:
-    """The child's end: reads its task, then says messages. It is a `Listener`, too: it passes on what it hears."""
+    """The child's end: reads the task, then sends messages. It is also a `Listener`, which sends what it receives."""
 
     def __init__(self) -> None:
-        # The messages get a way of their own: whatever a library prints goes to standard error.
+        # The messages get their own file descriptor: the output of libraries goes to standard error.
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
 
     def hear(self) -> Iterator[Any]:
-        """What the parent says, line by line."""
+        """The parent's messages, line by line."""
         return map(json.loads, sys.stdin)
 
     def say(self, kind: str, value: Any = None) -> None:
@@ -88,7 +88,7 @@ class Wire:
         print(json.dumps((kind, value)), file=self._out, flush=True)
 
     def title(self, text: str) -> None:
-        """What the next steps belong to."""
+        """Set the title of the next steps."""
         self.say("title", text)
 
     def step(self, what: str, count: int = 1) -> None:
@@ -96,5 +96,5 @@ class Wire:
         self.say("step", (what, count))
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line permanently."""
         self.say("line", text)

@@ -1,7 +1,7 @@
-"""The command `run`: which backends, which checks, whose loss; prints verdicts and returns the exit code.
+"""The command `run`: chooses backends, checks and a loss, prints the verdicts and returns the exit code.
 
-Refuses to end in a traceback: what cannot be imported is exit 2 with a sentence, what misbehaves is a violation with
-a reason.
+Never ends in a traceback: a module that cannot be imported is exit 2 with a sentence, and a loss that misbehaves is a
+violation with a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFORMS, VIOLATIONS, USAGE, STALE = 0, 1, 2, 3
 
 
 class Usage(Exception):
-    """What the words ask for cannot be done; exit 2."""
+    """The command line asks for something impossible; exit 2."""
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -47,18 +47,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="pkg.module:Class",
-        help="judge on this backend of yours, too; repeatable",
+        help="also judge on this backend of your own; repeatable",
     )
     p.add_argument(
         "--kernel",
         metavar="NAME|pkg.module:kernel",
-        help="force this kernel of mlsm, or judge and time this one of yours",
+        help="force this kernel of mlsm, or judge and time this one of your own",
     )
     p.add_argument("--impl", metavar="pkg.module:callable", help="judge this loss instead of mlsm's")
     p.add_argument("--elementwise", action="store_true", help="with --impl: it returns one value per element")
-    p.add_argument("--require", action="append", default=[], metavar="BACKEND", help="repeatable; absent is a failure")
+    p.add_argument("--require", action="append", default=[], metavar="BACKEND", help="fail if it is absent; repeatable")
     p.add_argument("--expected-failures", type=Path, metavar="FILE", help="lines of `[backend:]id[/case] reason`")
-    p.add_argument("--jobs", type=int, metavar="N", help="processes that share the backends; default: one a core")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes that share the backends; default: one per core")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--html", type=Path, metavar="FILE")
     p.add_argument("--no-curves", action="store_true", help="do not measure the curves of the report's plots")
@@ -86,7 +86,7 @@ def read_expected(path: Path) -> list[Expected]:
 
 
 def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
-    """The backends to judge, and complaints about those that were required and are absent."""
+    """The backends to judge, and a message for each one that is required and absent."""
     missing = []
     asked = [*args.backend, *args.own_backend]
     if args.impl:
@@ -118,7 +118,7 @@ def choose(args: argparse.Namespace) -> tuple[list[Backend], list[str]]:
 
 
 def _library_of(impl: str) -> str:
-    """Whose arrays a loss takes, by its name: our adapters of peers say so, and anything unknown is given NumPy's."""
+    """The library whose arrays a loss takes, by its name: known for the suite's peers, NumPy for any other loss."""
     from .. import peers as documented
 
     called = impl.partition(":")[2]
@@ -129,7 +129,7 @@ def _library_of(impl: str) -> str:
 
 
 def judge_all(plan: Plan, backends: list[Backend], jobs: int) -> tuple[list[BackendRecord], list[str]]:
-    """Every backend's record, and every expectation that is stale."""
+    """The record of each backend, and all stale expectations."""
     if jobs > 1:
         judged = side_by_side(plan, backends, jobs)
     else:
@@ -139,10 +139,10 @@ def judge_all(plan: Plan, backends: list[Backend], jobs: int) -> tuple[list[Back
 
 
 def jobs_for(args: argparse.Namespace, backends: list[Backend]) -> int:
-    """How many processes: as asked, or one a core; one at smoke, where starting costs more than judging."""
+    """The number of processes: as given, or one per core; one at smoke, which takes less time than starting more."""
     if args.jobs is not None and args.jobs < 1:
         raise Usage(f"--jobs must be at least 1; got {args.jobs}")
-    # A backend that this process has registered is unknown to any other.
+    # A backend that is registered in this process is unknown in the others.
     if any(b.found_as or (b.name not in NAMES and b.name in names()) for b in backends):
         return 1
     usual = 1 if args.level == "smoke" else min(os.cpu_count() or 1, MOST)
@@ -162,7 +162,7 @@ def _main(args: argparse.Namespace) -> int:
     if args.impl and args.kernel:
         raise Usage("--impl and --kernel exclude each other: a kernel is mlsm's")
     if args.elementwise and not args.impl:
-        raise Usage("--elementwise says how `--impl` is to be read, and none was given")
+        raise Usage("--elementwise needs `--impl`, whose result it describes")
     if args.kernel and ":" in args.kernel:
         load_kernel(args.kernel)
     elif args.kernel:

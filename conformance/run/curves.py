@@ -1,7 +1,7 @@
-"""Observed error against logit, for the report's plots: what a backend (or a peer) loses, and where.
+"""Observed error against logit, for the report's plots: how many digits a backend (or a peer) loses, and where.
 
-Measures and draws no conclusion: the checks judge.  Every point is one element at unit scale, so the promised bound
-is the elementwise one.
+Measures only: the checks judge.  Every point is one element at unit scale, so the promised bound is the elementwise
+one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REACH = {"float16": 20.0, "bfloat16": 110.0, "float32": 110.0, "float64": 760.0}
 
 @functools.cache
 def pack(dtype: str, target: float) -> Case:
-    """A few hundred logits of one hard target: an even grid, and every threshold with its neighbours."""
+    """A few hundred logits for one hard target: an even grid, and every threshold with its neighbours."""
     reach = REACH[dtype]
     grid = {round_to(-reach + k * reach / 60, dtype) for k in range(121)}
     inner = {round_to(-40 + k * 0.75, dtype) for k in range(107)} if reach > 40 else set()
@@ -40,7 +40,7 @@ def pack(dtype: str, target: float) -> Case:
 
 
 def measure(context: Context) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
-    """Every curve of one backend, as far as its subject offers the quantity; and what cannot be drawn, with why."""
+    """The curves of one backend for the quantities that its subject offers; and those that failed, with the reason."""
     out: list[Curve] = []
     absent: dict[str, None] = {}
     for dtype in context.dtypes:
@@ -56,7 +56,7 @@ def measure(context: Context) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
                     continue
                 try:
                     with context.backend.session(), warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # a peer may warn; what it returns is what is drawn
+                        warnings.simplefilter("ignore")  # a peer may warn; only its result is drawn
                         seen = context.backend.to_list(context.answer(case, ask))
                         limits = context.limits(case)
                 except (Declined, Unsupported) as reason:
@@ -82,7 +82,7 @@ def curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: str
     ulps, allowances = [], []
     for s, r, b in zip(seen, right, room, strict=True):
         ulps.append(bounds.ulp_error(s, r, dtype, flush))
-        # Where flushing is declared the error is counted as none, so the line must not count its allowance either.
+        # On a backend that declares flushing, a flushed result counts as no error, so the bound must not allow for it.
         flushed = flush and abs(r) < form.min_normal
         allowances.append(b / bounds.ulp(r, dtype) if not flushed else math.ceil(0.5))
     return Curve(
@@ -90,15 +90,15 @@ def curve(context: Context, case: Case, ask: Ask, seen: list[float], limits: str
         dtype=dtype,
         target=case.target.values[0],
         logit=tuple(case.input.values),
-        # Six digits are more than a plot shows; rounding keeps the order of an error and its bound.
+        # Six digits are more than a plot shows; rounding does not change which of error and bound is larger.
         ulp=tuple(float(f"{u:.6g}") for u in ulps),
         bound=tuple(float(f"{a:.6g}") for a in allowances),
     )
 
 
 def peers(dtypes: tuple[str, ...] = ("float32", "float64"), beside_mlsm: bool = False) -> tuple[PeerRecord, ...]:
-    """The curves of every installed peer, and of mlsm itself where another loss is judged; one that cannot be called
-    gives none, under its own name."""
+    """The curves of every installed peer, and of mlsm itself if another loss is judged. A peer that cannot be called
+    has none, under its own name."""
     out = []
     if beside_mlsm:
         out.append(PeerRecord("mlsm", measure(Context(find("numpy"), Mlsm(), "quick", dtypes))[0]))

@@ -1,8 +1,8 @@
-"""What is wrong with somebody else's loss, in words, from a few small calls before it is judged.
+"""The mistakes of a foreign loss, in words, from a few small calls before it is judged.
 
-Finds out how the loss is to be asked (its reductions, whether it has second derivatives), and which known mistakes it
-shows. A `Cause` is a sentence and a test of violations; it changes no verdict. Raises `Unjudgeable` where every call
-raises the same exception: then nothing that follows would say more.
+Finds out how to call the loss (its reductions, whether it has second derivatives), and which known mistakes it has.
+A `Cause` is a sentence and a predicate of violations; it changes no verdict. Raises `Unjudgeable` if every call
+raises the same exception, because the checks would show nothing else.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ FACTORS: tuple[tuple[str, Callable[[Case], float]], ...] = (
     ("1/(N*C) of", lambda case: 1 / len(case.input.values)),
     ("N*C times", lambda case: float(len(case.input.values))),
 )
-"""What a result may be of the right one, and how large that is for a case of N rows and C classes."""
+"""(words, factor) for results that are a multiple of the right one, for a case of N rows and C classes."""
 
 
 class Unjudgeable(Exception):
-    """Every call raises the same: there is nothing to judge, and the message says what may help."""
+    """Every call raises the same exception: there is nothing to judge, and the message has the likely remedy."""
 
 
 def diagnose(context: Context) -> list[str]:
-    """What a reader should know first, in sentences; sets the causes and what the subject is asked."""
+    """What a reader should know first, in sentences; sets the causes and the questions to the subject."""
     assert isinstance(context.subject, Foreign)
     with warnings.catch_warnings(), context.backend.session():
         warnings.simplefilter("ignore")
@@ -54,7 +54,7 @@ def diagnose(context: Context) -> list[str]:
 
 
 class _Examination:
-    """One loss on one backend, looked at."""
+    """The examination of one loss on one backend."""
 
     def __init__(self, context: Context, subject: Foreign) -> None:
         self.context = context
@@ -89,7 +89,7 @@ class _Examination:
     # -------------------------------------------------------- asking
 
     def array(self, case: Case, ask: Ask) -> Any:
-        """What comes, or None where nothing does."""
+        """The answer, or None if there is none."""
         try:
             return self.context.backend.force(self.context.answer(case, ask))
         except (Declined, Unsupported):
@@ -99,7 +99,7 @@ class _Examination:
             return None
 
     def values(self, case: Case, ask: Ask) -> list[float] | None:
-        """The numbers of it, where they are as many as they should be."""
+        """The numbers of the answer, if their count is right."""
         array = self.array(case, ask)
         try:
             seen = None if array is None else self.context.backend.to_list(array)
@@ -116,7 +116,7 @@ class _Examination:
         y = Tensor(shape, tuple(round_to(y, target or dtype) for _, y in pairs), target or dtype)
         return Case(f"{dtype}-diagnosis", Tensor(shape, tuple(round_to(x, dtype) for x, _ in pairs), dtype), y)
 
-    # -------------------------------------------------------- how it is to be asked
+    # -------------------------------------------------------- how to call it
 
     def reductions(self, dtype: str) -> None:
         case = dense_cases.plain(dtype)
@@ -146,7 +146,7 @@ class _Examination:
             self.lines.append(f"{self.name} has no `reduction`: judged as none only")
 
     def unless_judgeable(self, nothing: bool) -> None:
-        """Raise `Unjudgeable` where every call raised one and the same, and no call ended the program."""
+        """Raise `Unjudgeable` if every call raised the same exception, and none ended the program."""
         said = {raised(e) for e in self.errors}
         if not nothing or len(said) != 1 or isinstance(self.errors[0], SystemExit):
             return
@@ -164,7 +164,7 @@ class _Examination:
             return None
 
     def shape(self, case: Case, reduction: str, array: Any) -> tuple[int, ...] | None:
-        """The shape of what came for "none" (or for no reduction at all), and what there is to say of it."""
+        """The shape of the answer for "none" (or without a reduction); adds a cause if it is wrong."""
         if array is None:
             return None
         try:
@@ -192,7 +192,7 @@ class _Examination:
         return shape
 
     def second(self, dtype: str) -> None:
-        """Whether it offers second derivatives: a capability of its own, that never hides the first."""
+        """Whether it offers second derivatives: a separate capability, whose absence does not hide the first ones."""
         if "hessian" not in self.subject.offers:
             return
         before = len(self.errors)
@@ -202,14 +202,14 @@ class _Examination:
                 words = "has a second derivative that loses its digits in the tail, as s*(1 - s) does"
                 self.gradients(dtype, "hessian", words)
                 return
-        why = raised(self.errors[-1]) if len(self.errors) > before else "nothing came that could be read"
+        why = raised(self.errors[-1]) if len(self.errors) > before else "no result could be read"
         self.subject.give_up("hessian", f"{self.name} offers no second derivative ({why})")
-        self.lines.append(f"{self.name} offers no second derivative, so none is asked: {why}")
+        self.lines.append(f"{self.name} offers no second derivative, so none is asked for: {why}")
 
     # -------------------------------------------------------- known mistakes
 
     def asked(self) -> str:
-        """The reduction that shows most."""
+        """The reduction to ask for."""
         return self.context.reduction
 
     def types(self, dtype: str) -> None:
@@ -266,7 +266,7 @@ class _Examination:
                 sentence,
                 "values.plain" if quantity == "loss" else "derivatives.plain",
                 lambda v, of=of: (
-                    v.question is not None  # type: ignore[misc]  # mypy knows no default of a lambda
+                    v.question is not None  # type: ignore[misc]  # mypy does not type a lambda's default
                     and (quantity == "loss" or v.question.quantity != "loss")
                     and v.question.reduction in of
                     and abs(v.seen - of[v.question.reduction](v.question.case) * v.right)
@@ -291,7 +291,7 @@ class _Examination:
         )
 
     def digits(self, dtype: str) -> None:
-        """Whether float64 is an array of float64 with the digits of a narrower format."""
+        """Whether a float64 result has only the digits of a narrower format."""
         case = self.column(dtype, [(x / 4, 0.0) for x in range(-8, 9)])
         ask = Ask("loss", self.asked())
         seen, right = self.values(case, ask), exact(case, ask).values
@@ -308,7 +308,7 @@ class _Examination:
             )
 
     def subnormals(self) -> None:
-        """Whether what is too small for a normal float32 is flushed to 0, on a backend that does not say so."""
+        """Whether subnormal float32 results are flushed to 0, on a backend that does not declare it."""
         if "float32" not in self.context.dtypes or "float32" in self.context.flush:
             return
         case = self.column("float32", [(-90.0, 0.0), (90.0, 1.0)])
@@ -333,7 +333,7 @@ class _Examination:
                     break
                 off = abs(seen[0] / right - 1)
                 if off > 2.0**8 * FORMATS[dtype].u:
-                    if size > 6 or off < 0.5:  # at once and by much: that is another mistake
+                    if size > 6 or off < 0.5:  # a large error at once is another mistake
                         lost[sign] = size, f"at x={sign * size}, y={y} it returns {seen[0]!r}, exactly {right!r}"
                     break
         if not lost:
@@ -391,7 +391,7 @@ class _Examination:
             )
 
     def unsigned(self) -> None:
-        """Whether 1 - y is taken in the target's own unsigned integers."""
+        """Whether 1 - y is computed in the target's own unsigned integers."""
         case = dataclasses.replace(self.column("float32", [(2.0, 2.0)]), target=Tensor((1, 1), (2,), "uint8"))
         ask = Ask("loss", self.asked())
         seen, right = self.values(case, ask), exact(case, ask).values
@@ -421,7 +421,7 @@ class _Examination:
             if max(off) > 3 * FORMATS[dtype].u:
                 self.narrow(case, seen, off.index(max(off)), f"does not widen {dtype}", "values.hard")
                 continue
-            # What is widened inside and rounded between two operations is off by one rounding more.
+            # A loss that widens inside and rounds between two operations has one more rounding.
             case = self.column(dtype, [(x / 8, y) for x in range(-64, 65) for y in (0.0, 0.3, 0.7, 1.0)])
             seen = self.values(case, ask)
             right = exact(case, ask).values
@@ -431,7 +431,7 @@ class _Examination:
                 self.narrow(case, seen, off.index(max(off)), words, "values.soft")
 
     def narrow(self, case: Case, seen: Sequence[float], at: int, words: str, check: str) -> None:
-        """The cause that lies in a dtype of 16 bits: `words`, and what is seen at one place."""
+        """Add the cause `words` of a 16-bit dtype, with the result at one place."""
         dtype, (x, y) = case.input.dtype, (case.input.values[at], case.target.values[at])
         right = exact(case, Ask("loss", "none")).values[at]
         self.cause(
@@ -487,7 +487,7 @@ class _Examination:
             )
 
     def exponent(self, dtype: str) -> None:
-        """Whether a gradient comes as exp(x - softplus(x)): what rounds the exponent is an error relative to |x|."""
+        """Whether a gradient is exp(x - softplus(x)), whose rounded exponent gives an error relative to |x|."""
         u = FORMATS[dtype].u
         case = self.column(
             dtype, [(x if y else -x, y) for x in (11.0, 13.5, 15.0, 16.0, 17.0, 19.0, 23.5, 27.0) for y in (0.0, 1.0)]
@@ -523,7 +523,7 @@ def _of_two_dtypes(v: Violation) -> bool:
 
 
 def _of_exponent(v: Violation) -> bool:
-    """Whether a gradient is off by no more than exp(x - softplus(x)) is, in either of its two terms."""
+    """Whether a gradient is off by at most the error of exp(x - softplus(x)), in either of its two terms."""
     pair = _pair(v)
     if pair is None or v.kind != "value" or v.question is None or v.question.quantity != "gradient":
         return False
@@ -538,26 +538,26 @@ def _pair(v: Violation) -> tuple[float, float] | None:
 
 
 def _infinite(v: Violation) -> bool:
-    """Whether an infinite logit is among what a value comes from."""
+    """Whether a value depends on an infinite logit."""
     if v.question is None:
         return bool(re.search(r"x=-?inf|[+-]inf", v.text))
     return any(math.isinf(v.question.case.input.values[i]) for i in v.question.places(v.place))
 
 
 def _tail(v: Violation, signs: frozenset[float]) -> bool:
-    """Whether a loss of a label that agrees with its logit is wrong: digits go little by little from |x| = 1 on."""
+    """Whether a wrong value is the loss of a label that agrees with its logit: digits get lost from |x| = 1 on."""
     pair = _pair(v)
     if v.kind != "value" or v.question is None or v.question.quantity != "loss":
         return False
     if pair is not None and any(pair[0] * sign >= 1 and pair[1] == (1.0 if sign > 0 else 0.0) for sign in signs):
         return True
-    # With a soft label, or among others, what is lost is of the size of the rounded logits.
+    # With a soft label, or among other elements, the error has the size of the rounded logits.
     logits = [v.question.case.input.values[i] for i in v.question.places(v.place)]
     return any(x * sign >= 1 for x in logits for sign in signs) and _of_size(v, 8 * FORMATS[v.dtype].u)
 
 
 def _of_size(v: Violation, part: float) -> bool:
-    """Whether a value is off by no more than this part of the logits that it is a mean of, or of itself."""
+    """Whether a value is off by at most this fraction of its logits, or of itself."""
     if v.question is None or not math.isfinite(v.seen):
         return False
     case, weight = v.question.case, v.question.case.weight

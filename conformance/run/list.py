@@ -1,4 +1,4 @@
-"""The command `list`: what is checked, by which rule and bound."""
+"""The command `list`: every check with its rule and bound."""
 
 from __future__ import annotations
 

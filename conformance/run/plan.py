@@ -1,6 +1,6 @@
-"""What a run asks of each backend, and the asking: one backend in, its record and what it has to say out.
+"""The plan of a run, and `judge`, which applies it to one backend and returns the record.
 
-A plan is plain data, so that another process can be handed it. Refuses to choose backends and to print.
+A plan is plain data, so that it can be sent to another process. Does not choose backends and does not print.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .diagnose import Unjudgeable, diagnose
 
 
 class Expected(NamedTuple):
-    """A failure that is known, and why; `backend` is empty for every backend, `case` for the whole check."""
+    """A known failure with its reason; `backend` is empty for all backends, `case` for the whole check."""
 
     backend: str
     id: str
@@ -30,7 +30,7 @@ class Expected(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The checks by id, and whose loss they judge, how."""
+    """The checks by id, the loss to judge, and the options."""
 
     checks: tuple[str, ...]
     level: str = "quick"
@@ -43,32 +43,32 @@ class Plan:
     curves: bool = False
 
     def subject(self, backend: Backend) -> Subject:
-        """Whose loss is judged."""
+        """The loss to judge."""
         return subject_of(backend, self.impl, self.kernel, self.elementwise)
 
 
 class Listener(Protocol):
-    """Who hears how a run goes on: a progress bar, or the wire to one."""
+    """The receiver of a run's progress: a progress bar, or the connection to one."""
 
     def title(self, text: str) -> None:
-        """What the next steps belong to."""
+        """Set the title of the next steps."""
 
     def step(self, what: str, count: int = 1) -> None:
         """`count` more steps are done; `what` is the latest."""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line permanently."""
 
 
 class Judged(NamedTuple):
-    """What a backend was found to do, and which expectations of failure it disappointed."""
+    """The record of a backend, and the expected failures that did not happen."""
 
     found: BackendRecord
     stale: list[str]
 
 
 def judge(plan: Plan, backend: Backend, listener: Listener) -> Judged:
-    """Every check of the plan on one backend, each verdict told as it comes."""
+    """Run every check of the plan on one backend, and report each verdict at once."""
     if plan.device is not None:
         backend.device = plan.device
     context = Context(backend, plan.subject(backend), plan.level, plan.dtypes)
@@ -103,7 +103,7 @@ def judge(plan: Plan, backend: Backend, listener: Listener) -> Judged:
 
 
 def apply_expected(found: BackendRecord, expected: tuple[Expected, ...]) -> Judged:
-    """The record with known failures marked, and what is stale: expected to fail, but did not."""
+    """The record with known failures marked, and the stale expectations: those that did not fail."""
     stale, checks = [], []
     for c in found.checks:
         reasons = [e for e in expected if e.id == c.id and not e.case and e.backend in ("", found.name)]
@@ -116,7 +116,7 @@ def apply_expected(found: BackendRecord, expected: tuple[Expected, ...]) -> Judg
 
 
 def verdicts(found: BackendRecord) -> list[str]:
-    """What is wrong: causes, with how many checks each explains, then the failing checks, the worst first."""
+    """The lines about failures: causes with how many checks each explains, then the failing checks, the worst first."""
     wrong = failing(found)
     out = []
     for sentence, explained in causes(found):
@@ -131,7 +131,7 @@ def verdicts(found: BackendRecord) -> list[str]:
 
 
 def not_asked(found: BackendRecord) -> list[str]:
-    """What was not asked, by reason: whole checks, and questions within checks."""
+    """The lines about what was not asked, by reason: whole checks, and questions within checks."""
     whole: dict[str, int] = {}
     parts: dict[str, int] = {}
     for c in found.checks:
@@ -144,7 +144,7 @@ def not_asked(found: BackendRecord) -> list[str]:
 
 
 def summary(found: BackendRecord) -> str:
-    """One line for a backend."""
+    """The last line of a backend."""
     counts = {s: sum(c.status == s for c in found.checks) for s in record.STATUSES}
     seconds = sum(c.seconds for c in found.checks)
     told = ", ".join(f"{n} {s}" for s, n in counts.items() if n)

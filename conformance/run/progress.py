@@ -1,4 +1,4 @@
-"""How far a run is: one line that redraws itself on a terminal; elsewhere a plain line now and then."""
+"""The progress of a run: one line that is redrawn on a terminal, elsewhere a plain line at intervals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TextIO
 
 WIDTH = 28
 OFTEN = 0.05
-"""Seconds between two drawings on a terminal: as often as an eye can follow."""
+"""Seconds between two drawings on a terminal, short enough to look continuous."""
 SELDOM = 15.0
-"""Seconds between two lines elsewhere, so that a log shows that something moves, and is not made of it."""
+"""Seconds between two lines elsewhere: a log shows that the run goes on, and stays short."""
 
 
 class Progress:
     """Counts steps out of `total`. Writes to `out` only (standard output by default).
 
-    Off a terminal a line comes every `seldom` seconds whether or not a step was done: one that takes minutes shows by
-    its name.
+    Without a terminal there is a line every `seldom` seconds, whether or not a step was done, so that a step of minutes
+    is shown by its name.
     """
 
     def __init__(self, total: int, out: TextIO | None = None, seldom: float = SELDOM) -> None:
@@ -73,11 +73,11 @@ class Progress:
     def _columns(self) -> int:
         try:
             return os.get_terminal_size(self._out.fileno()).columns
-        except OSError:  # it says that it is a terminal and has no size
+        except OSError:  # a terminal without a size
             return 110
 
     def line(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Show a line permanently, above the bar."""
         with self._lock:
             if self._live:
                 print("\r\x1b[2K", end="", file=self._out)
@@ -85,7 +85,7 @@ class Progress:
             print(text, file=self._out, flush=True)
 
     def close(self) -> None:
-        """The bar goes."""
+        """Remove the bar."""
         self._ended.set()
         with self._lock:
             if self._live:

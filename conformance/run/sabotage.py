@@ -1,7 +1,6 @@
-"""The command `sabotage`: plants every known mistake on every installed backend and prints who was caught by which
-check.
+"""The command `sabotage`: plants every known mistake on every installed backend and prints which check finds it.
 
-Refuses to count an exception as a catch: a mistake is caught when a check finds a wrong number.
+An exception does not count: a mistake is caught when a check finds a wrong number.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from ..subjects.sabotage import SABOTAGES, Sabotage
 from ..suite import by_id, run_check, select
 
 CRASH = re.compile(r"(\S+: )?raised ")
-"""How a reason begins that tells of an exception and not of a number."""
+"""The beginning of a reason that is an exception and not a wrong number."""
 CONFORMING = ("values", "derivatives", "special", "laws")
 
 
 class Verdict(NamedTuple):
-    """What became of one mistake on one backend: "caught", "missed", or "n/a" where it cannot be made; and why."""
+    """The result of one mistake on one backend: "caught", "missed", or "n/a" if it cannot be made; and why."""
 
     word: str
     why: str
 
 
 def plant(sabotage: Sabotage, backend: Backend) -> Verdict:
-    """One mistake on one backend: every check that should name it must, by a wrong number."""
+    """Plant one mistake on one backend: each check that should find it must, by a wrong number."""
     if sabotage.needs and not sabotage.needs & set(backend.dtypes):
         return Verdict("n/a", f"{backend.name} has none of {', '.join(sorted(sabotage.needs))}")
     for id in sabotage.caught_by:
@@ -44,7 +43,7 @@ def plant(sabotage: Sabotage, backend: Backend) -> Verdict:
 
 
 def conforming(backend: Backend) -> list[str]:
-    """What is held against the conforming implementation; it should be nothing."""
+    """The failures of the conforming implementation; there should be none."""
     context = Context(backend, Own(backend), "smoke", backend.dtypes)
     checks = [c for c in select(CONFORMING, "quick") if not c.id.endswith("exhaustive")]
     results = [run_check(c, context) for c in checks]
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Print the table; 0 when everything was caught and the conforming implementation passed, else 1."""
+    """Print the table; 0 if every mistake was caught and the conforming implementation passed, else 1."""
     try:
         backends = [find(name) for name in args.backend] or installed("smoke")[0]
     except (UnknownBackend, NotInstalled) as error:

@@ -1,4 +1,4 @@
-"""The command `show`: what one check means, and a script that runs it alone."""
+"""The command `show`: the meaning of one check, and a script that runs only this check."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The tally of one check: every judged value, the worst of them, and its violations, each with its input.
 
-Judges only through `bounds.judge`; refuses to stop at the first violation (a reader wants to know how many) and to
-pass when nothing at all was judged.
+Judges only through `bounds.judge`. Does not stop at the first violation (a reader wants to know how many there are),
+and does not pass if nothing was judged.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ..reference.oracle import row_indices
 from ..tensors import Case, Tensor
 
 MANY = 64
-"""From how many values on the plainly right ones are sorted out by NumPy, with the same comparison."""
+"""From this many values on, NumPy first sorts out the values within their bounds, by the same comparison."""
 SHOWN = 3
-"""How many violations are told in full, each of another case."""
+"""How many violations are shown in full, each of another case."""
 KEPT = 2000
-"""How many violations are kept to be compared with causes."""
+"""How many violations are kept for the comparison with causes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """One thing that is wrong, in words, and what a cause may be recognised by."""
+    """One violation in words, with the data by which a cause is recognised."""
 
     text: str
     kind: str
-    """"raised", "type" (what is no number), or "value"."""
+    """"raised", "type" (not a number: a dtype, a shape, a class), or "value"."""
     name: str
-    """What its case is called."""
+    """The name of its case."""
     seen: float = math.nan
     right: float = math.nan
     ulp: float = math.inf
@@ -44,7 +44,7 @@ class Violation:
 
     @property
     def severity(self) -> tuple[int, float]:
-        """What is told first: exceptions, then what is not finite, then what is no number, then digits by ULP."""
+        """The order of display: exceptions, results that are not finite, wrong types, then wrong digits by ULP."""
         if self.kind == "raised":
             return 0, 0.0
         if self.kind == "type":
@@ -56,7 +56,7 @@ class Violation:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What was asked of a case, so that each value of the answer can name its input."""
+    """The question about a case, so that each value of the answer can name its input."""
 
     case: Case
     quantity: str
@@ -64,7 +64,7 @@ class Question:
     wrt: str = "input"
 
     def places(self, place: int) -> list[int]:
-        """The elements that a value of the answer comes from."""
+        """The elements on which a value of the answer depends."""
         if self.quantity == "loss" and self.reduction == "none":
             return [i for i, row in enumerate(row_indices(self.case)) if row == place]
         if self.quantity != "loss" and self.wrt in ("input", "target"):
@@ -72,7 +72,7 @@ class Question:
         return list(range(len(self.case.input.values)))
 
     def pair(self, place: int) -> tuple[float, float] | None:
-        """Logit and target, where there is one of each."""
+        """Logit and target, if there is one of each."""
         found = self.places(place)
         if len(found) != 1:
             return None
@@ -108,7 +108,7 @@ class Question:
 
 
 class Tally:
-    """What one check has seen on one backend. `expected` names cases that are known to fail, and why."""
+    """The results of one check on one backend. `expected` names cases that are known to fail, and why."""
 
     def __init__(self, expected: Mapping[str, str] | None = None) -> None:
         self.judged = 0
@@ -162,8 +162,8 @@ class Tally:
 
     @staticmethod
     def _suspects(observed: Sequence[float], exact: Sequence[float], allowed: Sequence[float]) -> list[int]:
-        """The places worth a look: all that are not plainly within their bound, and the one that comes nearest to
-        it."""
+        """The places to judge one by one: all values not within their bound, and the one that comes nearest to its
+        bound."""
         seen, right, room = (np.asarray(v, dtype=np.float64) for v in (observed, exact, allowed))
         with np.errstate(all="ignore"):
             error = np.abs(seen - right)
@@ -183,31 +183,31 @@ class Tally:
                 self._violated(Violation(text, "value", _case(what), seen, right))
 
     def equal(self, observed: object, expected: object, what: str) -> None:
-        """Judge something that is no number: a dtype, a shape, a class."""
+        """Judge something that is not a number: a dtype, a shape, a class."""
         self.judged += 1
         if observed != expected:
             self._violated(Violation(f"{what}: {observed!r}, expected {expected!r}", "type", _case(what)))
 
     def true(self, condition: bool, what: str) -> None:
-        """Judge a condition; `what` says what is wrong where it does not hold."""
+        """Judge a condition; `what` says what is wrong if it is false."""
         self.judged += 1
         if not condition:
             self._violated(Violation(what, "value", _case(what), 0.0, 0.0))
 
     def fail(self, what: str, kind: str = "raised", repro: str = "") -> None:
-        """A violation that has no value to compare."""
+        """Add a violation without a value to compare."""
         self.judged += 1
         self._violated(Violation(what, kind, _case(what), repro=repro.replace("PLACE", "0")))
 
     def wrong(self, what: str, seen: float, right: float, question: Question) -> None:
-        """A value that was found to leave its bound elsewhere, where values are compared in bulk."""
+        """Add a value outside its bound that a bulk comparison has found."""
         dtype = question.case.input.dtype
         error = bounds.ulp_error(seen, right, dtype)
         text = f"{what}: {question.words(0)}: {seen!r}, exactly {right!r}"
         self._violated(Violation(text, "value", _case(what), seen, right, error, dtype, question))
 
     def passed_by(self, reason: str) -> None:
-        """A case that does not concern this backend or subject, and why."""
+        """Count a question that does not concern this backend or subject, by its reason."""
         self.passed_over[reason] = self.passed_over.get(reason, 0) + 1
 
     def _violated(self, violation: Violation) -> None:
@@ -220,7 +220,7 @@ class Tally:
 
     @property
     def told(self) -> list[Violation]:
-        """The worst violations, each of another case: three elements of one case would hide the next's trouble."""
+        """The worst violations, each of another case: three elements of one case would hide the other cases."""
         out: dict[str, Violation] = {}
         for violation in sorted(self.violations, key=lambda v: v.severity):
             if len(out) < SHOWN:

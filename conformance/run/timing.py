@@ -1,4 +1,4 @@
-"""A kernel's time beside the reference's, so that its author sees whether it pays. Judges nothing."""
+"""A kernel's time compared with the reference's, so that its author sees whether it is faster. Judges nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROUNDS = 21
 
 
 def beside_reference(path: str, backend: Backend) -> Iterator[str]:
-    """For each shape a line: how long the reference takes as a multiple of the kernel's time, loss and gradient."""
+    """A line for each shape: the reference's time as a multiple of the kernel's, for the loss and with the gradient."""
     import mlsm
 
     name = load_kernel(path)
-    yield f"{name} beside the reference on {backend.name}, float32, medians of {ROUNDS} interleaved rounds:"
+    yield f"{name} compared with the reference on {backend.name}, float32, medians of {ROUNDS} interleaved rounds:"
     with backend.session():
         for shape in SHAPES:
             case = dense_cases.plain("float32", shape, "timed", soft=False)
@@ -32,7 +32,7 @@ def beside_reference(path: str, backend: Backend) -> Iterator[str]:
             ):
                 try:
                     ratio = _ratio(backend, function, x, y, name)
-                except ValueError as reason:  # it declines: the message says why
+                except ValueError as reason:  # it declines: the message has the reason
                     parts.append(f"{word}: {reason}")
                 else:
                     parts.append(f"{word} {ratio:.2f} times as fast")
@@ -45,7 +45,7 @@ def _ratio(backend: Backend, function: Callable[..., Any], x: Any, y: Any, name:
         backend.force(function(x, y, kernel=kernel))
         return time.perf_counter() - start
 
-    for kernel in ("generic", name):  # what compiles does it before the clock runs
+    for kernel in ("generic", name):  # compilation happens before the clock starts
         once(kernel)
     rounds = [(once("generic"), once(name)) for _ in range(ROUNDS)]
     return statistics.median(reference / own for reference, own in rounds)

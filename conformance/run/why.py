@@ -1,8 +1,8 @@
-"""Why each peer errs: a sentence, and the peer's own arithmetic in mpmath, each operation rounded as it is there.
+"""Why each peer errs: a sentence, and the peer's own arithmetic in mpmath, with the same rounding of each operation.
 
-A sentence is confirmed where the peer is wrong, and the same arithmetic at its precision is wrong by the same amount,
-while at 200 bits it is right. `look("torch_mlsm")` shows it for one peer. Refuses to say anything of a peer that is
-not in this table.
+A sentence is confirmed if the peer is wrong, and the same arithmetic at its precision is wrong by the same amount,
+while at 200 bits it is right. `look("torch_mlsm")` shows it for one peer. Says nothing about a peer that is not in
+this table.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..subjects import subject_of
 from ..tensors import Case, Tensor
 
 Form = Callable[[Any, Any], Any]
-"""A quantity of one element out of logit and label, in mpmath's numbers and at its working precision."""
+"""A quantity of one element as a function of logit and label, in mpmath's numbers and working precision."""
 
 
 class Why(NamedTuple):
-    """One mistake: in words, in arithmetic, and the places at which it is looked at."""
+    """One mistake: in words, in arithmetic, and the points at which it is shown."""
 
     sentence: str
     form: Form
@@ -33,7 +33,7 @@ class Why(NamedTuple):
 
 
 def recomputed(why: Why, x: float, y: float) -> tuple[float, float]:
-    """What is right at this place, and what the peer's arithmetic gives there when each operation is rounded."""
+    """The right value at this point, and that of the peer's arithmetic with each operation rounded."""
     from mpmath import mp
 
     with mp.workprec(200):
@@ -63,7 +63,7 @@ def returned(name: str, why: Why, x: float, y: float) -> float:
 
 
 def look(name: str) -> None:
-    """Print what one peer returns where a sentence is about it, what is right, and what its arithmetic gives."""
+    """Print for each sentence about one peer what it returns, the right value, and what its arithmetic gives."""
     for why in WHY[name]:
         print(f"{name} {why.sentence}")
         for x, y in why.points:
@@ -75,7 +75,7 @@ def look(name: str) -> None:
             )
 
 
-# ------------------------------------------------------------ what is right
+# ------------------------------------------------------------ the right values
 
 
 def _right_loss(x: Any, y: Any) -> Any:
@@ -100,7 +100,7 @@ def _right_hessian(x: Any, y: Any) -> Any:
 _EXACT: dict[str, Form] = {"loss": _right_loss, "gradient": _right_gradient, "hessian": _right_hessian}
 
 
-# ------------------------------------------------------------ what others write
+# ------------------------------------------------------------ the arithmetic of the peers
 
 
 def _softplus(x: Any) -> Any:

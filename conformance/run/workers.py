@@ -1,7 +1,7 @@
-"""Backends side by side: processes that judge one backend after another and tell, line by line, what they find.
+"""Backends side by side: processes that judge one backend after another and send their results line by line.
 
-A worker is `python -m mlsm_conformance.run.workers`, at the other end of a `Channel`: its task is the plan, and every
-line after it the name of a backend. Judges nothing itself.
+A worker is `python -m mlsm_conformance.run.workers`, at the other end of a `Channel`: its task is the plan, and each
+further line is the name of a backend. Judges nothing itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Message(NamedTuple):
-    """What a worker says of a backend: a title, a step or a line as a listener hears it, its record, or its end."""
+    """A worker's message about a backend: a title, a step or a line for the listener, its record, or its end."""
 
     backend: str
     kind: str
@@ -40,7 +40,7 @@ class Message(NamedTuple):
 def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Judged]:
     """Judge these backends in `jobs` processes; the verdicts in the order of the backends.
 
-    A process that dies is a verdict on the backend it was judging; the others go on in a new one.
+    If a process dies, the backend that it was judging fails, and the others continue in a new process.
     """
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     told: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -51,7 +51,7 @@ def side_by_side(plan: Plan, backends: Sequence[Backend], jobs: int) -> list[Jud
         lead.start()
 
     by_name = {b.name: b for b in backends}
-    # A backend's lines are shown together, when it is done: nobody could tell those of two apart.
+    # A backend's lines are shown together at its end, because lines of two backends would be mixed up.
     lines: dict[str, list[str]] = {name: [] for name in by_name}
     verdicts: dict[str, Judged] = {}
     with Progress(len(backends) * len(plan.checks)) as bar:
@@ -90,7 +90,7 @@ def _turns(backends: Sequence[Backend]) -> list[str]:
 
 
 def _died(plan: Plan, backend: Backend, finished: int, code: int) -> BackendRecord:
-    """The record of a backend whose process ended during the check after these: its verdicts went with it."""
+    """The record of a backend whose process ended during the check after these; its verdicts are lost."""
     checks = [CheckRecord(id, by_id(id).group, "skip", "its verdict was lost with the process") for id in plan.checks]
     reason = f"the process that judged it ended, with code {code}"
     at = min(finished, len(checks) - 1)
@@ -107,11 +107,11 @@ def _died(plan: Plan, backend: Backend, finished: int, code: int) -> BackendReco
 
 
 def _lead(plan: Plan, waiting: queue.SimpleQueue[str | None], told: queue.SimpleQueue[Message]) -> None:
-    """One thread for each worker: hands it a backend at a time and passes on what it says."""
+    """The thread of one worker: sends it one backend at a time and forwards its messages."""
     sharing = {name: value for name, value in SHARING.items() if name not in os.environ}
     name = waiting.get()
     while name is not None:
-        with Channel(__name__, dataclasses.asdict(plan), sharing) as worker:  # and a new one after one that died
+        with Channel(__name__, dataclasses.asdict(plan), sharing) as worker:  # a new one after each that died
             while name is not None and _ask(worker, name, told):
                 name = waiting.get()
         if name is not None:
@@ -119,7 +119,7 @@ def _lead(plan: Plan, waiting: queue.SimpleQueue[str | None], told: queue.Simple
 
 
 def _ask(worker: Channel, name: str, told: queue.SimpleQueue[Message]) -> bool:
-    """Have a worker judge a backend; whether it lived to tell."""
+    """Have a worker judge a backend; returns whether the worker is still alive."""
     worker.say(name)
     finished = 0
     for kind, value in worker.messages():

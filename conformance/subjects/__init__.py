@@ -1,5 +1,5 @@
-"""What the suite can judge: mlsm itself, a foreign loss, the peers, a conforming loss of another formula, and losses
-with a planted mistake."""
+"""The losses that the suite can judge: mlsm itself, a foreign loss, the peers, a conforming loss by another formula,
+and losses with a planted mistake."""
 
 from .base import (
     OPTIONS,

@@ -1,7 +1,7 @@
-"""Whose loss is judged: mlsm's own (with a kernel or without), somebody else's function, or a planted one.
+"""The loss that is judged: mlsm's own (with a kernel or without), a foreign function, or a planted one.
 
-A subject is called with arrays and options and returns arrays.  It refuses what it does not offer by raising
-`Declined`, with the reason, so that a check can tell "wrong" from "not claimed".
+A subject is called with arrays and options and returns arrays.  For a call that it does not offer it raises
+`Declined` with the reason, so that a check can tell "wrong" from "not claimed".
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Declined(Exception):
 
 
 class NotImportable(Exception):
-    """`--impl` names nothing that can be imported and called."""
+    """`--impl` does not name a callable that can be imported."""
 
 
 class Subject:
-    """A loss and what belongs to it, as functions of arrays."""
+    """A loss and its derivatives, as functions of arrays."""
 
     name = "mlsm"
     kernel = "auto"
@@ -35,19 +35,19 @@ class Subject:
     )
     options: frozenset[str] = frozenset(OPTIONS)
     reductions: frozenset[str] = frozenset({"none", "mean", "sum"})
-    """How it can be asked."""
+    """The reductions that it has."""
     named: Mapping[str, Any] = {}
-    """How a command line and `again` name it: `impl`, `kernel`, `elementwise`."""
+    """The arguments by which a command line and `again` name it: `impl`, `kernel`, `elementwise`."""
     differentiates = False
     """Whether its derivatives come from the library's own differentiation."""
 
     @property
     def called(self) -> str:
-        """Its name within a sentence: without the path of its module."""
+        """Its name in a sentence: without the path of its module."""
         return self.name.rpartition(":")[2]
 
     def lacking(self, quantity: str) -> str:
-        """Why it does not answer such questions; empty where it does."""
+        """Why it does not answer such questions; empty if it does."""
         return "" if quantity in self.offers else f"{self.called} offers no {quantity}"
 
     def loss(self, **given: Any) -> Any:
@@ -71,11 +71,11 @@ class Subject:
         raise Declined(f"{self.called} has no elementwise loss")
 
     def linear(self, *arrays: Any, **given: Any) -> Any:
-        """Loss and gradients of a linear head; and `Labels` are taken wherever a target is."""
+        """Loss and gradients of a linear head; then `Labels` are accepted wherever a target is."""
         raise Declined(f"{self.name} has no linear head")
 
     def claims(self, given: Mapping[str, Any]) -> None:
-        """Raise `Declined` where an option is asked for (not merely left at its default) that the subject lacks."""
+        """Raise `Declined` if an option is given (not at its default) that the subject lacks."""
         for option in ("weight", "pos_weight", "where"):
             if given.get(option) is not None and option not in self.options:
                 raise Declined(f"{self.called} has no `{option}`")
@@ -86,7 +86,7 @@ class Subject:
 
 
 class Mlsm(Subject):
-    """mlsm itself, by whichever kernel the dispatch chooses or by the one that is named."""
+    """mlsm itself, with the kernel that the dispatch chooses or with the one that is named."""
 
     def __init__(self, kernel: str | None = None) -> None:
         import mlsm
@@ -103,7 +103,7 @@ class Mlsm(Subject):
         try:
             return function(**given, kernel=self._forced)
         except ValueError as error:
-            # The one message that means "this kernel declines", which is a kernel's right.
+            # The only message that means "this kernel declines", which is allowed.
             if str(error).startswith(f"`kernel` {self._forced!r} cannot serve this call"):
                 raise Declined(str(error)) from error
             raise
@@ -130,8 +130,8 @@ class Mlsm(Subject):
 
 
 class Foreign(Subject):
-    """Somebody else's loss: `(input, target, weight=..., reduction=...)`, with its library's own derivatives, or with a
-    `grad` or `value_and_grad` that stands beside it."""
+    """A foreign loss: `(input, target, weight=..., reduction=...)`, with its library's own derivatives, or with a
+    `grad` or `value_and_grad` next to it."""
 
     def __init__(
         self,
@@ -163,18 +163,18 @@ class Foreign(Subject):
             if "grad" in self._beside or "value_and_grad" in self._beside:
                 offers |= {"gradient", "grad_output"}
             else:
-                self.missing["gradient"] = f"{where} `grad` or `value_and_grad` beside it"
+                self.missing["gradient"] = f"{where} `grad` or `value_and_grad` next to it"
             if "hessian_diag" in self._beside:
                 offers.add("hessian")
             else:
-                self.missing["hessian"] = f"{where} `hessian_diag` beside it"
+                self.missing["hessian"] = f"{where} `hessian_diag` next to it"
         self.offers = frozenset(offers)
 
     def lacking(self, quantity: str) -> str:
         return self.missing.get(quantity, "") or super().lacking(quantity)
 
     def give_up(self, quantity: str, reason: str) -> None:
-        """Do not ask this quantity any more, and say why."""
+        """Stop asking for this quantity, for the given reason."""
         self.offers -= {quantity, "grad_output" if quantity == "gradient" else quantity}
         self.missing[quantity] = reason
 
@@ -214,7 +214,7 @@ class Foreign(Subject):
         if not self.differentiates:
             return self._by_itself(given, cotangent)
         arrays = (given.pop("input"), given.pop("target"))
-        # A number has no dtype and no device; as a factor it needs neither.
+        # A number has no dtype and no device, and a factor needs neither.
         factor = cotangent if isinstance(cotangent, (int, float)) else None
 
         def loss(x: Any, y: Any) -> Any:
@@ -243,7 +243,7 @@ class Foreign(Subject):
 
 
 def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    """The names of its parameters; those documented for a loss, where it does not tell."""
+    """The names of its parameters; if it has no signature, those documented for a loss."""
     try:
         found = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin without a signature
@@ -259,12 +259,12 @@ def _taken(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _beside(function: Callable[..., Any], home: Any, attribute: str) -> dict[str, Callable[..., Any]]:
-    """What stands beside a loss: attributes of its own, or functions of the module that defines it."""
+    """The functions that belong to a loss: its own attributes, or functions of the module that defines it."""
     out: dict[str, Callable[..., Any]] = {}
     for name in ("grad", "value_and_grad", "hessian_diag"):
         for owner, called in ((function, name), (home, f"{attribute}_{name}"), (home, name)):
             found = getattr(owner, called, None)
-            # `from jax import grad` stands beside a loss, too, and is another thing.
+            # A module may also contain `from jax import grad`, which does not belong to the loss.
             same = owner is function or getattr(found, "__module__", "") == getattr(function, "__module__", None)
             if callable(found) and same and found is not function:
                 out[name] = found
@@ -273,7 +273,7 @@ def _beside(function: Callable[..., Any], home: Any, attribute: str) -> dict[str
 
 
 class Loaded(NamedTuple):
-    """What `--impl` names: the callable, its library's root module, and what stands beside it."""
+    """What `--impl` names: the callable, its library's root module, and the functions that belong to it."""
 
     function: Callable[..., Any]
     root: str
@@ -283,7 +283,7 @@ class Loaded(NamedTuple):
 def _named(path: str, option: str) -> tuple[Any, Any, str]:
     """The object that `pkg.module:attribute` names, the object it is an attribute of, and the attribute's name.
 
-    NotImportable, in one line, whatever the import raises.
+    Raises NotImportable, in one line, for any exception of the import.
     """
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
@@ -311,7 +311,7 @@ def load(path: str) -> Loaded:
     if isinstance(found, type):
         raise NotImportable(f"`--impl` {path!r} is a class: name an instance of it, or a function")
     if not callable(found):
-        raise NotImportable(f"`--impl` {path!r} is a {type(found).__name__}, not a callable")
+        raise NotImportable(f"`--impl` {path!r} is not callable: it has type {type(found).__name__}")
     return Loaded(found, path.partition(".")[0].partition(":")[0], _beside(found, home, attribute))
 
 
@@ -331,7 +331,7 @@ def load_kernel(path: str) -> str:
 def subject_of(
     backend: Backend, impl: str | None = None, kernel: str | None = None, elementwise: bool = False
 ) -> Subject:
-    """Whose loss is judged: mlsm's (by a kernel that is registered, or that `pkg.module:kernel` names), or another."""
+    """The loss to judge: mlsm's (with a kernel that is registered, or that `pkg.module:kernel` names), or another."""
     if impl is not None:
         loaded = load(impl)
         return Foreign(loaded.function, impl, backend, loaded.beside, elementwise)

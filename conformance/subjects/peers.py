@@ -1,9 +1,9 @@
-"""Other people's losses under one signature, `(input, target, weight=None, reduction="mean")`, for `--impl` and the
+"""Other libraries' losses with one signature, `(input, target, weight=None, reduction="mean")`, for `--impl` and the
 report's plots.
 
-Each calls the other library as its documentation says and changes only what the signature forces: the order of the
-arguments and the mean over the classes.  Refuses to repair anything.  `--impl
-mlsm_conformance.peers:optax_sigmoid_bce` judges one of them.
+Each calls the other library as its documentation says and changes only what the signature requires: the order of the
+arguments and the mean over the classes.  Repairs nothing.  `--impl mlsm_conformance.peers:optax_sigmoid_bce` judges
+one of them.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def optax_sigmoid_bce(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 def keras_bce(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """keras.losses.binary_crossentropy from logits, by whichever engine Keras runs on; it averages over the classes
+    """keras.losses.binary_crossentropy from logits, on the engine that Keras uses; it averages over the classes
     itself."""
-    keras: Any = importlib.import_module("keras")  # installed or not: mypy must not care
+    keras: Any = importlib.import_module("keras")  # typed as Any, so that mypy's result is the same without it
 
     return _reduced(keras.losses.binary_crossentropy(target, input, from_logits=True), reduction)
 
 
 def sklearn_half_binomial(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """scikit-learn's HalfBinomialLoss, the one behind its logistic regression and gradient boosting; float64 inside."""
+    """scikit-learn's HalfBinomialLoss, used by its logistic regression and gradient boosting; float64 inside."""
     import numpy as np
     from sklearn._loss.loss import HalfBinomialLoss
 
@@ -58,7 +58,7 @@ def sklearn_half_binomial(input: Any, target: Any, reduction: str = "mean") -> A
 
 
 def scipy_log_expit(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """The expression in SciPy's words: target * log_expit(x) + (1 - target) * log_expit(-x)."""
+    """The expression with SciPy's functions: target * log_expit(x) + (1 - target) * log_expit(-x)."""
     from scipy.special import log_expit
 
     element = -(target * log_expit(input) + (1 - target) * log_expit(-input))
@@ -150,7 +150,7 @@ def paddle_mlsm(input: Any, target: Any, weight: Any = None, reduction: str = "m
 def paddle_mlsm_grad(
     input: Any, target: Any, weight: Any = None, reduction: str = "mean", grad_output: Any = None
 ) -> Any:
-    """Its gradient, by `paddle.grad`; a second derivative it has none."""
+    """Its gradient, by `paddle.grad`; it has no second derivative."""
     paddle: Any = importlib.import_module("paddle")
     x = paddle.to_tensor(input, stop_gradient=False)
     value = _paddle_mlsm(x, target, weight, reduction)
@@ -169,7 +169,7 @@ def _reduced(rows: Any, reduction: str) -> Any:
 
 
 class Peer(NamedTuple):
-    """A loss to draw beside ours: the backend whose arrays it takes, and how it is called."""
+    """A loss to draw next to mlsm's: the backend whose arrays it takes, and the function."""
 
     name: str
     backend: dict[str, str]
@@ -178,8 +178,8 @@ class Peer(NamedTuple):
     call: Callable[..., Any]
 
     def absent(self) -> str | None:
-        """Why it cannot be called here, or None. Its modules are imported: Keras is installed without the engine that
-        it is told to run on as often as with it, and only its import shows that."""
+        """Why it cannot be called here, or None. Its modules are imported, because only the import of Keras shows
+        whether its engine is installed."""
         for module in self.modules:
             if missing(module):
                 return f"the module `{module}` is not installed"
@@ -200,7 +200,7 @@ PEERS = (
     Peer("Keras BCE", _TORCH, ("keras", "torch"), keras_bce),
     Peer("scikit-learn HalfBinomialLoss", {"float64": "numpy"}, ("sklearn",), sklearn_half_binomial),
 )
-"""Those that are drawn in every report where they are installed."""
+"""The peers that every report draws if they are installed."""
 OTHERS = (
     Peer("SciPy log_expit", _NUMPY, ("scipy",), scipy_log_expit),
     Peer("timm BinaryCrossEntropy", _TORCH, ("torch", "timm"), timm_bce),
@@ -210,9 +210,9 @@ OTHERS = (
     Peer("MLX binary_cross_entropy", _NUMPY, ("mlx.core",), mlx_bce),
     Peer("Paddle multi_label_soft_margin_loss", _NUMPY, ("paddle",), paddle_mlsm),
 )
-"""Those that can be judged besides; `make gallery` judges all."""
+"""Further peers that can be judged; `make gallery` judges all."""
 
 
 def installed_peers() -> list[Peer]:
-    """The peers to draw that can be called here."""
+    """The peers of `PEERS` that can be called here."""
     return [p for p in PEERS if p.absent() is None]

@@ -1,7 +1,7 @@
-"""A conforming loss of one's own, in another formula than the package's: two softplus terms, two logistic functions.
+"""A conforming loss by another formula than the package's: two softplus terms and two logistic functions.
 
-Computed with care, written with the Array API only, so that it runs on every backend.  It shows that the suite judges
-a contract and not a formula, and each sabotage is this with one thing wrong.  Refuses to be fast.
+Accurate, and written with the Array API only, so that it runs on every backend.  It shows that the suite judges a
+contract and not a formula, and each sabotage is this loss with one mistake.  Not meant to be fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HALVES = ("float16", "bfloat16")
 
 
 class Own(Subject):
-    """A conforming loss of one's own."""
+    """A conforming loss by another formula."""
 
     name = "own formula"
     kernel = "own"
@@ -37,7 +37,7 @@ class Own(Subject):
         return xp.float64 if wide else xp.float32
 
     def cast_target(self, y: Any, x: Any, dtype: Any) -> Any:
-        """Targets in the compute dtype, straight from their own."""
+        """Targets in the compute dtype, cast directly from their own."""
         return self._xp.astype(y, dtype)
 
     def softplus(self, z: Any) -> Any:
@@ -53,13 +53,13 @@ class Own(Subject):
         return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
 
     def term(self, coefficient: Any, value: Any) -> Any:
-        """coefficient * value, where a coefficient of 0 takes an infinite value away."""
+        """coefficient * value, but 0 if the coefficient is 0 and the value is infinite."""
         xp = self._xp
         gone = (coefficient == 0) & xp.isinf(value)
         return coefficient * xp.where(gone, xp.zeros_like(value), value)
 
     def coefficients(self, y: Any, p: Any, eps: float) -> tuple[Any, Any]:
-        """Of softplus(-x) and of softplus(x), each formed from y itself."""
+        """The coefficients of softplus(-x) and of softplus(x), each formed from y itself."""
         on, off = y, 1 - y
         if eps:
             on, off = y * (1 - eps) + eps / 2, off * (1 - eps) + eps / 2
@@ -109,7 +109,7 @@ class Own(Subject):
         return total / count if reduction == "mean" else total
 
     def share(self, reduction: str, count: Any, classes: Any, own: int) -> Any:
-        """What each element's derivative is divided by: the class count, and for the mean the row count."""
+        """The divisor of each element's derivative: the class count, and for the mean also the row count."""
         return classes * count if reduction == "mean" else classes
 
     def class_axis_last(self, a: Any, axis: int, ndim: int) -> Any:
@@ -158,7 +158,7 @@ class Own(Subject):
         return out
 
     def masked(self, a: Any, m: Any) -> Any:
-        """0 where nothing was observed, whatever stood there."""
+        """0 where an entry is masked, whatever its value is."""
         return a if m is None else self._xp.where(m, a, self._xp.zeros_like(a))
 
     def _array(self, value: Any) -> bool:
@@ -177,7 +177,7 @@ class Own(Subject):
         return array_api_compat.device(x)
 
     def loss(self, **given: Any) -> Any:
-        with numpy.errstate(all="ignore"):  # the contract wants silence; on libraries without flags it does nothing
+        with numpy.errstate(all="ignore"):  # the contract forbids warnings; some libraries have no flags
             return self._loss(given)
 
     def _loss(self, given: dict[str, Any]) -> Any:

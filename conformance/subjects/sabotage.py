@@ -1,7 +1,7 @@
-"""Wrong losses on purpose: every known numeric mistake as an implementation, and as a kernel where the seam holds it.
+"""Losses that are wrong on purpose: each known numeric mistake as an implementation, and as a kernel if possible.
 
-Each `Sabotage` is `Own` with one thing wrong, in the loss, the gradient and the Hessian alike.  It tests the tester:
-refuses to be used for anything else.
+Each `Sabotage` is `Own` with one mistake, in the loss, the gradient and the Hessian alike.  It tests the suite and
+has no other use.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .reference_impl import HALVES, Own
 
 @dataclasses.dataclass(frozen=True)
 class Sabotage:
-    """One mistake: what it is called, what it does, and the checks that must name it."""
+    """One mistake: its name, its implementation, and the checks that must find it."""
 
     name: str
     meaning: str
     caught_by: tuple[str, ...]
     make: type[Own]
     needs: frozenset[str] = frozenset()
-    """Where none of these dtypes exists, nobody can make the mistake."""
+    """The mistake is possible only if one of these dtypes exists."""
 
 
 _found: list[Sabotage] = []
 
 
 def sabotage(meaning: str, *caught_by: str, needs: tuple[str, ...] = ()) -> Callable[[type[Own]], type[Own]]:
-    """Enter a class into the list."""
+    """Add a class to the list."""
 
     def enter(cls: type[Own]) -> type[Own]:
         cls.name = "sabotage: " + "-".join(_words(cls.__name__))
@@ -88,7 +88,7 @@ class GuardDropped(Own):
     def gradient(self, x: Any, on: Any, off: Any) -> Any:
         xp = self._xp
         far = self.sigmoid(-xp.abs(x))
-        # The same carelessness in a derivative: a factor that meets an infinite logit.
+        # The same mistake in a derivative: a factor that multiplies an infinite logit.
         return xp.where(x >= 0, off - (on + off) * far, (on + off) * far - on) + 0 * x
 
     def curvature(self, x: Any, on: Any, off: Any) -> Any:
@@ -104,7 +104,7 @@ class SignOfZero(Own):
 
     def element(self, x: Any, on: Any, off: Any) -> Any:
         xp = self._xp
-        # sign(0)*sign(0) = 0 takes the smooth part away at 0 too.
+        # sign(0)*sign(0) = 0 removes the smooth part at 0 too.
         side = xp.sign(x)
         linear = self.term(xp.where(x >= 0, off, on), xp.abs(x))
         return linear + (on + off) * xp.log1p(xp.exp(-xp.abs(x))) * xp.where(side == 0, side, xp.ones_like(side))
@@ -222,9 +222,9 @@ SABOTAGES: tuple[Sabotage, ...] = tuple(_found)
 
 EMULATED_ONLY = {
     "sequential-sum": "sums in float64, one term after the other, where libraries sum pairwise",
-    "bad-exp": "an exp that is 8 ULP off, which no budget holds",
+    "bad-exp": "an exp that is 8 ULP off, more than any budget allows",
 }
-"""Mistakes of a library's own arithmetic, which no array library here makes: the judges' test emulates them."""
+"""Mistakes of a library's arithmetic that no array library here makes: the test of the judges emulates them."""
 
 # ------------------------------------------------------------ the same mistakes as kernels
 
@@ -239,11 +239,11 @@ ROW_LEVEL = (
     "pos-weight-on-all",
     "mask-not-in-divisor",
 )
-"""Mistakes that the row seam can hold: a kernel sees no reduction, so it can get none wrong."""
+"""Mistakes that a kernel can make: it does not compute reductions, so it cannot get them wrong."""
 
 
 def as_kernel(make: type[Own], backend: Backend, name: str) -> Any:
-    """A kernel of mlsm whose rows and pullbacks are those of an implementation here."""
+    """A kernel of mlsm whose rows and pullbacks are those of one of these implementations."""
     from mlsm import Kernel
 
     own = make(backend)

@@ -1,4 +1,4 @@
-"""What a test may not have: a library that is not installed, and the time for slow parameters (`make test-slow`)."""
+"""Skips of tests whose library is not installed, and the mark of slow parameters (`make test-slow`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..backends import Backend, NotInstalled, find
 
 
 def backend_or_skip(name: str) -> Backend:
-    """The backend of this name, or a skip that says what is missing."""
+    """The backend of this name, or a skip that names what is missing."""
     try:
         return find(name)
     except NotInstalled as absent:

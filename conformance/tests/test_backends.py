@@ -1,4 +1,4 @@
-"""The whole suite over every backend that is installed: one class each, as a third party would write it."""
+"""The whole suite on every installed backend: one class each, as a third party would write it."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class TestTorchDTensorClass(BackendSuite):
     backend = "torch-dtensor-class"
 
 
-@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
+@pytest.mark.slow  # level smoke here; `make conformance` has run level quick
 class TestJAX(BackendSuite):
     backend = "jax"
 
 
-@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
+@pytest.mark.slow  # level smoke here; `make conformance` has run level quick
 class TestJAXX64(BackendSuite):
     backend = "jax-x64"
 
 
-@pytest.mark.slow  # at level smoke what `make conformance` has run at level quick
+@pytest.mark.slow  # level smoke here; `make conformance` has run level quick
 class TestJAXJit(BackendSuite):
     backend = "jax-jit"
 
@@ -87,6 +87,6 @@ class TestCuPy(BackendSuite):
     backend = "cupy"
 
 
-def test_no_variant_is_forgotten() -> None:
+def test_every_variant_has_a_class() -> None:
     here = {c.backend for c in globals().values() if isinstance(c, type) and issubclass(c, BackendSuite) and c.backend}
     assert here == set(NAMES)

@@ -1,4 +1,4 @@
-"""Does the benchmark measure what it says? With a clock of its own, and one real run of a few elements.
+"""Does the benchmark measure what it says? With a simulated clock, and one real run of a few elements.
 
 Asserts nothing about speed: a test that does belongs to the kernel that promises it.
 """
@@ -46,7 +46,7 @@ from ..run.progress import Progress
 
 
 class Clock:
-    """Time that passes only when somebody works."""
+    """A clock that advances only during work."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -55,7 +55,7 @@ class Clock:
         return self.now
 
     def work(self, *seconds: float, value: float = 1.0) -> Callable[[], float]:
-        """Work that takes these times in turn, the last one from then on."""
+        """Work that takes these times in turn, and then always the last one."""
         times = list(seconds)
 
         def run() -> float:
@@ -76,9 +76,9 @@ def ready(work: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
 # ---------------------------------------------------------------- the measurement
 
 
-def test_everybody_is_timed_in_every_round_and_the_median_is_of_rounds() -> None:
+def test_every_contestant_is_timed_in_every_round_and_the_median_is_over_rounds() -> None:
     clock = Clock()
-    # One call to see how often to repeat; then one in each round.
+    # One call to find the number of repeats; then one in each round.
     timed, done = interleave({"a": clock.work(1.0), "b": clock.work(9, 2, 2, 2, 50, 3, 3, 3)}, 7, 1e9, clock)
     assert done == 7
     assert timed["a"].median == 1.0
@@ -136,7 +136,7 @@ def test_entries_are_ratios_to_the_floor_and_carry_the_error() -> None:
     assert entry.reason == ""
 
 
-def test_one_that_cannot_work_keeps_its_line_and_the_reason() -> None:
+def test_a_contestant_that_raises_keeps_its_line_with_the_reason() -> None:
     def refuse() -> Any:
         raise TypeError("no bfloat16 here\nand more")
 
@@ -152,7 +152,7 @@ def test_one_that_cannot_work_keeps_its_line_and_the_reason() -> None:
     ]
 
 
-def test_two_of_one_name_are_a_mistake_and_not_a_silent_overwrite() -> None:
+def test_two_contestants_of_one_name_raise() -> None:
     clock = Clock()
     twin = Candidate("twin", "numpy", "loss", ready(clock.work(1.0)))
     with pytest.raises(ValueError, match="two contestants are called 'twin'"):
@@ -181,13 +181,13 @@ def test_data_are_seeded_hard_and_their_exact_value_is_right(dtype: str) -> None
     assert set(np.unique(y)) == {0.0, 1.0}
     assert str(data.x.dtype) == str(data.y.dtype) == dtype
     terms = (math.log1p(math.exp(-a)) if b else math.log1p(math.exp(a)) for a, b in zip(x.flat, y.flat, strict=True))
-    # Two summations of 2,000 positive terms: each within a few roundings for every term.
+    # Two summations of 2,000 positive terms, each with at most a few roundings per term.
     assert abs(data.value / (math.fsum(terms) / x.size) - 1) < 16 * np.finfo(np.float64).eps
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_the_floor_runs_and_leaves_the_data_alone(dtype: str, gradient: bool) -> None:
+def test_the_floor_runs_and_does_not_change_the_data(dtype: str, gradient: bool) -> None:
     data = make_data((8, 12), dtype)
     before = data.x.tobytes() + data.y.tobytes()
     floor(Case((8, 12), dtype, gradient, "1"), data)()
@@ -198,8 +198,8 @@ def test_copying_in_parts_copies_everything() -> None:
     assert copy_scaling(3, np.ones(1000), iter(float(i) for i in range(1000)).__next__) == 1.0
 
 
-@pytest.mark.skipif(not resettable(), reason="this system does not let a process forget its memory's peak")
-def test_peak_memory_sees_what_is_freed_again() -> None:
+@pytest.mark.skipif(not resettable(), reason="this system does not let a process reset its peak memory")
+def test_peak_memory_includes_freed_memory() -> None:
     mib = 48
 
     def work() -> None:
@@ -213,12 +213,12 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
     assert quiet / 2**20 < 4
 
 
-def test_the_other_way_to_measure_memory_says_so() -> None:
+def test_the_fallback_memory_measurement_names_its_method() -> None:
     assert "ru_maxrss" in ELSEWHERE
     assert "clear_refs" in LINUX
 
 
-# ---------------------------------------------------------------- words and picture
+# ---------------------------------------------------------------- text and picture
 
 
 def entry(name: str, over_floor: float | None, **more: Any) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def test_rows_are_sorted_and_compared() -> None:
     assert [ratio(v) for v in (None, 0.123456, 1.6, 14617.4)] == ["–", "0.123", "1.6", "14617"]
 
 
-def test_no_time_is_written_but_the_floors() -> None:
+def test_only_the_floors_time_is_printed() -> None:
     whole = report(SMALL)
     timed = report({**SMALL, "floor_us": 123.4})
     assert text_table(timed["results"]).startswith("32×20 float32, loss, 1 thread; floor 123 µs  (5 rounds)")
@@ -269,20 +269,20 @@ def test_no_time_is_written_but_the_floors() -> None:
         assert not re.search(r"\d\s*(ms|µs|us|ns|s|sec|seconds)\b", text)
 
 
-def test_lines_that_something_else_disturbed_are_marked() -> None:
+def test_noisy_lines_are_marked() -> None:
     quiet, noisy = entry("mlsm, numpy", 2.0, low=1.5, high=2.9), entry("torch mlsm", 2.0, low=1.0, high=2.1)
     _, body, _ = rows(result(quiet, noisy))
     assert [line[2] for line in body] == ["1.5 to 2.9", "1 to 2.1 !"]
     assert NOISY_MEANING in performance_page(report(result(quiet)))
 
 
-def test_the_table_is_headed_by_machine_versions_and_the_floor() -> None:
+def test_the_table_begins_with_machine_versions_and_floor() -> None:
     header = text_header(report(SMALL))
     for words in ("A Processor (avx2)", "numpy 2", FLOOR_MEANING, NOISY_MEANING):
         assert words in header
 
 
-def test_the_page_names_machine_versions_absentees_and_failures() -> None:
+def test_the_page_names_machine_versions_absent_libraries_and_failures() -> None:
     page = performance_page(report(SMALL), "performance.svg")
     for words in (
         "A Processor (avx2)",
@@ -297,7 +297,7 @@ def test_the_page_names_machine_versions_absentees_and_failures() -> None:
 
 
 def trained(shape: tuple[int, int], floor: float, variant: str = PLAIN) -> dict[str, Any]:
-    """Loss and gradient on NumPy arrays and on tensors, and whom they are compared with."""
+    """Loss and gradient on NumPy arrays and on tensors, with the peers they are compared with."""
     whole = result(
         entry("mlsm, numpy, numba", 2.0, kernel="numba", way="value_and_grad", library="numpy"),
         entry("mlsm, numpy, numpy", 1.0, kernel="numpy", way="value_and_grad", library="numpy", forced=True),
@@ -310,7 +310,7 @@ def trained(shape: tuple[int, int], floor: float, variant: str = PLAIN) -> dict[
     return {**whole, "floor_us": floor, "case": {**whole["case"], "gradient": True, "variant": variant}}
 
 
-def test_the_page_answers_first() -> None:
+def test_the_page_begins_with_the_answer() -> None:
     page = performance_page(report(trained((8192, 1000), 1000.0), SMALL, trained((32, 20), 2.5)))
     assert (
         "With PyTorch tensors and `backward()`, at 32×20 and 8192×1000, loss and gradient are 2.5 and 2.5 times as "
@@ -323,7 +323,7 @@ def test_the_page_answers_first() -> None:
 
 
 def test_the_page_says_what_an_option_costs() -> None:
-    """In time, not in floors: the floor with a mask reads the mask too."""
+    """In time and not in multiples of the floor, because the floor with a mask also reads the mask."""
     page = performance_page(report(trained((512, 80), 10.0), trained((512, 80), 15.0, "mask")))
     assert f"| {VARIANTS['mask']} | NumPy arrays | 512×80 | 1.5 |" in page
     assert "What options cost" not in performance_page(report(trained((512, 80), 10.0)))
@@ -337,14 +337,14 @@ def test_the_page_stays_short() -> None:
     assert len(re.findall(r"\| \d+ µs \|", page)) <= 10
 
 
-def test_all_threads_are_set_against_one() -> None:
+def test_all_threads_are_compared_with_one() -> None:
     large = [
         result(entry("mlsm, numpy, numba", t), shape=(8192, 1000), threads=n) for n, t in (("1", 1.5), ("all", 1.0))
     ]
     assert "| 8192×1000 float32, loss | mlsm, numpy, numba | 1.5 |" in performance_page(report(*large))
 
 
-def test_the_picture_holds_every_contestant_once_and_no_forced_kernel() -> None:
+def test_the_picture_has_every_contestant_once_and_no_forced_kernel() -> None:
     forced = entry("mlsm, numpy, generic", 30.0, kernel="generic", forced=True)
     large = result(entry("mlsm, numpy, numpy", 3.0, kernel="numpy"), entry("torch mlsm", 5.0), shape=(512, 80))
     whole = report(result(*SMALL["entries"], forced), large)
@@ -391,8 +391,8 @@ def test_each_work_has_mlsm_and_the_plain_expression_on_numpy() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("gradient", [False, True])
-def test_a_variant_is_one_piece_of_work_for_everybody(variant: str, gradient: bool) -> None:
-    """Everybody's loss is the value, which is worked out here once more, so that the error says something."""
+def test_all_contestants_compute_the_same_variant(variant: str, gradient: bool) -> None:
+    """Each contestant's loss is the reference value, which is computed here independently."""
     case = Case((6, 8), "float32", gradient, "1", variant)
     plain = make_data(case.shape, case.dtype)
     data = varied(plain, variant)
@@ -430,7 +430,7 @@ def test_variants_are_measured_in_float32_and_are_not_in_the_picture() -> None:
     assert [len(line.points) for line in lines_of(whole, "float32", False, "1")] == [1, 1]
 
 
-def test_only_names_contestants_and_not_kernels_for_libraries() -> None:
+def test_only_selects_contestants_by_name_and_kernels_by_library_and_name() -> None:
     def named(name: str, kernel: str = "") -> Candidate:
         return Candidate(name, "", "loss", lambda: lambda: 0.0, kernel=kernel)
 
@@ -446,7 +446,7 @@ def test_only_names_contestants_and_not_kernels_for_libraries() -> None:
         assert worker.wanted(named(name, kernel), only) is right, (name, only)
 
 
-def test_only_that_matches_nothing_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_without_a_match_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--quick", "--shape", "4x3", "--work", "loss", "--rounds", "1", "--only", "nobody"]
     assert main(["bench", *options]) == 2
     assert "--only nobody: no contestant" in capsys.readouterr().err
@@ -507,14 +507,12 @@ def test_a_plain_expression_that_overflows_does_not_print_into_the_table(
     assert capfd.readouterr().err == ""
 
 
-def test_a_worker_that_dies_is_an_error_and_not_an_empty_report() -> None:
+def test_a_worker_that_dies_is_an_error() -> None:
     with Progress(1, sys.stderr) as progress, pytest.raises(command.BenchError, match="ended with"):
         command.run_worker({"threads": "1"}, progress)
 
 
-def test_a_result_is_shown_again_and_another_file_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_shows_a_result_again_and_refuses_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "b.json"
     source.write_text(json.dumps(report(SMALL)), encoding="utf-8")
     (tmp_path / "docs").mkdir()
@@ -529,7 +527,7 @@ def test_a_result_is_shown_again_and_another_file_is_refused(
         assert "b.json" in capsys.readouterr().err
 
 
-def test_a_machine_measured_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_joins_the_parts_of_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = [report(SMALL), report(result(OURS, shape=(512, 80)))]
     other = report(result(OURS, shape=(8192, 1000)))
     other["machine"] = {**other["machine"], "cpu": "another"}
@@ -546,7 +544,7 @@ def test_a_machine_measured_in_parts(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert why in capsys.readouterr().err
 
 
-def test_options_fill_in_everything_or_little() -> None:
+def test_default_options_with_and_without_quick() -> None:
     import argparse
 
     parser = argparse.ArgumentParser()
@@ -560,7 +558,7 @@ def test_options_fill_in_everything_or_little() -> None:
         parser.parse_args(["--shape", "3"])
 
 
-def test_the_command_imports_no_library_that_it_may_not_need() -> None:
+def test_the_command_imports_no_array_library() -> None:
     code = (
         "import sys, mlsm_conformance.bench.command; "
         "print(sorted({'torch', 'jax', 'dask', 'numba'} & set(sys.modules)))"
@@ -569,7 +567,7 @@ def test_the_command_imports_no_library_that_it_may_not_need() -> None:
     assert child.stdout.strip() == "[]"
 
 
-def test_the_worker_is_imported_before_numpy() -> None:
+def test_the_worker_does_not_import_numpy() -> None:
     code = "import sys, mlsm_conformance.bench.worker; print('numpy' in sys.modules)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.strip() == "False", f"{worker.__name__} pins its processor before NumPy counts them"

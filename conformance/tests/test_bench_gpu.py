@@ -1,4 +1,4 @@
-"""The GPU benchmark where there is no GPU: what it measures, what it asks for, and that it says what it left out."""
+"""The GPU benchmark on a machine without a GPU: its measurements, its goals, and its list of what was left out."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_a_case(gradient: bool) -> None:
+def test_a_case_is_measured(gradient: bool) -> None:
     clock = gpu.Clock(torch, "cpu")
     case = gpu.measured(torch, (50, 20), "float32", gradient, clock, "cpu", False)
     ours, *others = case["seconds"]
@@ -24,7 +24,7 @@ def test_a_case(gradient: bool) -> None:
     assert abs(a - b) <= 8 * 2.0**-24 * b
 
 
-def test_what_is_asked_for() -> None:
+def test_goals_are_judged() -> None:
     case = {
         "shape": (65536, 1000),
         "dtype": "float32",
@@ -43,7 +43,7 @@ def test_what_is_asked_for() -> None:
     assert gpu.goals((10**6, 80), "float32") == 0.70
 
 
-def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
+def test_omitted_cases_are_listed(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     assert gpu.main([str(out), "--device", "cpu", "--seconds", "0"]) == 0
     report = json.loads(out.read_text())
@@ -52,14 +52,14 @@ def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
     assert report["copy_bandwidth"] > 0
 
 
-def test_without_a_device_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_device_it_exits_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     assert gpu.main([str(tmp_path / "bench.json")]) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_the_script_is_a_shell_script() -> None:
+def test_the_shell_script_parses_and_prints_its_usage() -> None:
     script = Path(__file__).parents[1] / "gpu.sh"
     if not script.exists():
         pytest.skip("gpu.sh is in the checkout only")

@@ -1,4 +1,4 @@
-"""The command line: every exit code, every flag, and no traceback for anything that a stranger may name."""
+"""The command line: every exit code, every option, and no traceback, whatever a user names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..subjects import base, peers
 FAST = ["--check", "values.hard", "--check", "special.zero", "--dtype", "float32"]
 
 
-def test_conforming_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_conforming_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "numpy", "--level", "smoke"]) == 0
     assert "numpy: conforms" in capsys.readouterr().out
 
@@ -49,36 +49,36 @@ def test_conforming_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_usage_is_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_exits_with_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert told in capsys.readouterr().err
 
 
 @pytest.fixture
 def absent() -> str:
-    """The name of a backend that is not here."""
+    """The name of a backend that is not installed."""
     names = [*backends.installed()[1]]
     if not names:
         pytest.skip("every backend is installed here")
     return names[0]
 
 
-def test_a_backend_that_is_not_installed_is_2(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backend_that_is_not_installed_exits_with_2(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", absent]) == 2
     assert absent in capsys.readouterr().err
 
 
-def test_a_required_backend_that_is_absent_is_1(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_required_backend_that_is_absent_exits_with_1(absent: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "numpy", *FAST, "--require", absent]) == 1
     assert f"required: {absent}" in capsys.readouterr().out
 
 
-def test_a_required_backend_that_is_here_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_required_backend_that_is_installed_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "numpy", *FAST, "--require", "numpy", "--require", "numpy-readonly"]) == 0
     assert "numpy-readonly: conforms" in capsys.readouterr().out
 
 
-def test_a_check_that_says_nothing_is_no_conformance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_in_which_no_check_applies_does_not_conform(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "numpy", "--check", "lazy"]) == 1
     assert "SAYS NOTHING" in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_a_skipped_check_is_not_stale(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pytorchs_own_loss_fails_where_it_is_known_to(tmp_path: Path) -> None:
+def test_pytorchs_own_loss_fails_the_known_checks(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="it judges PyTorch's own loss")
     out = tmp_path / "torch.json"
     words = ["run", "--impl", "torch.nn.functional:multilabel_soft_margin_loss", "--json", str(out), "--no-curves"]
@@ -126,12 +126,12 @@ def test_pytorchs_own_loss_fails_where_it_is_known_to(tmp_path: Path) -> None:
         assert verdict[id].status == "pass", verdict[id].reason
     assert verdict["special.infinite"].status == "fail"
     assert "nan, exactly 0.0" in verdict["special.infinite"].reason
-    # Bool targets raise, and a float64 target meets a float32 log-sigmoid.
+    # Bool targets raise, and a float64 target is combined with a float32 log-sigmoid.
     assert verdict["values.dtypes"].status == "fail"
     assert "target-bool: raised RuntimeError" in verdict["values.dtypes"].reason
 
 
-def test_a_lost_tail_is_seen(tmp_path: Path) -> None:
+def test_a_lost_tail_is_in_the_curves(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="it judges PyTorch's BCE-with-logits")
     out = tmp_path / "bce.json"
     assert main(["run", "torch", "--impl", PEER, "--dtype", "float64", "--json", str(out), "--level", "smoke"]) == 1
@@ -143,17 +143,17 @@ def test_a_lost_tail_is_seen(tmp_path: Path) -> None:
     assert max(kept.ulp) < 3
 
 
-def test_a_peer_that_is_not_installed_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_is_not_installed_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     if not backends.missing("keras"):
         pytest.skip("Keras is installed here")
     assert main(["run", "--impl", f"{PACKAGE}.peers:keras_bce"]) == 2
     assert "keras" in capsys.readouterr().err
 
 
-def test_a_peer_that_is_installed_without_its_engine_is_2(
+def test_a_peer_without_its_engine_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Keras without TensorFlow: it is found, and its import fails."""
+    """Like Keras without TensorFlow: the module is found, but its import fails."""
     (tmp_path / "engineless.py").write_text("import no_such_engine\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     broken = [p._replace(modules=("engineless",)) if p.call is peers.keras_bce else p for p in peers.PEERS]
@@ -165,7 +165,7 @@ def test_a_peer_that_is_installed_without_its_engine_is_2(
 
 
 @pytest.mark.parametrize("word", ["math", "json"])
-def test_a_module_that_is_no_namespace_gets_a_verdict(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_that_is_not_a_namespace_gets_a_verdict(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", word]) == 1
     told = capsys.readouterr().out
     assert "namespace.make" in told
@@ -173,7 +173,7 @@ def test_a_module_that_is_no_namespace_gets_a_verdict(word: str, capsys: pytest.
     assert "VIOLATES" in told
 
 
-def test_backends_side_by_side_are_judged_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_side_by_side_backends_get_the_same_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("array_api_strict", reason="two libraries are judged")
     known = tmp_path / "known.txt"
     known.write_text("array-api-strict:values.hard it does not\n", encoding="utf-8")
@@ -193,7 +193,7 @@ def test_backends_side_by_side_are_judged_alike(tmp_path: Path, capsys: pytest.C
     assert found["1"] == found["2"]
 
 
-def test_a_process_that_dies_is_a_verdict(
+def test_a_process_that_dies_fails_its_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fatal_loss.py").write_text(
@@ -209,7 +209,7 @@ def test_a_process_that_dies_is_a_verdict(
     assert told.count("FAIL values.hard: the process that judged it ended, with code 7") == 2
 
 
-def test_a_namespace_nobody_prepared_for_is_judged(
+def test_an_unknown_namespace_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "nobodys.py").write_text("from array_api_strict import *\n", encoding="utf-8")
@@ -219,7 +219,7 @@ def test_a_namespace_nobody_prepared_for_is_judged(
     assert "nobodys: conforms" in capsys.readouterr().out
 
 
-def test_json_and_html(tmp_path: Path) -> None:
+def test_json_and_html_are_written(tmp_path: Path) -> None:
     out, page = tmp_path / "a.json", tmp_path / "a.html"
     assert main(["run", "numpy", *FAST, "--json", str(out), "--html", str(page)]) == 0
     run = record.read(out)
@@ -233,7 +233,7 @@ def test_json_and_html(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8").startswith("<!")
 
 
-def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_checks_and_show_prints_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     told = capsys.readouterr().out
     assert "values.soft-tail" in told
@@ -244,14 +244,14 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     script = text[text.index("from mlsm_conformance") :]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("pass")
-    # What it prints last is the worst case, as a line to paste.
+    # The last line that it prints is the worst case, as a line to paste.
     done = subprocess.run(
         [sys.executable, "-c", done.stdout.splitlines()[-1]], capture_output=True, text=True, check=True
     )
     assert "exactly" in done.stdout
 
 
-def test_a_reader_that_has_seen_enough() -> None:
+def test_a_closed_pipe_ends_without_a_traceback() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", PACKAGE, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as done:
@@ -262,7 +262,7 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert done.returncode == 1
 
 
-def test_variants_of_one_library_take_turns() -> None:
+def test_the_first_variant_of_each_library_starts_before_any_second() -> None:
     names = ["numpy", "numpy-readonly", "array-api-strict", "numpy-bfloat16", "array-api-strict-nodata"]
     found = [backends.find(name) for name in names if not backends.missing("array_api_strict") or "strict" not in name]
     turns = workers._turns(found)
@@ -272,7 +272,7 @@ def test_variants_of_one_library_take_turns() -> None:
     assert turns[0] == "numpy"
 
 
-def test_help_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(f"    {name} " in told for name in COMMANDS)
@@ -307,7 +307,7 @@ def test_progress_draws_on_a_terminal_only() -> None:
     assert "2/2" in live.getvalue()
 
 
-def test_progress_off_a_terminal_says_now_and_then_where_it_is() -> None:
+def test_progress_without_a_terminal_prints_a_line_at_intervals() -> None:
     out = io.StringIO()
     with Progress(3, out, seldom=0.05) as bar:
         bar.title("numpy (float32)")
@@ -316,10 +316,10 @@ def test_progress_off_a_terminal_says_now_and_then_where_it_is() -> None:
         while out.getvalue().count("[1/3") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert re.search(r"^\[1/3, \d+ s\] numpy values.hard$", out.getvalue(), re.MULTILINE), out.getvalue()
-    assert out.getvalue().count("[1/3") >= 2, "a step that takes long is told again"
+    assert out.getvalue().count("[1/3") >= 2, "a long step is printed again"
 
 
-def test_records_refuse_what_they_cannot_read(tmp_path: Path) -> None:
+def test_reading_an_invalid_record_raises(tmp_path: Path) -> None:
     for text, told in (
         ("{", "not JSON"),
         ("[]", "no `schema`"),

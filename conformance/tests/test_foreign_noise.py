@@ -1,4 +1,4 @@
-"""A library that warns: its noise is told by one check, and does not stand in for the numbers."""
+"""A library that warns: one check reports its warnings, and the numbers are still judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..suite import by_id, run_check
 
 
 class Noisy(NumPy):
-    """NumPy that complains whenever it is called."""
+    """NumPy with a warning at every call."""
 
     def call(self, function: Any, *arrays: Any) -> Any:
         warnings.warn("this library complains", DeprecationWarning, stacklevel=2)
@@ -22,7 +22,7 @@ class Noisy(NumPy):
 
 
 @pytest.mark.parametrize(("silent", "verdict"), [(True, "fail"), (False, "pass")])
-def test_numbers_of_a_library_that_may_warn_are_judged_all_the_same(silent: bool, verdict: str) -> None:
+def test_numbers_of_a_library_that_may_warn_are_still_judged(silent: bool, verdict: str) -> None:
     backend = type("Backend", (Noisy,), {"silent": silent})()
     found = run_check(by_id("values.hard"), Context(backend, Mlsm(), "smoke"))
     assert found.status == verdict, found.reason
@@ -30,7 +30,7 @@ def test_numbers_of_a_library_that_may_warn_are_judged_all_the_same(silent: bool
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_its_noise_is_told(silent: bool) -> None:
+def test_its_warnings_are_reported(silent: bool) -> None:
     backend = type("Backend", (Noisy,), {"silent": silent})()
     found = run_check(by_id("special.silent"), Context(backend, Mlsm(), "smoke"))
     assert found.status == "fail"

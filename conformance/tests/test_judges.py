@@ -1,7 +1,7 @@
-"""The judges are judged: the oracle by mpmath, bounds by what they let through and refuse, the catalogue by its gaps.
+"""Tests of the judges: the oracle against mpmath, the bounds by what they accept, the catalogue by what it covers.
 
-What a wrong loss looks like to them is the subject of `test_judges_sabotage`. Refuses any array library but NumPy, in
-which the exhaustive sweeps are written.
+`test_judges_sabotage` has the wrong losses. Needs no array library except NumPy, in which the exhaustive sweeps are
+written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..tensors import LAYOUTS, Case, Tensor
 
 QUICK = strategies.profile("quick")
 ALL = ("float16", "bfloat16", "float32", "float64")
-# Written out, so that a family that leaves the catalogue is missed.
+# Written out, so that a family that is removed from the catalogue makes the test fail.
 FAMILIES = (
     catalogue._thresholds,
     catalogue._tails,
@@ -47,12 +47,12 @@ CATALOGUE = [case for case in catalogue.catalogue("smoke", ALL) if exact.is_fini
 
 
 def half_ulp(value: float) -> Fraction:
-    """What rounding once to float64 may cost, with a part in 2**30 for the oracle's own thirty digits."""
+    """The error of rounding once to float64, plus a part in 2**30 for the oracle's own thirty digits."""
     return Fraction(formats.ulp(value, "float64")) * (Fraction(1, 2) + Fraction(1, 2**30))
 
 
 def fraction(number: mpmath.mpf) -> Fraction:
-    """An mpmath number without rounding, 0 where it is too small for any float64 to notice."""
+    """An mpmath number without rounding, or 0 if it is too small to change any float64."""
     sign, mantissa, exponent, _ = number._mpf_
     if exponent < -8000:
         return Fraction(0)
@@ -61,7 +61,7 @@ def fraction(number: mpmath.mpf) -> Fraction:
 
 
 def agree(values: Sequence[float], truth: Sequence[mpmath.mpf], what: str) -> None:
-    """Raise unless every value is the float64 next to the exact one."""
+    """Raise unless every value is the float64 nearest to the exact one."""
     assert len(values) == len(truth), what
     for i, (value, right) in enumerate(zip(values, truth, strict=True)):
         if math.isnan(value) or mpmath.isnan(right):
@@ -188,7 +188,7 @@ def test_hazard_answers(hazard: catalogue.Hazard) -> None:
                 assert abs(printed - truth[0]) <= abs(truth[0]) * mpmath.mpf(10) ** -18, f"{hazard.name} {quantity}"
 
 
-def test_golden_is_what_exact_writes() -> None:
+def test_the_golden_table_is_the_output_of_exact() -> None:
     assert golden.text() == exact.golden_table()
 
 
@@ -236,7 +236,7 @@ def test_formats_agree_with_numpy() -> None:
 
 @QUICK
 @given(st.sampled_from(ALL).flatmap(lambda d: st.tuples(st.just(d), strategies.logits(d), st.integers(-999, 999))))
-def test_stepping_is_counting(drawn: tuple[str, float, int]) -> None:
+def test_step_adds_its_count_to_the_ordinal(drawn: tuple[str, float, int]) -> None:
     dtype, value, count = drawn
     index = formats.ordinal(value, dtype)
     assert formats.from_ordinal(index, dtype) == value
@@ -274,7 +274,7 @@ def test_judge_raises_and_returns_nothing() -> None:
         bounds.judge_all([1.0, 2.0], [1.0], [0.0], "length", "float32")
 
 
-def test_ulp_error_counts_spacings_and_knows_flushing() -> None:
+def test_ulp_error_counts_spacings_and_allows_flushing() -> None:
     assert bounds.ulp_error(1.0 + 2.0**-22, 1.0, "float32") == 2
     assert bounds.ulp_error(math.inf, 1.0, "float32") == bounds.ulp_error(1.0, math.nan, "float32") == math.inf
     assert bounds.ulp_error(math.nan, math.nan, "float32") == bounds.ulp_error(math.inf, 1e39, "float32") == 0
@@ -320,7 +320,7 @@ def test_half_bounds_stay_within_051_ulp() -> None:
                         assert error <= 0.51 * formats.ulp(abs(value) + error, dtype)
 
 
-def test_bounds_scale_with_what_they_bound() -> None:
+def test_bounds_double_with_the_weight() -> None:
     for case in CATALOGUE:
         if "unit" in case.tags and case.weight is None:
             double = Case(
@@ -346,7 +346,7 @@ def test_catalogue_has_no_gap() -> None:
     assert all(a is b for a, b in zip(found, catalogue.catalogue("quick", ALL), strict=True))
     smoke = {case.name for case in catalogue.catalogue("smoke", ALL)}
     assert smoke < {case.name for case in found} < {case.name for case in catalogue.catalogue("full", ALL)}
-    told = set((catalogue.__doc__ or "").split('"')[1::2])  # the tags that the module's docstring explains
+    told = set((catalogue.__doc__ or "").split('"')[1::2])  # the tags in the module's docstring
     for dtype in ALL:
         mine = [case for case in found if case.input.dtype == dtype]
         assert set().union(*(case.tags for case in mine)) == told
@@ -375,7 +375,7 @@ def test_thresholds_are_sampled_on_both_sides() -> None:
                 assert {formats.step(threshold, dtype, k), -formats.step(threshold, dtype, k)} <= logits
 
 
-def test_tensors_refuse_values_that_their_dtype_lacks() -> None:
+def test_tensors_refuse_values_outside_their_dtype() -> None:
     for values, dtype in (((0.1,), "float32"), ((300,), "uint8"), ((1,), "bool"), ((1e39,), "float32")):
         with pytest.raises(ValueError, match=r"float32|uint8|bool"):
             Tensor((1,), values, dtype)

@@ -1,7 +1,7 @@
-"""A loss in emulated arithmetic, right or wrong in one named way: the judges must pass the one and reject every other.
+"""A loss in emulated arithmetic, right or with one named mistake: the judges must accept only the right one.
 
-Pure Python, every operation rounded to the compute dtype, in the sign-split spelling that the oracle does not use.
-Refuses to know a library: the same sabotages on real arrays are the suite's own meta tests.
+Pure Python, every operation rounded to the compute dtype, by the sign-split formula, which the oracle does not use.
+Uses no array library: `test_sabotage` plants the same mistakes on real arrays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REDUCTIONS = ("none", "mean", "sum")
 QUANTITIES = ("loss", "gradient", "hessian")
 DTYPES = ("float16", "float32", "float64")
 
-# id (the same as the suite's own mistake has) -> the quantities that it makes wrong here
+# id (that of the suite's own mistake) -> the quantities that it makes wrong here
 WRONG = {
     "max-form": ("loss",),
     "bce-form": ("loss",),
@@ -67,7 +67,7 @@ class Emulated:
         def spread(argument: object, default: float) -> list[float]:
             if argument is None:
                 return [default] * count
-            values = flat(argument)  # type: ignore[arg-type]  # a Case's field, which mypy lost on the way here
+            values = flat(argument)  # type: ignore[arg-type]  # a field of a Case, whose type mypy does not see here
             return [values[i] for i in oracle.broadcast_indices(shape_of(argument), shape)]  # type: ignore[arg-type]  # same
 
         self.w, self.p = spread(case.weight, 1.0), spread(case.pos_weight, 1.0)
@@ -84,7 +84,7 @@ class Emulated:
         return round_to(value, self.dtype)
 
     def divisors(self) -> list[float]:
-        """By row: what the class sum is divided by."""
+        """The divisor of the class sum of each row."""
         if self.wrong == "mask-not-in-divisor":
             return [float(self.case.classes)] * len(self.seen)
         if self.wrong == "divided-by-weights":
@@ -128,7 +128,7 @@ class Emulated:
         return r(w * r(outer * value))
 
     def value(self, x: float, y: float, a: float, t: float, q: float, L: float) -> float:
-        """The bracket of the loss, in the spelling that the sabotage asks for."""
+        """The bracket of the loss, by the formula of the sabotage."""
         r = self.r
         if self.wrong == "max-form":
             return r(r(max(x, 0.0) - r(x * y)) + L)
@@ -175,7 +175,7 @@ class Emulated:
 
 
 def judged(case: Case, quantity: str, reduction: str, wrong: str) -> None:
-    """Put one emulated result before the judge."""
+    """Judge one emulated result."""
     observed = Emulated(case, wrong).values(quantity, reduction)
     if quantity == "loss":
         answer, allowed, dtype = oracle.loss(case, reduction), bounds.bound_loss(case, reduction), case.loss_dtype
@@ -188,7 +188,7 @@ def judged(case: Case, quantity: str, reduction: str, wrong: str) -> None:
 
 
 def rejected(quantity: str, wrong: str) -> Iterator[str]:
-    """What the judge says about a sabotage, case by case."""
+    """The judge's verdict about a sabotage for each case."""
     for case in catalogue.catalogue("smoke", DTYPES):
         for reduction in REDUCTIONS:
             try:
@@ -213,7 +213,7 @@ def test_a_sabotaged_loss_is_rejected(wrong: str, quantity: str) -> None:
 
 
 def spelled(dtype: str, wrong: str = "") -> exhaustive.Evaluate:
-    """The element in NumPy's float32 (and rounded to float16), right or in a spelling that loses digits."""
+    """The element in NumPy's float32 (and rounded to float16), right or by a formula that loses digits."""
     store = {"float16": np.float16, "float32": np.float32}[dtype]
 
     def evaluate(x64: Floats, y64: Floats, quantity: str) -> Floats:
@@ -293,7 +293,7 @@ def test_sweeps_reject_lost_digits(dtype: str, quantity: str, wrong: str) -> Non
     assert len(seen.examples) == 8
 
 
-def test_sweeps_reject_nan_and_know_flushing() -> None:
+def test_sweeps_reject_nan_and_allow_declared_flushing() -> None:
     right = spelled("float32")
     nan = exhaustive.sweep(lambda x, y, q: np.where(x > 50, np.nan, right(x, y, q)), "float32", "loss", stride=1 << 16)
     assert not nan.conforms

@@ -67,7 +67,7 @@ class TestCuPy(KernelSuite):
 
 @pytest.mark.parametrize("name", ["transforms.compile", "transforms.compile-gradient"])
 def test_a_kernel_by_name_is_not_judged_inside_a_compiler(name: str) -> None:
-    pytest.importorskip("torch", reason="its compiler is what the kernel stands aside for")
+    pytest.importorskip("torch", reason="the kernel must decline inside its compiler")
     kernel = mlsm.Kernel("bystander", ("torch",), lambda problem: None, lambda operands: None)
     mlsm.register_kernel(kernel)
     try:
@@ -75,4 +75,4 @@ def test_a_kernel_by_name_is_not_judged_inside_a_compiler(name: str) -> None:
     finally:
         mlsm.unregister_kernel("bystander")
     assert (found.status, found.cases) == ("skip", 0)
-    assert "a compiler sees through the generic code only" in found.reason
+    assert "a compiler can trace the generic code only" in found.reason

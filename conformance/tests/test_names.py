@@ -1,4 +1,4 @@
-"""The names by which others import the suite: what the documents say, wherever the files lie."""
+"""The import names of the suite are those of the documentation, independent of the folders of its files."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def defined(module: str) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
     names = {name for name in names if not name.startswith("_")}
-    promised: set[str] = set(getattr(found, "__all__", names))  # `bounds` says which of its names are for others
+    promised: set[str] = set(getattr(found, "__all__", names))  # `bounds` lists its public names
     return promised
 
 
 @pytest.mark.parametrize("name", HOMES)
-def test_a_documented_name_offers_all_that_its_home_defines(name: str) -> None:
+def test_a_documented_module_exports_all_public_names_of_its_source(name: str) -> None:
     offered, home = (importlib.import_module(f"{PACKAGE}.{module}") for module in (name, HOMES[name]))
     names = defined(HOMES[name])
     assert names

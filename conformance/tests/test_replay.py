@@ -1,4 +1,4 @@
-"""Every line that a report prints can be pasted: it asks the same question again and shows the same number.
+"""Every line of a report can be pasted: it asks the same question again and shows the same number.
 
 For mlsm and for losses of others, every check at the level of `--conformance-level` (smoke in `make test`; a job of the
 workflow does it at quick, on more libraries: `--replay torch`).
@@ -33,7 +33,7 @@ NUMBERS = re.compile(r": ([^ ]+), exactly ([^ ]+), allowed ±([^ ]+)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each subject on the backend that is asked for."""
+    """One test for each subject on the chosen backend."""
     backend = metafunc.config.getoption("--replay")
     if "impl" in metafunc.fixturenames:
         found = SUBJECTS.get(backend, [None])
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pasted(line: str) -> tuple[int, str]:
-    """The exit code (0 for a line of Python) and what a line prints."""
+    """The exit code (0 for a line of Python) and the output of a line."""
     out, code = io.StringIO(), 0
     with contextlib.redirect_stdout(out):
         if line.startswith("python -m "):
@@ -52,7 +52,7 @@ def pasted(line: str) -> tuple[int, str]:
 
 
 def replay(check: CheckRecord, line: str) -> None:
-    """Assert that a line shows what the check says."""
+    """Assert that a line shows the number of the check."""
     code, said = pasted(line)
     if line.startswith("python -m "):
         assert code == (check.status == "fail"), (line, said)

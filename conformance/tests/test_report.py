@@ -1,6 +1,6 @@
-"""Is the report true to its record? Page, pictures, table and fingerprint, from small records made here.
+"""Does the report show what its record contains? Page, pictures, table and fingerprint, from small records.
 
-Looks at what is drawn and written, not at how pretty it is; nothing here runs a loss.
+Tests the content, not the appearance; nothing here runs a loss.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def curve(
 def backend(
     name: str = "numpy", *checks: CheckRecord, kernel: str = "auto", curves: tuple[Curve, ...] = ()
 ) -> BackendRecord:
-    """A record of an installed backend, with what it truly declares."""
+    """A record of an installed backend, with its real declarations."""
     made = find(name)
     declared = tuple(sorted(made.capabilities))
     return BackendRecord(name, made.library, "cpu", kernel, ("float32",), declared, checks, curves)
@@ -57,7 +57,7 @@ def run_of(*backends: BackendRecord, peers: tuple[PeerRecord, ...] = ()) -> Run:
 
 
 class Balanced(HTMLParser):
-    """Raises where tags are not closed in order, and collects what would be fetched or run."""
+    """Raises if tags are not closed in order, and collects everything that would be fetched or run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,9 @@ def test_the_page_is_well_formed_and_fetches_nothing() -> None:
     assert not parser.fetched
     assert "url(" not in html
     assert "@import" not in html
-    assert set(re.findall(r"https?://[^\s\"'<]+", html)) == {"http://www.w3.org/2000/svg"}, "a namespace is no address"
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) == {"http://www.w3.org/2000/svg"}, (
+        "the SVG namespace is not fetched"
+    )
 
 
 def test_the_page_shows_every_status_by_glyph_and_word_and_escapes_reasons() -> None:
@@ -115,14 +117,14 @@ def test_the_page_shows_every_status_by_glyph_and_word_and_escapes_reasons() -> 
         assert f"<i role='img' aria-label='{word}'>{glyph}</i>".replace("'", '"') in html
     assert "<script>" not in html
     below = html[html.index("id='reasons'") :]
-    assert "computes at once &lt;script&gt;" in below, "a reason stands in the list, not in the hover alone"
+    assert "computes at once &lt;script&gt;" in below, "a reason is in the list, not only shown on hover"
     assert "1 of 3 checks fail" not in html
     assert "1 of 4 checks fail" in html
     assert "print(&#x27;a &lt; b&#x27;)" in html
     assert "python -m mlsm_conformance run numpy --check values.tail" in html
 
 
-def test_the_headline_of_nothing_is_not_that_it_conforms() -> None:
+def test_the_headline_of_an_empty_run_does_not_say_that_it_conforms() -> None:
     html = page(run_of(backend("numpy", CheckRecord("a.b", "a", "skip", "why"))))
     assert "nothing was judged" in html
     assert "conforms" not in html
@@ -141,13 +143,13 @@ def test_light_and_dark_define_the_same_colours() -> None:
 
 
 def heights(picture: str, css: str) -> list[float]:
-    """The heights of a line's points."""
+    """The y coordinates of a line's points."""
     found = re.search(rf'<path class="{css}" d="M([^"]*)"', picture)
     assert found, f"no line {css!r}"
     return [float(point.split()[1]) for point in found[1].split("L")]
 
 
-def test_a_lost_result_and_three_ulp_are_both_seen() -> None:
+def test_errors_of_three_ulp_and_of_all_digits_are_both_visible() -> None:
     picture = panel([Series("ours", curve(3.0), "ours"), Series("peer", curve(1.6e7), "p0")], "loss")
     ours, peer, bound = (heights(picture, c) for c in ("ours series", "p0 series", "bound"))
     size = Size()
@@ -158,7 +160,7 @@ def test_a_lost_result_and_three_ulp_are_both_seen() -> None:
     assert "no digit left" in picture
 
 
-def test_exact_and_not_finite_have_bands_of_their_own() -> None:
+def test_exact_and_non_finite_results_have_their_own_bands() -> None:
     wild = replace(curve(0.0), ulp=(math.nan, math.inf, *(0.0,) * (len(LOGITS) - 2)))
     picture = panel([Series("ours", curve(0.0), "ours"), Series("peer", wild, "p0")], "loss")
     peer = heights(picture, "p0 series")
@@ -207,7 +209,7 @@ def test_the_envelope_is_the_worst_of_all_backends() -> None:
     assert envelope([]) is None
 
 
-# ---------------------------------------------------------------- what it amounts to
+# ---------------------------------------------------------------- the summary
 
 
 def test_lost_stretches_join_on_one_side_of_zero_only() -> None:
@@ -244,14 +246,14 @@ def test_one_reason_is_listed_once() -> None:
     assert [(reason, len(items)) for reason, items in found] == [("the same", 3)]
 
 
-def test_a_reason_that_names_its_backend_is_the_same_reason() -> None:
+def test_reasons_that_differ_only_in_the_backends_name_are_joined() -> None:
     both = [backend(n, CheckRecord("a.b", "a", "skip", f"{n} has no clock")) for n in ("numpy", "numpy-readonly")]
     ((reason, items),) = by_reason(run_of(*both), "skip")
     assert reason == "has no clock"
     assert [name for name, _ in items] == ["numpy", "numpy-readonly"]
 
 
-def test_numbers_for_people() -> None:
+def test_short_prints_numbers_with_three_digits() -> None:
     values = (0.0, 0.51, 3.30, -17.3287, 1234.0, 1.7e7, 2e-9, -2e-9, math.inf, math.nan)
     said = ["0", "0.51", "3.3", "−17.3", "1,234", "1.7·10⁷", "2·10⁻⁹", "−2·10⁻⁹", "∞", "NaN"]
     assert [short(v) for v in values] == said
@@ -260,13 +262,13 @@ def test_numbers_for_people() -> None:
 # ---------------------------------------------------------------- merging, the table, the fingerprint
 
 
-def test_merging_keeps_order_and_refuses_what_would_mislead() -> None:
+def test_merging_keeps_order_and_refuses_incompatible_records() -> None:
     first, second = run_of(backend("numpy", passed())), run_of(backend("numpy-readonly", passed()))
     both = merge([first, replace(second, versions={"numpy": "2.1", "jax": "0.1"}, level="full")])
     assert [b.name for b in both.backends] == ["numpy", "numpy-readonly"]
     assert both.versions == {"numpy": "2.0 and 2.1", "jax": "0.1"}
     assert both.level == "quick, full"
-    with pytest.raises(MergeError, match="'numpy' stands in more than one"):
+    with pytest.raises(MergeError, match="'numpy' is in more than one"):
         merge([first, first])
     with pytest.raises(MergeError, match="differ in `mlsm`"):
         merge([first, replace(second, mlsm="0.0.0")])
@@ -282,7 +284,7 @@ def test_merging_collects_a_peers_curves_once() -> None:
     assert [(p.name, [c.dtype for c in p.curves]) for p in peers] == [("p", ["float32", "float64"])]
 
 
-def test_the_support_page_holds_observed_beside_promised_and_its_fingerprint() -> None:
+def test_the_support_page_has_observed_errors_promised_bounds_and_the_fingerprint() -> None:
     text = support_page(full_run())
     assert stamp_of(text) == claims.claims()
     assert "| numpy | float32 | 3 / 4 | 3 / 4 | 3 / 4 |" in text
@@ -292,7 +294,7 @@ def test_the_support_page_holds_observed_beside_promised_and_its_fingerprint() -
     assert stamp_of("# another page") == ""
 
 
-def test_the_support_page_refuses_a_record_that_the_code_has_outgrown() -> None:
+def test_the_support_page_refuses_a_record_of_older_code() -> None:
     now = backend("numpy", passed())
     with pytest.raises(StaleRecordError, match="is of mlsm 0"):
         support_page(replace(run_of(now), mlsm="0.0.0"))
@@ -342,7 +344,7 @@ def code(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_fingerprint_ignores_what_is_no_claim(code: Path) -> None:
+def test_the_fingerprint_ignores_comments_docstrings_and_layout(code: Path) -> None:
     before = claims.claims(code)
     (code / "reference/bounds.py").write_text(
         SOURCE.replace("a comment", "another").replace("A docstring", "It").replace("# ULP", "")
@@ -379,7 +381,7 @@ def test_the_fingerprint_sees_every_file_that_claims(code: Path) -> None:
 def test_docs_support_is_not_older_than_the_claims() -> None:
     file = Path(__file__).parents[2] / "docs" / "support.md"
     if not file.exists():
-        pytest.skip("docs/support.md is not here: an installation without docs, or a page not generated yet")
+        pytest.skip("docs/support.md is missing: an installation without docs, or a page not generated yet")
     made = stamp_of(file.read_text(encoding="utf-8"))
     assert made == claims.claims(), (
         "docs/support.md is older than the code's claims: run the suite with --json, then "
@@ -390,7 +392,9 @@ def test_docs_support_is_not_older_than_the_claims() -> None:
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_both_and_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_html_and_markdown_and_reports_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record, html, markdown = (str(tmp_path / name) for name in ("r.json", "r.html", "r.md"))
     write(full_run(), record)
     assert read(record) == full_run()

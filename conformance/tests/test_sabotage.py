@@ -1,5 +1,5 @@
-"""Tests of the tester: a planted mistake is named by its check, a vandal fails every check of his kind, the innocent
-pass."""
+"""Tests of the suite: the right check finds each planted mistake, broken losses fail every check of their kind, and
+right ones pass."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ._slow import backend_or_skip, slow_where
 
 LIBRARIES = ("numpy", "array-api-strict", "torch", "jax", "dask")
 LAZY = ("jax", "dask")
-"""Of which each call costs milliseconds, compiled or built as a graph."""
+"""Backends on which each call takes milliseconds, to be compiled or to build a graph."""
 
 
 @pytest.mark.parametrize("name", slow_where(LAZY.__contains__, LIBRARIES))
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda s: s.name)
-def test_a_mistake_is_named(sabotage: Sabotage, name: str) -> None:
+def test_a_planted_mistake_is_found_by_its_check(sabotage: Sabotage, name: str) -> None:
     verdict = plant(sabotage, backend_or_skip(name))
     if verdict.word == "n/a":
         pytest.skip(verdict.why)
@@ -42,7 +42,7 @@ def test_another_formula_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 @pytest.mark.parametrize("sabotage", [s for s in SABOTAGES if s.name in ROW_LEVEL], ids=lambda s: s.name)
-def test_a_wrong_kernel_is_named(sabotage: Sabotage, name: str) -> None:
+def test_a_mistake_in_a_kernel_is_found_by_its_check(sabotage: Sabotage, name: str) -> None:
     backend = backend_or_skip(name)
     kernel = f"planted {sabotage.name}"
     mlsm.register_kernel(as_kernel(sabotage.make, backend, kernel))
@@ -61,14 +61,14 @@ def test_a_right_kernel_passes(name: str) -> None:
     mlsm.register_kernel(as_kernel(Own, backend, "planted own"))
     try:
         for c in select(["values", "special.infinite", "special.zero"], "quick"):
-            if not c.id.endswith("exhaustive"):  # rows of half precision are rounded twice by this roundabout kernel
+            if not c.id.endswith("exhaustive"):  # this indirect kernel rounds rows of half precision twice
                 result = run_check(c, Context(backend, Mlsm("planted own"), "smoke", ("float32", "float64")))
                 assert result.status in ("pass", "skip"), f"{c.id}: {result.reason}"
     finally:
         mlsm.unregister_kernel("planted own")
 
 
-# ------------------------------------------------------------ vandals: a check that cannot fail is none
+# ------------------------------------------------------------ broken losses: every check must be able to fail
 
 
 class Scaled(Mlsm):
@@ -83,7 +83,7 @@ class Scaled(Mlsm):
 
 
 class Shifted(Mlsm):
-    """Every result moved to where no symmetry and no zero survives; gradients and curvatures out of their ranges."""
+    """Every result shifted, so that no symmetry and no zero is left; gradients and curvatures leave their ranges."""
 
     def loss(self, **given: Any) -> Any:
         x = given["input"]
@@ -97,7 +97,7 @@ class Shifted(Mlsm):
 
 
 class Drifting(Scaled):
-    """No two calls alike."""
+    """Every call gives another result."""
 
     counter = itertools.count(1)
 
@@ -106,7 +106,7 @@ class Drifting(Scaled):
 
 
 class Careless(Mlsm):
-    """Writes into its arguments, and hands out views of them."""
+    """Writes into its arguments."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         result = super()._call(function, given)
@@ -124,7 +124,7 @@ class Aliasing(Mlsm):
 
 
 class Mistyped(Mlsm):
-    """Everything is float64 of NumPy, flat, whatever came in."""
+    """Every result is a NumPy array of another dtype and shape."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         import numpy as np
@@ -145,27 +145,27 @@ class Eager(Mlsm):
     """Computes at once."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
-        dask: Any = importlib.import_module("dask")  # installed or not: mypy must not care
+        dask: Any = importlib.import_module("dask")  # typed as Any, so that mypy's result is the same without it
 
-        return super()._call(function, dask.compute(given)[0])  # what is not lazy comes back as it is
+        return super()._call(function, dask.compute(given)[0])  # arguments that are not lazy are returned unchanged
 
 
 class Deaf(Mlsm):
-    """Takes no notice of `grad_output`."""
+    """Ignores `grad_output`."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         return super()._call(function, {k: v for k, v in given.items() if k != "grad_output"})
 
 
 class Leaking(Mlsm):
-    """Something small everywhere, behind the mask and at infinity too."""
+    """Adds a constant everywhere, also to masked elements and at infinity."""
 
     def elements(self, **given: Any) -> Any:
         return super().elements(**given) + 0.125
 
 
 class Racing(Mlsm):
-    """Right alone, wrong in company."""
+    """Right on the main thread, wrong on every other one."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         result = super()._call(function, given)
@@ -173,7 +173,7 @@ class Racing(Mlsm):
 
 
 class Sharing(Mlsm):
-    """Right alone; many threads at once share one scratch array, which it works in for a while."""
+    """Right on one thread; several threads share one scratch array, which each uses for a millisecond."""
 
     scratch: ClassVar[dict[Any, Any]] = {}
 
@@ -185,7 +185,7 @@ class Sharing(Mlsm):
 
 
 class Bytewise(Mlsm):
-    """Reads a bool as the number that its byte is."""
+    """Reads the byte of a bool as a number."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         target = given["target"]
@@ -193,7 +193,7 @@ class Bytewise(Mlsm):
 
 
 class Uneven(Mlsm):
-    """Wrong in float32 only, and bent the wrong way."""
+    """Wrong in float32 only, where it is concave."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         result = super()._call(function, given)
@@ -211,7 +211,7 @@ class Noisy(Mlsm):
 
 
 class Mislabelled(Mlsm):
-    """Labels read from the other end, and counted where they repeat; whatever cannot be called is 0."""
+    """Labels in reverse order of the classes, with repeated ones added; a call that raises gives 0."""
 
     def _call(self, function: Any, given: dict[str, Any]) -> Any:
         import numpy as np
@@ -235,8 +235,8 @@ def _checks(*groups: str) -> list[Check]:
 
 
 BY_MLSM = ("refusals.signature", "refusals.kernel", "refusals.promotion")
-"""These call mlsm itself (and PyTorch promotes everything): the message tests of the package hold them."""
-VANDALS: list[tuple[type[Mlsm], str, list[str]]] = [
+"""These call mlsm itself (and PyTorch promotes everything): the package's tests of messages cover them."""
+BROKEN: list[tuple[type[Mlsm], str, list[str]]] = [
     (Scaled, "numpy", [c.id for c in _checks("values", "derivatives") if c.id != "derivatives.grad_output-of-both"]),
     (Deaf, "numpy", ["derivatives.grad_output-of-both"]),
     (Scaled, "numpy", ["elements.values", "elements.options", "elements.shapes"]),
@@ -268,14 +268,14 @@ LONG = {"values.float32-exhaustive", "derivatives.float32-exhaustive"}  # of lev
 
 
 @pytest.mark.parametrize(
-    ("vandal", "name", "id"),
+    ("broken", "name", "id"),
     slow_where(
         lambda v: v[1] == "jax" or v[1:] in (("torch", "transforms.compile"), ("dask", "lazy.unknown")),
-        [(v, b, id) for v, b, ids in VANDALS for id in ids if id not in LONG],
+        [(v, b, id) for v, b, ids in BROKEN for id in ids if id not in LONG],
     ),
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_vandal_fails(vandal: type[Mlsm], name: str, id: str) -> None:
+def test_a_broken_loss_fails(broken: type[Mlsm], name: str, id: str) -> None:
     backend = backend_or_skip(name)
-    result = run_check(by_id(id), Context(backend, vandal(), "smoke", backend.dtypes))
+    result = run_check(by_id(id), Context(backend, broken(), "smoke", backend.dtypes))
     assert result.status in ("fail", "xfail"), f"{id}: {result.status} {result.reason}"

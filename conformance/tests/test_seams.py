@@ -1,4 +1,4 @@
-"""The seams for outsiders: a backend, a kernel, a loss, an expected case, `call` with a case."""
+"""The extension points for users: a backend, a kernel, a loss, an expected case, `call` with a case."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class TestRightLoss(LossSuite):
 class TestLossThatIsKnownToFail(LossSuite):
     impl = f"{__package__}.losses.wrong:log_of_one_plus"
     checks = ("values.tail", "special.zero")
-    expected = {"values.tail": "log for log1p"}  # noqa: RUF012  # as the document writes it
+    expected = {"values.tail": "log for log1p"}  # noqa: RUF012  # as the documentation writes it
 
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (["--backend", f"{HERE}:Mine"], 0, "mine: conforms"),
-        (["numpy", "--kernel", f"{HERE}:kernel"], 0, "seam beside the reference on numpy"),
+        (["numpy", "--kernel", f"{HERE}:kernel"], 0, "seam compared with the reference on numpy"),
         (["numpy", "--kernel", f"{HERE}:wrong_kernel"], 1, "FAIL values.plain"),
         (["--impl", f"{HERE}:two_axes_only"], 0, "(N, C) only"),
         (["--impl", f"{HERE}:of_elements"], 1, "returns one value per element, 24 for 6 rows"),
@@ -49,7 +49,9 @@ class TestLossThatIsKnownToFail(LossSuite):
     ],
     ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
 )
-def test_a_seam_on_the_command_line(words: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extension_on_the_command_line(
+    words: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         assert main(["run", *words, *FAST]) == code
     finally:
@@ -61,7 +63,7 @@ def test_a_seam_on_the_command_line(words: list[str], code: int, told: str, caps
 @pytest.mark.parametrize(
     ("alias", "name"), [("dask.array", "dask"), ("jax.numpy", "jax"), ("array_api_compat.numpy", "numpy")]
 )
-def test_a_namespace_is_a_name_of_its_backend(alias: str, name: str) -> None:
+def test_a_namespace_names_its_backend(alias: str, name: str) -> None:
     assert backend_or_skip(alias).name == name
 
 
@@ -86,7 +88,7 @@ def test_one_case_may_be_expected_to_fail(tmp_path: Path, capsys: pytest.Capture
     assert "values.weight/float32-weight-classes was expected to fail" in capsys.readouterr().out
 
 
-def test_arrays_are_read_at_once_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_are_read_in_one_call_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     from ..backends.other import Other
@@ -112,13 +114,13 @@ def test_arrays_are_read_at_once_and_checked_once(monkeypatch: pytest.MonkeyPatc
     assert seams.Mine().to_list(array)[0] == 0.5
 
 
-def test_an_array_that_numpy_cannot_read_may_say_itself_what_it_is() -> None:
+def test_an_array_that_numpy_cannot_read_may_convert_itself() -> None:
     import numpy as np
 
     from ..backends.other import Other
 
     class Wrapped:
-        """An array as ndonnx has it: NumPy sees an object, and `unwrap_numpy` gives the values."""
+        """An array like that of ndonnx: NumPy sees an object, and `unwrap_numpy` gives the values."""
 
         shape = (3,)
 
@@ -134,7 +136,7 @@ def test_an_array_that_numpy_cannot_read_may_say_itself_what_it_is() -> None:
     other = Other(np)
     namespace: Any = SimpleNamespace(reshape=lambda array, shape: array)
     other._module = namespace
-    for values in ([0.5, 2.0, 1.0], [0.5, 3.0, 1.0]):  # and where it says another thing than its elements, they count
+    for values in ([0.5, 2.0, 1.0], [0.5, 3.0, 1.0]):  # if the conversion differs from its elements, the elements count
         other._trusted = None
         assert other.to_list(Wrapped(values)) == [0.5, 2.0, 1.0]
         assert other._trusted == (values[1] == 2.0)

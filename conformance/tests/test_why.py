@@ -1,4 +1,4 @@
-"""The sentences of the gallery about the peers that are installed for the tests: mpmath finds the same mistakes."""
+"""The gallery's sentences about the peers that the tests install: mpmath reproduces the same mistakes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from .. import peers
 from ..run.why import WHY, Why, explains, look, recomputed, returned
 
-pytest.importorskip("mpmath", reason="it recomputes what is claimed")
+pytest.importorskip("mpmath", reason="it recomputes the claims")
 ALL = {p.call.__name__: p for p in (*peers.PEERS, *peers.OTHERS)}
 CLAIMS = [
     pytest.param(name, why, id=f"{name}-{why.quantity}")
     for name, whys in WHY.items()
     for why in whys
-    if name in ALL and name != "keras_bce"  # installed without an engine as often as with it
+    if name in ALL and name != "keras_bce"  # it may be installed without an engine
 ]
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # 0 * inf, which is what one of them is about
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # one of the mistakes is 0 * inf
 @pytest.mark.parametrize(("name", "why"), CLAIMS)
-def test_the_same_arithmetic_is_as_wrong(name: str, why: Why) -> None:
+def test_the_recomputed_arithmetic_has_the_same_error(name: str, why: Why) -> None:
     absent = ALL[name].absent()
     if absent is not None:
         pytest.skip(absent)
@@ -31,7 +31,7 @@ def test_the_same_arithmetic_is_as_wrong(name: str, why: Why) -> None:
         assert explains(why, x, y, seen), (name, x, y, seen, recomputed(why, x, y))
 
 
-def test_a_sentence_is_not_confirmed_by_what_is_right_or_wrong_in_another_way() -> None:
+def test_a_right_or_otherwise_wrong_result_does_not_confirm_a_sentence() -> None:
     for whys in WHY.values():
         for why in whys:
             for x, y in why.points:
@@ -41,13 +41,13 @@ def test_a_sentence_is_not_confirmed_by_what_is_right_or_wrong_in_another_way() 
                 assert explains(why, x, y, rounded), (why.sentence, x, y)
 
 
-def test_every_peer_of_the_gallery_has_its_sentence() -> None:
+def test_every_peer_of_the_gallery_has_a_sentence() -> None:
     assert set(WHY) == set(ALL) | {"keras_bce_numpy"}
     assert all(math.isfinite(recomputed(why, x, y)[0]) for whys in WHY.values() for why in whys for x, y in why.points)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_the_line_of_the_gallery_shows_a_claim_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gallerys_line_shows_its_claim_again(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn", reason="it is scikit-learn's loss")
     look("sklearn_half_binomial")
     said = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_the_line_of_the_gallery_shows_a_claim_again(capsys: pytest.CaptureFixtu
     assert said.count(": confirmed") == 2
 
 
-def test_the_gallery_says_of_every_peer_what_mpmath_gives() -> None:
+def test_the_gallery_has_mpmaths_numbers_for_every_peer() -> None:
     page = Path(__file__).resolve().parents[2].joinpath("docs", "gallery.md").read_text(encoding="utf-8")
     for name, whys in WHY.items():
         section = next(s for s in page.split("\n## ") if f'look("{name}")' in s)

@@ -1,7 +1,7 @@
-"""PyTorch: backward, double backward, forward mode and function transforms, every option, by both codes.
+"""PyTorch: backward, double backward, forward mode and function transforms, every option, by kernel and reference.
 
-The closed form is the judge at 0 and at infinite logits, where PyTorch's own loss is NaN; numerical differentiation is
-the judge everywhere else. Compilers have their own file.
+The closed form judges at 0 and at infinite logits, where PyTorch's own loss is NaN; numerical differentiation judges
+everywhere else. Compilers have their own file.
 """
 
 import functools
@@ -18,7 +18,7 @@ from .._support import check, closed, differentiated
 
 torch = pytest.importorskip("torch", reason="this file tests PyTorch")
 
-# PyTorch's forward mode scripts its own decompositions when it is first used, and then warns about scripting.
+# PyTorch's forward mode scripts its decompositions at its first use, and warns about the deprecated scripting.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 KERNELS = [None, "generic"]
@@ -54,7 +54,7 @@ OPTIONS: dict[str, tuple[Any, Any, bool, float, int, str]] = {
 
 
 def _problem(option: str, rng: np.random.Generator, kernel: str | None) -> tuple[Callable[..., Any], list[Any]]:
-    """The loss as a function of every floating argument, and those arguments, each requiring a gradient."""
+    """The loss as a function of its floating arguments, and those arguments, which require gradients."""
     weight, pos_weight, masked, eps, axis, reduction = OPTIONS[option]
     operands = _operands(rng)
     for name, shape in (("weight", weight), ("pos_weight", pos_weight)):
@@ -88,7 +88,7 @@ def test_gradgradcheck(option: str, kernel: str | None, rng: np.random.Generator
 
 
 @pytest.mark.parametrize("wrt", ["input", "target", "weight", "pos_weight"])
-def test_what_grad_returns_is_right_under_differentiation(wrt: Any, rng: np.random.Generator) -> None:
+def test_grad_is_differentiable(wrt: Any, rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     operands = [x, y, t([0.5, 1.5, 1.0, 2.0]), t([[1.0], [2.0], [0.5]]), torch.tensor(1.5, dtype=torch.float64)]
 
@@ -100,7 +100,7 @@ def test_what_grad_returns_is_right_under_differentiation(wrt: Any, rng: np.rand
     )
 
 
-def test_what_hessian_diag_returns_is_right_under_differentiation(rng: np.random.Generator) -> None:
+def test_hessian_diag_is_differentiable(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     p = t([1.0, 2.0, 0.5, 3.0])
 
@@ -139,7 +139,7 @@ def test_first_order_at_every_point(x: float, y: float, kernel: str | None) -> N
 
 
 @pytest.mark.parametrize(("x", "y"), POINTS)
-def test_by_hand_at_every_point(x: float, y: float) -> None:
+def test_grad_and_hessian_diag_at_every_point(x: float, y: float) -> None:
     values = [t([[v]]) for v in (x, y, W, P)]
     for wrt, right in zip(NAMES, closed(x, y, W, P).gradient, strict=True):
         result = mlsm.grad(*values[:3], pos_weight=values[3], wrt=wrt)
@@ -156,10 +156,10 @@ HOW: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(("x", "y"), POINTS)
 def test_second_order_at_every_point(x: float, y: float, how: str) -> None:
-    """Each second derivative of its own pair of arguments.
+    """The second derivative for each pair of arguments.
 
-    One at a time, because at an infinite logit some entries are infinite, and a framework that works out several
-    together multiplies those of the others by zero cotangents.
+    One at a time, because at an infinite logit some entries are infinite, and a framework that computes several
+    together multiplies those by the zero cotangents of the others.
     """
     exact = differentiated(x, y, W, P)[2]
 
@@ -194,7 +194,7 @@ def test_whole_hessian_at_every_finite_point(x: float, y: float) -> None:
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize(("x", "y"), POINTS)
 def test_double_backward_for_the_logits(x: float, y: float, kernel: str | None) -> None:
-    """The way autograd takes without torch.func: through the node's backward, where a kernel served the loss."""
+    """Autograd without torch.func uses the node's backward, where a kernel served the loss."""
     a, b = t([[x]]).requires_grad_(), t([[y]])
     (g,) = torch.autograd.grad(loss(a, b, W, pos_weight=P, kernel=kernel), a, create_graph=True)
     (h,) = torch.autograd.grad(g.sum(), a)
@@ -207,7 +207,7 @@ def test_double_backward_for_the_logits(x: float, y: float, kernel: str | None) 
 
 
 @pytest.mark.parametrize("made", ["grad", "value_and_grad", "hessian_diag"])
-def test_third_order_of_what_is_returned(made: str) -> None:
+def test_third_order_of_every_result(made: str) -> None:
     """d3l/dx3 = w*q*s(x)*(1-s(x))*(1-2*s(x)): each result is differentiated until it is the third derivative."""
     x, y, w, p = t([-3.0, -0.5, 0.0, 0.25, 2.0, 40.0]), t([0.0, 1.0, 1.0, 0.5, 0.0, 1.0]), 1.5, 3.0
     s = torch.exp(-x.abs()) / (1 + torch.exp(-x.abs()))
@@ -274,7 +274,7 @@ def test_forward_mode(rng: np.random.Generator) -> None:
 
 
 def test_batched_backward(rng: np.random.Generator) -> None:
-    """is_grads_batched runs the node's backward under vmap."""
+    """`is_grads_batched` runs the node's backward under vmap."""
     x, y = _operands(rng).values()
     x.requires_grad_()
     rows = loss(x, y, reduction="none")
@@ -302,7 +302,7 @@ def test_no_graph_when_nothing_requires_a_gradient(kernel: str | None, rng: np.r
 
 
 def _saved_bytes(call: Callable[[], Any], *own: Any) -> int:
-    """How many bytes the graph of this call keeps alive besides its arguments' own."""
+    """The bytes that the graph of this call keeps alive in addition to its arguments."""
     known = {v.untyped_storage().data_ptr() for v in own}
     kept: dict[int, int] = {}
 
@@ -312,7 +312,7 @@ def _saved_bytes(call: Callable[[], Any], *own: Any) -> int:
         return v
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
-        value = call()  # alive until the count is done: a freed address would be counted once for two tensors
+        value = call()  # kept alive while counting, because two tensors at one freed address would be counted once
     assert value.requires_grad
     return sum(kept.values())
 
@@ -324,10 +324,10 @@ def test_the_graph_saves_little_more_than_its_arguments() -> None:
     for options in ({}, {"weight": w}, {"pos_weight": w}, {"where": y > 0}, {"label_smoothing": 0.1}):
         own = [v for v in options.values() if isinstance(v, torch.Tensor)]
         extra = _saved_bytes(functools.partial(loss, x, y, **options), x, y, *own)
-        assert extra <= 16 * x.shape[0], f"{options.keys()}: {extra} bytes"  # a few numbers a row, nothing like x
+        assert extra <= 16 * x.shape[0], f"{options.keys()}: {extra} bytes"  # a few numbers per row, much less than x
 
 
-def test_backward_twice_needs_retain_graph_like_any_node(rng: np.random.Generator) -> None:
+def test_backward_twice_needs_retain_graph(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     value = loss(x.requires_grad_(), y)
     value.backward(retain_graph=True)
@@ -336,7 +336,7 @@ def test_backward_twice_needs_retain_graph_like_any_node(rng: np.random.Generato
     check(x.grad.numpy(), 2 * first.numpy(), 0, "accumulated")
 
 
-def test_an_argument_changed_in_place_before_backward_is_noticed(rng: np.random.Generator) -> None:
+def test_an_argument_changed_in_place_before_backward_raises(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     value = loss(x.requires_grad_(), y)
     y.mul_(2)
@@ -356,7 +356,7 @@ def test_gradients_have_their_arguments_dtype(kernel: str | None, rng: np.random
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_a_tensor_that_outlived_its_transform(kernel: str | None, rng: np.random.Generator) -> None:
+def test_a_tensor_of_a_finished_transform_is_an_ordinary_one(kernel: str | None, rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     escaped: list[Any] = []
     torch.func.grad(lambda v: (escaped.append(v * 1), v.sum())[1])(x)
@@ -365,7 +365,7 @@ def test_a_tensor_that_outlived_its_transform(kernel: str | None, rng: np.random
     assert value.item() == loss(x, x, kernel=kernel).item()
     value.backward()
     check(x.grad.numpy(), mlsm.grad(x.detach(), x.detach()).numpy(), 1e-15, "gradient")
-    assert not loss(escaped[0], y, kernel=kernel).requires_grad  # nor does x * 1 of such a tensor
+    assert not loss(escaped[0], y, kernel=kernel).requires_grad  # like x * 1 of such a tensor
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -383,7 +383,7 @@ def test_nn_parameter_and_tensor_subclass(kernel: str | None, rng: np.random.Gen
 
 
 def test_autocast(rng: np.random.Generator) -> None:
-    """A loss under autocast computes in float32 of what arrives, and its backward too."""
+    """Under autocast the loss and its backward compute in float32, whatever the dtype of the logits."""
     layer = torch.nn.Linear(8, 4)
     data, y = torch.from_numpy(rng.standard_normal((16, 8))).float(), torch.from_numpy(rng.integers(0, 2, (16, 4)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -399,8 +399,8 @@ def test_autocast(rng: np.random.Generator) -> None:
     assert layer.weight.grad.abs().max() > 0
 
 
-def test_mask_on_the_graph(rng: np.random.Generator) -> None:
-    """Poison behind a mask reaches no gradient, of first or second order."""
+def test_masked_poison_reaches_no_gradient(rng: np.random.Generator) -> None:
+    """NaN and infinities at masked entries change no gradient of first or second order."""
     x, y = _operands(rng).values()
     where = torch.rand((3, 4), generator=torch.Generator().manual_seed(1)) < 0.5
     x = torch.where(where, x, torch.nan)
@@ -417,7 +417,7 @@ def test_mask_on_the_graph(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("value", [1e41, -1e300, 3.4028235e38, 1e-50, 5e-324], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_no_flag_of_numpy_is_raised_for_tensors(dtype: Any, value: float) -> None:
-    """A tensor's call has no guard around it: code that works on its memory by NumPy has one of its own."""
+    """No guard is around a call with tensors, so code that uses NumPy on their memory has its own guard."""
     x = torch.tensor([[0.5, -1.0, 2.0], [88.0, -100.0, 1.0]]).to(dtype)
     y, wide = (x > 0).to(dtype), torch.full((2,), value, dtype=torch.float64)
     for kernel in (None, *_serving(x, y)):
@@ -443,7 +443,7 @@ def _serving(x: Any, y: Any) -> list[str]:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("factor", [1.0, 0.25, 65536.0])
-def test_the_gradient_that_is_kept_is_that_of_a_second_pass(
+def test_the_stored_gradient_has_the_bits_of_a_second_pass(
     factor: float, masked: bool, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     x, y = (v.float() for v in _operands(rng).values())
@@ -457,7 +457,7 @@ def test_the_gradient_that_is_kept_is_that_of_a_second_pass(
     assert torch.equal(*found)
 
 
-def test_the_gradient_that_is_kept_is_given_away_once(rng: np.random.Generator) -> None:
+def test_the_stored_gradient_is_returned_once(rng: np.random.Generator) -> None:
     x, y = _operands(rng).values()
     value = loss(x.requires_grad_(), y)
     (first,) = torch.autograd.grad(value, x, retain_graph=True)
@@ -467,8 +467,8 @@ def test_the_gradient_that_is_kept_is_given_away_once(rng: np.random.Generator) 
     assert torch.equal(second, right)
 
 
-def test_a_masked_gradient_that_is_kept_stays_in_range() -> None:
-    """Three of four classes are not observed: what is kept for the backward pass would be four times the gradient."""
+def test_a_stored_masked_gradient_stays_in_range() -> None:
+    """Three of four classes are masked: unscaled, the stored gradient would be four times as large."""
     x = torch.zeros((2, 4), requires_grad=True)
     where = torch.tensor([True, False, False, False])
     mlsm.multilabel_soft_margin_loss(x, torch.zeros(2, 4), 3e38, where=where).backward()

@@ -1,6 +1,6 @@
 """PyTorch's compilers: one graph without a break, no recompile per shape, right at 0 and ±inf, with transforms.
 
-Few compiles, because each costs seconds: one program holds many checks, its inputs every special point.
+Few compilations, because each takes seconds: one program has many checks, and its inputs have every special point.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from .._support import check
 
 torch = pytest.importorskip("torch", reason="this file tests PyTorch's compilers")
 
-# The compiler's own modules warn about themselves (deprecated scripting, a slow cold start); ours are still errors.
+# The compiler's own modules warn (deprecated scripting, a slow cold start); warnings of this package are still errors.
 pytestmark = [
     pytest.mark.filterwarnings("default::DeprecationWarning:torch.*"),
     pytest.mark.filterwarnings("default::FutureWarning:torch.*"),
@@ -31,7 +31,7 @@ W = [0.5, 1.5, 2.0, 1.0]
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """The compiler's caches count recompiles across tests otherwise."""
+    """Otherwise the compiler's caches count recompilations across tests."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -42,7 +42,7 @@ def _points(dtype: Any = torch.float64) -> tuple[Any, Any, Any]:
 
 
 def _everything(x: Any, y: Any, w: Any) -> tuple[Any, ...]:
-    """One program with the loss, its derivatives by hand, and what differentiation makes of it."""
+    """One program with the loss, mlsm's derivatives, and PyTorch's own differentiation of the loss."""
     where = y < 0.9
     return (
         loss(x, y, w, reduction="none"),
@@ -99,7 +99,7 @@ def _mixed(x: Any, y: Any, w: Any) -> tuple[Any, ...]:
 
 
 def _spaced(dtype: Any, found: Any, expected: Any, what: str) -> None:
-    """Of the dtype, and next to it: one rounding to a half, some of float32 before it."""
+    """Assert the dtype, and values within one rounding to a half precision and a few float32 roundings."""
     assert found.dtype == expected.dtype == dtype, what
     eps = torch.finfo(dtype).eps
     tiny = torch.finfo(dtype).smallest_normal * eps
@@ -115,7 +115,7 @@ def test_every_mix_of_dtypes(dx: Any) -> None:
         for dw in (torch.bfloat16, torch.float32, torch.float64) if dy == dx else (dx,):
             torch._dynamo.reset()
             y, w = (x > 0).to(dy), torch.tensor(W).to(dw)
-            # One trace that gives both: what is traced costs most of this file's time.
+            # One trace gives both, because tracing takes most of this file's time.
             traced = torch.compile(mlsm.value_and_grad, backend="eager", fullgraph=True)(x, y, w)
             for name, found, expected in zip(("loss", "gradient"), traced, mlsm.value_and_grad(x, y, w), strict=True):
                 _spaced(expected.dtype, found, expected, f"{name} of {dx}, {dy}, {dw}")
@@ -141,7 +141,7 @@ class _Both(torch.nn.Module):
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_of_halves_with_a_batch_of_any_length(strict: bool) -> None:
-    """Without a largest length: nothing compares a symbol with a number."""
+    """Without a largest length, because no code compares the symbolic length with a number."""
     x = torch.linspace(-3, 3, 12).reshape(4, 3)
     for dtype in (torch.bfloat16, torch.float32):
         batch = torch.export.Dim("batch")
@@ -157,7 +157,7 @@ def test_export_of_halves_with_a_batch_of_any_length(strict: bool) -> None:
 def _count(function: Callable[..., Any], **options: Any) -> tuple[Callable[..., Any], Any]:
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    counter = CompileCounterWithBackend("eager")  # an aot backend may be asked twice about one graph
+    counter = CompileCounterWithBackend("eager")  # an aot backend may be called twice for one graph
     return torch.compile(function, backend=counter, fullgraph=True, **options), counter
 
 
@@ -189,7 +189,7 @@ def test_automatic_dynamic_shapes_recompile_once() -> None:
     compiled, counter = _count(loss)
     for n in (4, 5, 7, 64):
         compiled(torch.zeros(n, 3), torch.ones(n, 3))
-    assert counter.frame_count == 2  # once static, once for every length
+    assert counter.frame_count == 2  # once static, once dynamic
 
 
 def test_the_class_and_the_nn_module_compile() -> None:

@@ -1,6 +1,6 @@
 """Parity with PyTorch's own loss in float64: values, and gradients for input, target and weight, over random problems.
 
-Only where PyTorch is right: finite logits, targets of a floating dtype, shapes that it does not misread.
+Only for arguments for which PyTorch is right: finite logits, floating targets, shapes that it does not misread.
 """
 
 from typing import Any

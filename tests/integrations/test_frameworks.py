@@ -1,6 +1,7 @@
-"""The one line of other frameworks in docs/tutorials/frameworks.md, in the real framework.
+"""The one line for each framework in docs/tutorials/frameworks.md, run in the real framework.
 
-Not part of `make test`: `make test-integrations` has the peers. Each test trains or computes what mlsm by itself says.
+Not part of `make test`: `make test-integrations` installs the frameworks. Each test compares the result of a training
+step or a call with mlsm's own.
 """
 
 import importlib
@@ -16,7 +17,7 @@ import mlsm
 from .._support import check
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "frameworks.md"
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own, of which they have many
+pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks have many warnings of their own
 
 _rng = np.random.default_rng(7)
 X = _rng.standard_normal((12, 4)).astype(np.float32)
@@ -27,7 +28,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 
 def line(words: str) -> str:
-    """The page's line that holds these words: what is executed is what stands there."""
+    """The page's line that contains these words, so that the test executes the page."""
     (found,) = [code for code in re.findall(r"`([^`\n]+)`", PAGE.read_text(encoding="utf-8")) if words in code]
     return found
 
@@ -39,7 +40,7 @@ def stepped(w: Any, bias: Any = 0.0) -> Any:
 
 
 def near(found: Any, right: Any) -> None:
-    """A step in float32: sums of 12 products, and a few roundings beside."""
+    """A step in float32: sums of 12 products, and a few more roundings."""
     check(found, right, 64 * EPS, "weights after a step")
 
 

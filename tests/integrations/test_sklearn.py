@@ -1,4 +1,4 @@
-"""The scikit-learn estimator beside LogisticRegression, one a label, and before scikit-learn's own checks."""
+"""The scikit-learn estimator: compared with one LogisticRegression per label, and in scikit-learn's own checks."""
 
 import pickle
 from typing import Any
@@ -57,7 +57,7 @@ def one_a_label(y: Any, sample_weight: Any, pos_weight: Any) -> tuple[Any, Any]:
     ],
     ids=["plain", "missing", "rows", "elements", "pos_weight", "all"],
 )
-def test_beside_logistic_regression(y: Any, sample_weight: Any, pos_weight: Any) -> None:
+def test_agrees_with_logistic_regression(y: Any, sample_weight: Any, pos_weight: Any) -> None:
     coef, intercept = one_a_label(y, sample_weight, pos_weight)
     model = MultiLabelLogisticRegression(pos_weight=pos_weight, **TIGHT).fit(X, y, sample_weight)
     assert np.abs(model.coef_ - coef).max() <= COEFFICIENTS
@@ -70,13 +70,13 @@ def test_soft_labels_are_two_weighted_rows() -> None:
         weight = np.concatenate([PROBABILITY[:, k], 1 - PROBABILITY[:, k]])
         labels = np.repeat([1, 0], N)
         peer = LogisticRegression(**TIGHT).fit(np.concatenate([X, X]), labels, weight)
-        # Its rows weigh N together, as ours do.
+        # Its row weights sum to N, as ours do.
         assert np.abs(model.coef_[k] - peer.coef_[0]).max() <= COEFFICIENTS
 
 
-@pytest.mark.filterwarnings("ignore")  # what its checks provoke: no convergence, a check that is skipped
+@pytest.mark.filterwarnings("ignore")  # its checks cause warnings: no convergence, a skipped check
 def test_check_estimator() -> None:
-    skipped = {  # by scikit-learn itself: pandas and array API dispatch are not here
+    skipped = {  # by scikit-learn itself: pandas and array API dispatch are not installed
         "check_sample_weights_pandas_series",
         "check_classifier_data_not_an_array",
         "check_estimators_data_not_an_array",
@@ -104,7 +104,7 @@ def test_arrays_of_another_library(name: str) -> None:
         assert np.array_equal(library.read(model.predict(x)), expected.predict(X))
 
 
-def test_what_it_predicts() -> None:
+def test_predictions_and_probabilities() -> None:
     model = MultiLabelLogisticRegression().fit(X, MISSING)
     z = model.decision_function(X)
     assert z.shape == model.predict_proba(X).shape == (N, C)

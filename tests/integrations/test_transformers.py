@@ -1,6 +1,7 @@
 """The Trainer's loss, in the real Trainer: right under gradient accumulation, where the model's own loss is not.
 
-A tiny classifier of random weights, made offline. Not part of `make test`: `make test-integrations` has the peer.
+A tiny classifier with random weights, made offline. Not part of `make test`: `make test-integrations` installs
+Transformers.
 """
 
 import pickle
@@ -20,7 +21,7 @@ import transformers
 import mlsm
 from mlsm.integrations.transformers import ComputeLoss
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peer's own, of which it has many
+pytestmark = pytest.mark.filterwarnings("ignore")  # Transformers has many warnings of its own
 
 ROWS, LENGTH, C, BATCH, RATE = 32, 6, 5, 8, 0.5
 _rng = np.random.default_rng(4)
@@ -30,7 +31,7 @@ MISSING = np.where(_rng.random((ROWS, C)) < 0.4, np.float32(-100), LABELS)
 
 
 class Classifier(torch.nn.Module):
-    """The peer's classifier, which computes its own loss where it is given labels, and takes no count of items."""
+    """A classifier of Transformers, which computes its own loss if it gets labels, and takes no count of items."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Classifier(torch.nn.Module):
 
 
 def trained(labels: Any, accumulation: int, folder: Path, compute_loss: Any, steps: int = 2) -> dict[str, Any]:
-    """The parameters after a few steps of plain gradient descent over the same rows in the same order."""
+    """The parameters after a few steps of plain gradient descent on the same rows in the same order."""
     rows = [{"input_ids": torch.tensor(t), "labels": torch.tensor(y, dtype=torch.float64)}
             for t, y in zip(TOKENS, labels, strict=True)]  # fmt: skip
     model = Classifier()
@@ -84,7 +85,7 @@ def worst(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("labels", [LABELS, MISSING], ids=["plain", "missing"])
-def test_accumulation_is_one_full_batch(labels: Any, tmp_path: Path) -> None:
+def test_accumulation_gives_the_step_of_the_full_batch(labels: Any, tmp_path: Path) -> None:
     whole = trained(labels, 1, tmp_path, ComputeLoss())
     parts = trained(labels, 4, tmp_path, ComputeLoss())
     start = {name: value.detach() for name, value in Classifier().named_parameters()}
@@ -92,7 +93,7 @@ def test_accumulation_is_one_full_batch(labels: Any, tmp_path: Path) -> None:
     assert worst(whole, parts) <= 1e-7
 
 
-def test_the_step_is_that_of_the_mean_over_the_observed(tmp_path: Path) -> None:
+def test_the_step_is_that_of_the_mean_over_observed_labels(tmp_path: Path) -> None:
     model = Classifier()
     tokens, labels = torch.tensor(TOKENS[:BATCH]), torch.tensor(MISSING[:BATCH], dtype=torch.float64)
     logits = model(tokens).logits
@@ -103,13 +104,13 @@ def test_the_step_is_that_of_the_mean_over_the_observed(tmp_path: Path) -> None:
     assert worst(expected, found) <= 1e-7
 
 
-@pytest.mark.xfail(strict=True, reason="its mean of each pass is added up, not averaged: 4 times the step for 4 passes")
+@pytest.mark.xfail(strict=True, reason="the means of the passes are added, not averaged: 4 times the step for 4 passes")
 def test_the_models_own_loss_under_accumulation(tmp_path: Path) -> None:
     assert worst(trained(LABELS, 1, tmp_path, None, 1), trained(LABELS, 4, tmp_path, None, 1)) <= 1e-7
 
 
 def test_the_models_own_step_is_four_times_too_large(tmp_path: Path) -> None:
-    """The figure behind the expected failure."""
+    """The measured factor of the expected failure."""
     start = dict(Classifier().named_parameters())
     name = "inner.classifier.bias"
     one, four = (trained(LABELS, n, tmp_path, None, 1)[name] - start[name].detach() for n in (1, 4))
@@ -117,7 +118,7 @@ def test_the_models_own_step_is_four_times_too_large(tmp_path: Path) -> None:
     assert abs(ratio - 4) < 1e-9, ratio
 
 
-def test_values() -> None:
+def test_values_of_the_adapter() -> None:
     logits, labels = torch.randn(3, C, dtype=torch.float64), torch.tensor(MISSING[:3], dtype=torch.float64)
     where = labels != -100
     terms = mlsm.sigmoid_binary_cross_entropy(logits, labels, 2.0, pos_weight=3.0, where=where, label_smoothing=0.1)
@@ -131,14 +132,14 @@ def test_values() -> None:
     assert half.dtype == torch.float32
 
 
-def test_classes_have_weights_of_their_own() -> None:
+def test_weights_for_classes() -> None:
     logits, labels = torch.zeros(2, C), torch.zeros(2, C)
     weight = [1.0, 2.0, 3.0, 4.0, 0.0]
     for given in (weight, torch.tensor(weight), np.asarray(weight)):
         assert abs(float(ComputeLoss(given)((logits,), labels)) - 2 * np.log(2)) < 1e-6
 
 
-def test_compared_and_pickled_by_configuration() -> None:
+def test_equality_and_pickle_are_by_configuration() -> None:
     one = ComputeLoss([1.0, 2.0], pos_weight=3.0, missing=-1)
     assert pickle.loads(pickle.dumps(one)) == one != ComputeLoss()
     assert repr(ComputeLoss()) == "ComputeLoss(missing=-100)"

@@ -1,8 +1,8 @@
-"""The CUDA kernel, as far as a machine without a GPU can judge it, and the rest where there is one.
+"""The CUDA kernel, as far as it can be tested without a GPU, and the other tests on a GPU.
 
-Its source is compiled for four architectures by NVRTC; built for the host, it runs thread by thread through the
-conformance suite, through every shape at which an index could be off, and over float32's own functions. CuPy is
-played by a stub, so that what is handed to it is looked at too. What needs a device skips and says so.
+NVRTC compiles its source for four architectures. Built for the host, it runs thread by thread in the conformance
+suite, on every shape at which an index could be wrong, and on the functions of float32. A stub replaces CuPy, so that
+the arguments of its calls are tested too. Tests that need a device are skipped with the reason.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ CLASSES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127, 129, 255, 25
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """The host's double of the kernel, known by name while this file is tested."""
+    """Register the host build of the kernel by name while the tests of this file run."""
     host(False)
     mlsm.register_kernel(on_host(NAME, DEVICE))
     mlsm.register_kernel(on_host(f"{NAME}-backwards", BACKWARDS))
@@ -54,7 +54,7 @@ def registered() -> Iterator[None]:
 
 
 class TestOnHost(KernelSuite):
-    """The conformance suite on what the device would compute. ("memory" is about host memory: not its subject.)"""
+    """The conformance suite on the device's computation. (Without "memory", which measures host memory.)"""
 
     backend = "numpy"
     kernel = NAME
@@ -65,12 +65,12 @@ class TestBfloat16OnHost(TestOnHost):
     backend = "numpy-bfloat16"
 
 
-# ---------------------------------------------------------------- every element once, and the right one
+# ---------------------------------------------------------------- every element counts once, in its place
 
 
 def _distinct(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any, Any]:
-    """Logits whose losses are exact (L is below half an ulp of them) and whose sums are, a target, a class weight that
-    tells the classes apart, and the row losses: a term that is missed or taken twice shows."""
+    """Logits whose losses (L is below half an ulp of them) and sums are exact, a target, a different weight for each
+    class, and the row losses: a term that is missed or counted twice shows."""
     x = rng.integers(64, 96, shape).astype(dtype)
     y = rng.integers(0, 2, shape).astype(np.uint8)
     w = rng.integers(1, 9, shape[-1]).astype(dtype)
@@ -92,7 +92,7 @@ def test_each_term_counts_once(classes: int, dtype: Any, rng: np.random.Generato
         x, y, w, expected = _distinct(rng, (rows, classes), dtype)
         alone, beside, gradient, _ = _all(x, y, weight=w)
         for found in (alone, beside):
-            # a mean over a C that is no power of two may round twice; and a row of positives is not quite 0
+            # if C is not a power of two, a mean may round twice; and a row of positives is not exactly 0
             twice = np.spacing(expected) if classes & (classes - 1) else 0
             check(found, expected, np.where(expected == 0, 1e-26, twice), f"{rows}x{classes}")
         right = (1.0 - y) * w / classes  # s is below half an ulp of t; where t is 0 it is s, and tiny
@@ -114,7 +114,7 @@ def test_batches(batch: tuple[int, ...], rng: np.random.Generator) -> None:
 
 
 def _layouts(a: Any) -> dict[str, Any]:
-    """The same values in other places."""
+    """The same values in other memory layouts."""
     turned = tuple(reversed(range(a.ndim)))
     wide = np.repeat(a, 2, axis=-1)
     shifted = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
@@ -151,13 +151,13 @@ def test_a_broadcast_row(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("shape", [(300, 3), (33, 65), (7, 2050), (2, 9000)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-def test_no_bit_depends_on_who_does_it(
+def test_no_bit_depends_on_threads_and_blocks(
     shape: tuple[int, ...], dtype: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows alone or beside the gradient, threads forwards or backwards, many blocks or one, each row by itself."""
+    """Rows alone or with the gradient, threads forwards or backwards, many blocks or one, each row by itself."""
     x, y = rng.normal(0, 4, shape).astype(dtype), rng.random(shape).astype(dtype)
     expected = _all(x, y)
-    identical(expected[0], expected[1], "rows alone, and beside the gradient")
+    identical(expected[0], expected[1], "rows alone, and with the gradient")
     for found, right in zip(_all(x, y, f"{NAME}-backwards"), expected, strict=True):
         identical(found, right, "backwards")
     single = [_all(x[i : i + 1], y[i : i + 1]) for i in range(min(len(x), 5))]
@@ -183,7 +183,7 @@ MASKS = {"(N,C)": (9, None), "(C,)": (None,), "(N,1)": (9, 1), "(1,1)": (1, 1)}
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", MASKS)
 def test_masks(shape: str, dtype: str, classes: int, rng: np.random.Generator) -> None:
-    """The divisor is what was observed, and where nothing was, all is exactly 0, whatever stands there."""
+    """The divisor is the number of observed classes, and masked entries are exactly 0, whatever their values are."""
     x, y = rng.normal(0, 4, (9, classes)).astype(dtype), (rng.random((9, classes)) < 0.5).astype(dtype)
     where = rng.random(tuple(n or classes for n in MASKS[shape])) < 0.5
     if len(where) == 9:
@@ -201,7 +201,7 @@ def test_masks(shape: str, dtype: str, classes: int, rng: np.random.Generator) -
         found = _all(hidden_x, hidden_y, where=where, **hidden)
         expected = _all(x, y, "generic", where=where, **options)
         for a, b in zip(found, _all(x, y, where=where, **options), strict=True):
-            identical(a, b, f"what is masked, {list(options)}")
+            identical(a, b, f"masked entries, {list(options)}")
         for a, b in zip(found, expected, strict=True):
             check(a, b, 16 * np.where(b == 0, 0, spacing(b, dtype)), f"{list(options)}")
         assert not any(a[~seen].any() for a in found[2:])
@@ -209,10 +209,10 @@ def test_masks(shape: str, dtype: str, classes: int, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("classes", [5, 33, 300, 2049])
-def test_a_mask_of_all_is_no_mask(classes: int, rng: np.random.Generator) -> None:
+def test_a_mask_of_all_true_changes_nothing(classes: int, rng: np.random.Generator) -> None:
     x, y = rng.normal(0, 4, (7, classes)).astype(np.float32), rng.random((7, classes)) < 0.5
     for found, right in zip(_all(x, y, where=np.ones(classes, bool))[:2], _all(x, y)[:2], strict=True):
-        check(found, right, np.spacing(right))  # a division by the count, and not a product with 1/C
+        check(found, right, np.spacing(right))  # divided by the count, not multiplied by 1/C
 
 
 WEIGHTS = [(), (1,), (5,), (4, 1, 1), (3, 1), (4, 1, 5), (1, 3, 5), (4, 3, 5), (1, 1, 5)]
@@ -236,7 +236,7 @@ def test_weights_of_every_shape(shape: tuple[int, ...], rng: np.random.Generator
 
 @pytest.mark.parametrize("shape", [(40, 8), (33, 21), (3, 300), (3, 2049)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_options_have_the_same_bits_wherever_they_lie(
+def test_options_have_the_same_bits_in_every_layout(
     shape: tuple[int, ...], dtype: str, rng: np.random.Generator
 ) -> None:
     x, y, w, p = (rng.random(shape).astype(dtype) for _ in range(4))
@@ -266,8 +266,8 @@ def test_bool_bytes_are_true_or_false(rng: np.random.Generator) -> None:
                 identical(found, right)
 
 
-def test_lengths_are_checked_again_at_the_edge() -> None:
-    """A caller who has not come through the checks gets an error, and no read outside of an array."""
+def test_the_kernel_checks_lengths_again() -> None:
+    """A caller without the public checks gets an error, and nothing outside an array is read."""
     from mlsm._core import Operands
 
     def run(y: Any = (4, 5), w: Any = (), p: Any = (), m: Any = (), g: Any = ()) -> None:
@@ -287,7 +287,7 @@ def test_lengths_are_checked_again_at_the_edge() -> None:
             run(**wrong)
 
 
-# ---------------------------------------------------------------- who reads what
+# ---------------------------------------------------------------- reads of lanes and sectors
 
 
 class _Counting(HostDevice):
@@ -298,10 +298,10 @@ class _Counting(HostDevice):
 
 
 def _work(classes: int, rows: int, dtype: Any = np.float32) -> tuple[float, float]:
-    """What part of the sectors that a warp's reads touch is asked for, and of its lanes' steps is worth taking."""
+    """The used share of the sectors that a warp reads, and of the steps of its lanes."""
     from mlsm._core import Operands
 
-    def aligned() -> Any:  # to where device memory begins
+    def aligned() -> Any:  # like the beginning of device memory
         memory = np.zeros(rows * classes * np.dtype(dtype).itemsize + 512, np.uint8)
         begin = -memory.ctypes.data % 512
         return memory[begin : begin + memory.size - 512].view(dtype).reshape(rows, classes)
@@ -317,8 +317,8 @@ def _work(classes: int, rows: int, dtype: Any = np.float32) -> tuple[float, floa
 
 @pytest.mark.parametrize("first", range(1, 513, 64))
 def test_lanes_and_sectors_are_not_wasted(first: int) -> None:
-    """By count, over what the source does: no number of classes leaves a fifth of a warp idle, or of its sectors
-    unused."""
+    """Counted in the source's own accesses: no number of classes leaves a fifth of a warp idle, or a fifth of its
+    sectors unused."""
     for classes in range(first, first + 64):
         sectors, steps = _work(classes, 512 if classes < _cuda.STAGED else 8)
         assert min(sectors, steps) >= (0.8 if classes >= 26 else 0.6), (classes, sectors, steps)
@@ -347,7 +347,7 @@ def test_lanes() -> None:
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
 @pytest.mark.parametrize("classes", [8, 33])
-def test_targets_as_they_are(dtype: str, classes: int, rng: np.random.Generator) -> None:
+def test_targets_are_read_in_their_own_dtype(dtype: str, classes: int, rng: np.random.Generator) -> None:
     x = rng.normal(0, 4, (9, classes)).astype(np.float32)
     y = rng.integers(0, 2, x.shape)
     for found, right in zip(_all(x, y.astype(dtype)), _all(x, y.astype(np.float32)), strict=True):
@@ -379,14 +379,14 @@ def test_halves_are_float32_rounded(dtype: str, rng: np.random.Generator) -> Non
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_infinite_logits(dtype: str) -> None:
-    """Exactly 0 and not a subnormal; exactly the line's gradient; NaN in its row only."""
+    """Exactly 0 and not a subnormal; exactly the gradient of the linear part; NaN in its row only."""
     x = np.array([[np.inf], [-np.inf], [np.inf], [-np.inf], [np.nan]]).astype(numpy_dtype(dtype))
     loss, _, gradient, hessian = _all(x, np.array([[1], [0], [0], [1], [0]], np.uint8))
     for found, right in ((loss, [0, 0, np.inf, np.inf]), (gradient, [0, 0, 1, -1]), (hessian, [0, 0, 0, 0])):
         check(found.ravel().astype(np.float64), [*right, np.nan], 0)
 
 
-def test_float32_losses_may_leave_its_range_together() -> None:
+def test_a_mean_of_float32_losses_whose_sum_overflows() -> None:
     x = np.full((2, 9), 3e38, np.float32)
     loss = mlsm.multilabel_soft_margin_loss(x, np.zeros_like(x), kernel=NAME)
     check(loss, np.float32(3e38), 0)
@@ -396,7 +396,7 @@ def test_float32_losses_may_leave_its_range_together() -> None:
 
 
 def test_float64_sums_do_not_drift() -> None:
-    """One term again and again: what a plain sum drops has the same sign, a hundred times a lane."""
+    """One repeated term: the errors of a plain sum have the same sign, a hundred times per lane."""
     x = np.broadcast_to(np.float64(0.3), (1, 8_400_001))
     once = mlsm.multilabel_soft_margin_loss(x[:, :1], x[:, :1] * 0, kernel=NAME)
     y = np.broadcast_to(np.uint8(0), x.shape)
@@ -437,7 +437,7 @@ def test_float32_functions() -> None:
 
 
 def test_one_logarithm_of_several(rng: np.random.Generator) -> None:
-    """Eight e as one: tails keep every digit, whatever stands beside them, and a 0 changes nothing."""
+    """Eight e in one logarithm: tails keep every digit, whatever the other terms are, and a 0 changes nothing."""
     for double, dtype in ((False, np.float32), (True, np.float64)):
         library = host(double)
         a = np.concatenate([rng.uniform(0, 3, (400, 8)), rng.uniform(0, 60, (400, 8)), np.zeros((1, 8))])
@@ -460,15 +460,15 @@ def test_one_logarithm_of_several(rng: np.random.Generator) -> None:
         assert np.isnan(nothing).all()
 
 
-def test_a_quotient_by_a_reciprocal_is_the_quotient() -> None:
-    """Every d that 1 + e can be, with the e at both ends and in the middle of what is rounded to it, and every 4099th
-    e, from reciprocals up to two ulp off (a device's is off by one at most): the bits are those of the division."""
+def test_division_by_a_reciprocal_has_the_bits_of_division() -> None:
+    """Every value d of 1 + e, with the e at both ends and in the middle of the interval that rounds to d, and every
+    4099th e, with reciprocals up to two ulp off (a device's is off by at most one)."""
     library = host(False)
     d = np.arange(0x3F800000, 0x40000001, dtype=np.uint32).view(np.float32)
     most = (d.astype(np.float64) - 1 + 2.0**-24).astype(np.float32).clip(0, 1)
     least = (d.astype(np.float64) - 1 - 2.0**-24).clip(0, 1).astype(np.float32)
     every = np.arange(0, 0x3F800001, 4099, dtype=np.uint32).view(np.float32)
-    last = np.arange(0x3F800000 - 64, 0x3F800001, dtype=np.uint32).view(np.float32)  # 2 - 2^-23 is the step's exception
+    last = np.arange(0x3F800000 - 64, 0x3F800001, dtype=np.uint32).view(np.float32)  # 2 - 2^-23 is an exception
     for e in (most, least, d - 1, every, last):
         divisor = (e + np.float32(1)).astype(np.float32)
         wrong = library.wrong_quotients(ctypes.c_longlong(e.size), _pointer(e), _pointer(divisor), 2)
@@ -499,7 +499,7 @@ def test_half_conversions() -> None:
         values = spread.ravel().view(np.float32)
         to, back = np.empty(values.size, np.uint16), np.empty(65536, np.float32)
         count = ctypes.c_longlong(values.size)
-        with np.errstate(all="ignore"):  # NaN, and what overflows, are meant
+        with np.errstate(all="ignore"):  # NaN and overflow are intended
             if halves == "float16":
                 function(_pointer(back), _pointer(to), _pointer(values), count)
                 check(back, bits.view(half).astype(np.float32), 0, "float16 to float32")
@@ -585,7 +585,7 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared == 2048 + 2 * (256 * 3 * 4 + 16), "sums, and both operands as they lie"
     assert {"-DMODE=3", "-DSTAGED=1", "-DMASKED=0", "-DBLOCKS=3"} < set(macros)
     ((_, macros, grid, _, shared),) = plan((100, 1000))
-    assert (grid, shared) == (13, 2048), "a warp a row, read where it lies"
+    assert (grid, shared) == (13, 2048), "a warp per row, read directly"
     assert "-DSTAGED=0" in macros
     (pass_, finish) = plan((2, 100_000))
     assert pass_[2] == 13, "long rows: 49 chunks each"
@@ -600,7 +600,7 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, macros, _, _, _),) = plan((1000, 30), order="F")
     assert "-DSTAGED=0" in macros
     ((_, _, _, _, shared),) = plan((10, 300), np.float64)
-    assert shared == 16 * 256, "a float64 sum carries what it dropped"
+    assert shared == 16 * 256, "a float64 sum keeps its rounding error"
     ones = np.ones((1000, 248))
     ((_, _, _, block, shared),) = plan((1000, 248), np.float64, weight=ones, pos_weight=ones, where=ones > 0)
     assert block < 256, "a smaller block where its copies would not fit"
@@ -638,11 +638,11 @@ def test_what_is_declined() -> None:
     declined("at most 4 batch axes", 1, 1, 1, 1, 1, 3)
 
 
-# ---------------------------------------------------------------- what CuPy is handed
+# ---------------------------------------------------------------- the arguments of CuPy's calls
 
 
 class _Log(list[Any]):
-    """What was asked of the stub, and its one device."""
+    """The log of calls of the stub, and its one device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -651,7 +651,7 @@ class _Log(list[Any]):
 
 
 class _Stub:
-    """An array that has what the kernel asks of one of CuPy's, and nothing else."""
+    """An array with only those attributes of a CuPy array that the kernel uses."""
 
     def __init__(self, array: Any, log: list[Any]) -> None:
         self.array, self.device = np.asarray(array), log.device  # type: ignore[attr-defined]
@@ -672,7 +672,7 @@ class _Entered:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, list[Any]]]:
-    """A `cupy` whose RawModule is the host library, and the log of what was asked of it."""
+    """A `cupy` whose RawModule is the host library, and the log of its calls."""
     log = _Log()
     cupy = types.ModuleType("cupy")
     cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
@@ -723,7 +723,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[types.ModuleType, li
     sys.modules.pop("mlsm.kernels.cupy", None)
 
 
-def test_what_cupy_is_handed(stub: tuple[Any, list[Any]], rng: np.random.Generator) -> None:
+def test_arguments_of_cupys_calls(stub: tuple[Any, list[Any]], rng: np.random.Generator) -> None:
     import mlsm.kernels.cupy as kernel
     from mlsm._core import Operands
 
@@ -750,10 +750,10 @@ def test_what_cupy_is_handed(stub: tuple[Any, list[Any]], rng: np.random.Generat
 
 @pytest.mark.parametrize("release", ["13.6.0", "14.2.0"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_what_cupy_is_handed_of_tensors(
+def test_arguments_of_cupys_calls_for_tensors(
     release: str, dtype: str, stub: tuple[Any, list[Any]], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way of CUDA tensors, walked by tensors in host memory, on what stands for PyTorch's current stream."""
+    """The code for CUDA tensors, run on tensors in host memory and a replacement of PyTorch's current stream."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import array_api_compat.torch as xp
 
@@ -782,14 +782,14 @@ def test_what_cupy_is_handed_of_tensors(
         expected = mlsm.value_and_grad(x, y, reduction="none", kernel="generic")
     for name, found, right in (("rows", value, expected[0]), ("gradient", gradient.detach(), expected[1] * 0.5)):
         check(found.to(x.dtype).double(), right.double(), 8 * spacing(right.double(), dtype), name)
-    negated = torch.complex(x.detach().double(), -x.detach().double()).conj().imag  # a view that negates as it is read
+    negated = torch.complex(x.detach().double(), -x.detach().double()).conj().imag  # negated when it is read
     assert negated.is_neg()
     o = Operands(xp, negated, y, None, None, None, 0.0, torch.float64, torch.float64)
     identical(kernel.rows(o).numpy(), kernel.rows(o.holding(negated.resolve_neg(), y, None, None, None)).numpy())
 
 
 def test_cupy_takes_a_stream_of_another_library(recwarn: pytest.WarningsRecorder) -> None:
-    """Real CuPy, where it is installed, with or without a device: the right call for its release, without a warning."""
+    """Real CuPy, if it is installed, with or without a device: the right call for its version, without a warning."""
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
     import mlsm.kernels.cupy as kernel
@@ -806,7 +806,7 @@ def _operands(cupy: Any, shape: tuple[int, ...], *extra: Any, dtype: Any = np.fl
     return Operands(np, *made, 0.0, dtype, np.float64)
 
 
-def test_a_first_call_inside_of_a_capture_says_what_to_do(stub: tuple[Any, Any]) -> None:
+def test_a_first_call_inside_a_capture_raises_with_the_remedy(stub: tuple[Any, Any]) -> None:
     import mlsm.kernels.cupy as kernel
     from mlsm._problem import Meta, Problem
 
@@ -840,7 +840,7 @@ def test_a_first_call_inside_of_a_capture_says_what_to_do(stub: tuple[Any, Any])
 
 
 def test_arrays_of_several_devices_are_refused(stub: tuple[Any, Any]) -> None:
-    """At the kernel's own edge; in front of it, two devices are refused by name, an array on several by its type."""
+    """By the kernel itself. The public checks refuse two devices by name, and an array on several by its type."""
     import mlsm.kernels.cupy as kernel
 
     cupy, log = stub
@@ -855,9 +855,9 @@ def test_arrays_of_several_devices_are_refused(stub: tuple[Any, Any]) -> None:
             mlsm.multilabel_soft_margin_loss(*arguments)
 
 
-def test_a_library_with_a_current_device_works_on_that_of_its_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers become arrays there, and reductions and their adjoints run there, not the kernel alone. NumPy plays CuPy,
-    whose arrays have a device that is entered."""
+def test_a_library_with_a_current_device_uses_that_of_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers become arrays there, and reductions and their adjoints run there, not only the kernel. NumPy arrays with
+    a device replace those of CuPy."""
     import array_api_compat.numpy as namespace
 
     from mlsm import _check, _reduce
@@ -935,7 +935,7 @@ def test_rocm_declines(stub: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPa
 
 
 def test_host_tensors_load_no_cuda_library() -> None:
-    """A tensor in host memory is declined with a reason, and CuPy is not imported to say so."""
+    """A tensor in host memory is declined with a reason, for which CuPy is not imported."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     before = "cupy" in sys.modules
     x = torch.zeros(2, 3)
@@ -945,7 +945,7 @@ def test_host_tensors_load_no_cuda_library() -> None:
     assert ("cupy" in sys.modules) == before
 
 
-def test_the_source_travels() -> None:
+def test_the_source_file_is_installed() -> None:
     assert Path(_cuda.__file__).with_name("_cuda.cu").is_file()
 
 
@@ -953,7 +953,7 @@ def test_the_source_travels() -> None:
 
 
 def _cupy() -> Any:
-    """CuPy with a usable device, or a skip that says what is missing."""
+    """CuPy with a usable device, or a skip that names what is missing."""
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
     import cupy
@@ -1003,7 +1003,7 @@ def test_device_works_on_the_current_stream(rng: np.random.Generator) -> None:
     expected = cupy.asnumpy(mlsm.grad(x, x > 0, kernel="cupy"))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        late = x * 1  # on this stream: a kernel on another one would read it too early
+        late = x * 1  # on this stream, so that a kernel on another one would read it too early
         found = mlsm.grad(late, late > 0, kernel="cupy")
         stream.synchronize()
     identical(cupy.asnumpy(found), expected)

@@ -1,6 +1,6 @@
-"""The dask kernel by itself: graphs of a few tasks a block, the best kernel inside, and more data than memory.
+"""The dask kernel by itself: a few tasks per block, the best kernel for the blocks, and more data than memory.
 
-That its results obey the contract is the conformance suite's to say (`run --kernel dask`).
+The conformance suite judges its results (`run --kernel dask`).
 """
 
 import pickle
@@ -62,7 +62,7 @@ def test_every_chunking_and_option(chunks: str, option: str, rng: np.random.Gene
     with nothing_computed():
         graphs = _results(_lazy(x, CHUNKS[chunks]), _lazy(y, 3), _lazy(g, 7), kernel="dask", **lazy)
     for name, found in zip(graphs, dask.compute(*graphs.values(), scheduler="sync"), strict=True):
-        size = np.abs(right[name]) + 1 / (SHAPE[0] * SHAPE[1])  # a gradient near its root is right to u of its terms
+        size = np.abs(right[name]) + 1 / (SHAPE[0] * SHAPE[1])  # near its root, relative to its terms
         check(found, right[name], 16 * U * size, name)
         assert found.dtype == right[name].dtype
     assert graphs["of mean"].chunks == _lazy(x, CHUNKS[chunks]).chunks
@@ -83,7 +83,7 @@ def test_unknown_lengths(chunks: str, rng: np.random.Generator) -> None:
 
 
 def test_the_best_kernel_serves_the_blocks(monkeypatch: pytest.MonkeyPatch, table: None) -> None:
-    """A block is a call of its own library's: a kernel that is registered for NumPy gets it."""
+    """A block is a call with NumPy arrays: a kernel that is registered for NumPy serves it."""
     from mlsm import _core
 
     seen: list[Any] = []
@@ -105,7 +105,7 @@ def test_a_block_has_the_bits_of_the_same_call(rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("chunks", [(10, -1), (10, 10)])
-def test_a_handful_of_tasks_a_block(chunks: Any) -> None:
+def test_few_tasks_per_block(chunks: Any) -> None:
     x = da.ones((400, 20), chunks=chunks)
     blocks = x.npartitions
     for graph in (loss(x, x), mlsm.grad(x, x), mlsm.hessian_diag(x, x), mlsm.value_and_grad(x, x)[1]):
@@ -114,7 +114,7 @@ def test_a_handful_of_tasks_a_block(chunks: Any) -> None:
 
 @pytest.mark.parametrize("name", ["rows", "rows_and_vjp"])
 def test_graphs_can_be_sent(name: str) -> None:
-    """By plain pickle: nothing in a graph is a closure, a lock or a compiled function."""
+    """By plain pickle: a graph contains no closure, lock or compiled function."""
     x = _lazy(np.ones((4, 3)), 2)
     graph = loss(x, x) if name == "rows" else mlsm.value_and_grad(x, x)[1]
     sent = pickle.loads(pickle.dumps(graph))
@@ -129,12 +129,12 @@ def test_chosen_for_dask_arrays() -> None:
 
 @pytest.mark.slow
 def test_more_data_than_the_workers_have_memory() -> None:
-    """2.5 GiB, generated and reduced by two workers of 0.4 GiB each, with the gradient's norm beside the loss."""
+    """2.5 GiB, generated and reduced by two workers of 0.4 GiB each, with the gradient's norm and the loss."""
     distributed = pytest.importorskip("distributed", reason="this test needs dask's distributed scheduler")
     rows, classes, blocks, limit = 4096, 1024, 160, 400 * 2**20
     assert rows * classes * 4 * blocks > 3 * 2 * limit
 
-    def generate() -> Any:  # nested, so that it travels by value: the workers cannot import this file
+    def generate() -> Any:  # nested, so that it is pickled by value: the workers cannot import this file
         return np.linspace(-9, 9, rows * classes, dtype=np.float32).reshape(rows, classes)
 
     part = dask.delayed(generate, pure=False)

@@ -1,6 +1,6 @@
 """The numba kernel by itself: its exp and log1p, sums, threads and blocks, what it declines, when it compiles.
 
-That its results obey the contract is the conformance suite's to say (`run --kernel numba`).
+The conformance suite judges its results (`run --kernel numba`).
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from .._support import check, identical, read_only, spacing, unaligned
 
 
 def _reason() -> str | None:
-    """Why the kernel cannot be tested here; None where it can."""
+    """Why the kernel cannot be tested here; None if it can."""
     if importlib.util.find_spec("mlsm.kernels") is None or importlib.util.find_spec("mlsm.kernels.numba") is None:
         return "mlsm/kernels/numba.py is deleted"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
@@ -93,7 +93,7 @@ def test_elementary_float32(elementary: Any) -> None:
 
 
 def test_elementary_float64(elementary: Any, rng: np.random.Generator) -> None:
-    # Seen over 16,000 points: 0.914, 1.470, 1.805. A digit of a coefficient that is wrong shows at the ends.
+    # Seen over 16,000 points: 0.914, 1.470, 1.805. A wrong digit of a coefficient shows at the ends.
     mpmath = pytest.importorskip("mpmath", reason="float64 is judged by mpmath")
     ends = np.array([0.0, math.log(2) / 2, math.log(2), 1e-300, 1e-8, 708.3964, 745.1332])
     a = np.concatenate([ends, rng.uniform(0, 2, 600), rng.uniform(2, 40, 600), rng.uniform(700, 746, 200)])
@@ -123,15 +123,15 @@ def test_elementary_specials(elementary: Any, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(np.uint32, np.float32), (np.uint64, np.float64)])
-def test_every_nan_stays_one(elementary: Any, bits: Any, dtype: Any, rng: np.random.Generator) -> None:
-    """Whatever stands in its last bits, which exp moves into an exponent."""
+def test_every_nan_stays_nan(elementary: Any, bits: Any, dtype: Any, rng: np.random.Generator) -> None:
+    """Whatever its last bits are, which exp shifts into an exponent."""
     quiet = np.full(1, np.nan, dtype).view(bits)
     payloads = rng.integers(0, 2 ** np.finfo(dtype).nmant // 2, 500, bits)
     for found in elementary((quiet | payloads).view(dtype)):
         assert np.all(np.isnan(found))
 
 
-def test_finite_losses_that_leave_float32_together(rng: np.random.Generator) -> None:
+def test_a_mean_of_finite_losses_whose_sum_overflows_float32(rng: np.random.Generator) -> None:
     for c in CLASSES:
         x = np.full((2, c), np.float32(3e38))
         identical(loss(x, np.zeros_like(x), reduction="none", kernel="numba"), np.full(2, np.float32(3e38)))
@@ -140,7 +140,7 @@ def test_finite_losses_that_leave_float32_together(rng: np.random.Generator) -> 
 @pytest.mark.parametrize("c", CLASSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums(dtype: Any, c: int, rng: np.random.Generator) -> None:
-    """The row is the mean of the very losses that single classes have, up to the rounding of a short tree."""
+    """A row is the mean of the losses of its single classes, up to the rounding of a short tree."""
     x, y = _data(5, c, dtype, rng)
     single = loss(x.reshape(-1, 1), y.reshape(-1, 1), reduction="none", kernel="numba").reshape(5, c)
     row = loss(x, y, reduction="none", kernel="numba").astype(np.float64)
@@ -208,7 +208,7 @@ def test_a_small_loss_has_the_bits_of_its_rows_and_of_numpys_sum(
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("n", [5, 60, 1000, 1024, 8192, 8193, 50000])
 def test_sums_of_rows_have_the_bits_of_numpys(n: int, classes: int, dtype: Any, rng: np.random.Generator) -> None:
-    """Of losses that all but cancel, so that each rounding of the sum shows: a large logit is its own loss."""
+    """Losses that almost cancel, so that each rounding of the sum shows: a large logit equals its loss."""
     for stride in (1, 1, 1, 1, 1, 3):
         v = (2.0 ** rng.uniform(20, 100, n - 3) * rng.choice([-1, 1], n - 3)).astype(dtype)
         for _ in range(3):
@@ -253,11 +253,11 @@ def test_compiler_takes_several_elements_at_a_time(dtype: Any, kernel: Any, loop
         "hessian_of",
     ):
         body = re.search(rf"define internal[^\n]*@mlsm\.{name}\.{real}(?:\.\d+)?\(.*?\n}}", code, re.DOTALL)
-        assert body, f"{name} is not a function of its own"
+        assert body, f"{name} is not a separate function"
         assert re.search(rf"<\d+ x {real}> @llvm\.fmuladd", body[0]), f"the loop of {name} is not vectorised"
         if real == "float":
             assert not re.search(r"<\d+ x double> @llvm\.fmuladd", body[0]), "float32 is computed in float64"
-    assert '"prefer-vector-width"="512"' in code, "the compiler stops at half of what the machine has"
+    assert '"prefer-vector-width"="512"' in code, "the compiler uses half of the machine's vector width"
 
 
 # ---------------------------------------------------------------- arrays
@@ -279,7 +279,7 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 
 
 def _everything(x: Any, y: Any, **options: Any) -> list[Any]:
-    """What the kernel finds, in the byte order of this machine: a gradient has that of its logits."""
+    """The kernel's results, in the byte order of this machine: a gradient has the byte order of its logits."""
     found = (
         *mlsm.value_and_grad(x, y, kernel="numba", reduction="none", **options),
         mlsm.hessian_diag(x, y, kernel="numba", reduction="none", **options),
@@ -290,7 +290,7 @@ def _everything(x: Any, y: Any, **options: Any) -> list[Any]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_layouts_have_the_same_bits(layout: str, dtype: Any, rng: np.random.Generator) -> None:
-    """Of whichever operand, alone and together; 600 classes and 35 rows are more than one slab."""
+    """Layouts of each operand and of all; 600 classes and 35 rows are more than one slab."""
     change = LAYOUTS[layout]
     for n, c in ((23, 70), (35, 600), (3, 1100), (40, 1)):
         x, y = _data(n, c, dtype, rng)
@@ -322,8 +322,8 @@ def test_batch_axes_that_do_not_merge_have_the_same_bits(dtype: Any, rng: np.ran
                 identical(found, right)
 
 
-def test_one_compilation_serves_all_that_is_computed_in_one_dtype(loops: Any, rng: np.random.Generator) -> None:
-    """Numba tells arrays apart by dtype, layout and lock: each difference would be some seconds for the user."""
+def test_one_compilation_serves_all_arrays_of_one_compute_dtype(loops: Any, rng: np.random.Generator) -> None:
+    """Numba compiles for each dtype, layout and writability: each difference would cost the user some seconds."""
     torch = pytest.importorskip("torch", reason="tensors are served by the same code")
     x, y = _data(5, 7, np.float32, rng)
     mlsm.value_and_grad(x, y, kernel="numba")
@@ -338,8 +338,8 @@ def test_one_compilation_serves_all_that_is_computed_in_one_dtype(loops: Any, rn
 
 @pytest.mark.parametrize("c", CLASSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_masked_is_as_if_it_were_not_there(dtype: Any, c: int, rng: np.random.Generator) -> None:
-    """Exactly 0, whatever stands there, also where the scale is infinite; and the rest is divided by what is left."""
+def test_masked_entries_do_not_count(dtype: Any, c: int, rng: np.random.Generator) -> None:
+    """They are exactly 0, whatever their values are, even with an infinite scale; the divisor is the observed count."""
     x, y = _data(9, c, dtype, rng)
     w, m = rng.random((9, c)).astype(dtype), rng.random((9, c)) < 0.5
     m[2], m[3] = False, True
@@ -375,7 +375,7 @@ def _results(x: Any, y: Any, m: Any, g: Any, options: Any) -> Any:
 
 @pytest.mark.parametrize("c", [20, 700])
 def test_no_product_of_scale_and_weight_leaves_the_range(c: int, rng: np.random.Generator) -> None:
-    """Which only the whole may leave: a steep gradient is tiny where the loss is."""
+    """Only the whole product may leave it: where the loss is tiny, a steep gradient is tiny, too."""
     x, y = np.full((3, c), np.float32(70)), np.ones((3, c), np.float32)
     w = np.full((3, c), np.float32(1e30))
     for weight in (w, w[:, :1]):
@@ -387,7 +387,7 @@ def test_no_product_of_scale_and_weight_leaves_the_range(c: int, rng: np.random.
 
 
 @pytest.mark.parametrize("target", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float64"])
-def test_targets_are_read_as_they_are(target: str, rng: np.random.Generator) -> None:
+def test_targets_are_read_in_their_own_dtype(target: str, rng: np.random.Generator) -> None:
     x, y = _data(6, 33, np.float64, rng)
     right = mlsm.value_and_grad(x, y, kernel="numba")
     for found, expected in zip(mlsm.value_and_grad(x, y.astype(target), kernel="numba"), right, strict=True):
@@ -409,7 +409,7 @@ def test_every_byte_but_0_is_true(library: str, dtype: str, rng: np.random.Gener
 
 @pytest.fixture
 def convert(kernel: Any, loops: Any) -> Callable[..., Any]:
-    """An array of one dtype in another, as the compiled code reads and writes."""
+    """An array converted to another dtype, as the compiled code reads and writes it."""
     import numba
 
     @numba.njit(error_model="numpy")
@@ -450,7 +450,7 @@ def test_every_half_is_read_exactly(
 def test_halves_are_rounded_to_the_nearest(
     name: str, hardware: bool, convert: Any, loops: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every 4001st float32, every tie and its neighbours, and what stands at the ends of the range."""
+    """Every 4001st float32, every tie and its neighbours, and the ends of the range."""
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16")
     if not hardware:
         monkeypatch.setattr(loops, "_F16C", False)
@@ -514,10 +514,10 @@ def test_thread_count(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     worker.start()
     worker.join()
-    assert found == [1, 1]  # a caller with threads of its own is parallel already
+    assert found == [1, 1]  # a caller that has several threads is parallel already
 
 
-# What /proc/self/cgroup says, the files of the control groups, and how many cores' time they allow.
+# The content of /proc/self/cgroup, the files of the control groups, and the number of cores that they allow.
 GROUPS: list[tuple[str, dict[str, str], int]] = [
     ("0::/\n", {}, 2**31),
     ("0::/\n", {"cpu.max": "max 100000\n"}, 2**31),
@@ -558,7 +558,7 @@ y = x > 1
 
 
 def _script(code: str, **environment: str | None) -> str:
-    """What a process prints whose environment is ours with these changes."""
+    """The output of a process that has our environment with these changes."""
     own = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
     command = [sys.executable, "-W", "error", "-c", BIG + code]
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=180)
@@ -577,8 +577,8 @@ LOSS = "print(mlsm.multilabel_soft_margin_loss(x, y))\n"
 BOTH = "print(mlsm.multilabel_soft_margin_loss(x, y), mlsm.grad(x, y).sum(dtype=float))\n"
 
 
-def test_a_call_as_the_interpreter_ends(right: str) -> None:
-    """No pool takes work by then, whether it exists already or not."""
+def test_a_call_while_the_interpreter_ends(right: str) -> None:
+    """No pool accepts work then, whether it exists already or not."""
     late = f"import atexit\n@atexit.register\ndef late():\n    {BOTH}"
     assert _script(TWO + late) == right
     assert _script(TWO + late + BOTH) == f"{right}\n{right}"
@@ -586,7 +586,7 @@ def test_a_call_as_the_interpreter_ends(right: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_a_call_in_a_signal_handler(right: str) -> None:
-    """Which interrupts a call as it hands its parts over, holding the pool's locks."""
+    """The handler interrupts a call that holds the pool's locks while it submits its parts."""
     code = f"""
 import os, signal
 from mlsm.kernels import _threads
@@ -604,8 +604,8 @@ mlsm.multilabel_soft_margin_loss(x, y)
     assert _script(code) == right
 
 
-def test_no_thread_to_be_had(right: str) -> None:
-    """None at all, or a second one: parts that the pool has queued all the same are done once, by the caller."""
+def test_calls_work_when_no_thread_can_be_started(right: str) -> None:
+    """Not even one, or only one: the caller computes each part that the pool has queued anyway, exactly once."""
     refuse = """
 import threading
 from mlsm.kernels import _threads
@@ -622,11 +622,11 @@ threading.Thread.start = limited
         assert _script(refuse.format(left=left) + BOTH) == right
 
 
-def test_parts_are_done_once_where_threads_fail(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_is_computed_once_if_a_thread_cannot_start(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     threads, done = kernel._threads, []
     pool = ThreadPoolExecutor(1)
     monkeypatch.setattr(threads, "_executor", lambda size: pool)
-    adjust, calls = pool._adjust_thread_count, []  # type: ignore[attr-defined]  # where a thread is started
+    adjust, calls = pool._adjust_thread_count, []  # type: ignore[attr-defined]  # this starts a thread
 
     def limited() -> None:
         calls.append(0)
@@ -636,7 +636,7 @@ def test_parts_are_done_once_where_threads_fail(kernel: Any, monkeypatch: pytest
 
     monkeypatch.setattr(pool, "_adjust_thread_count", limited)
     threads.spread(4, 8, lambda i, j: done.append((i, j)))
-    pool.shutdown()  # what was queued has been looked at
+    pool.shutdown()  # all queued parts are finished
     assert len(calls) > 1
     assert sorted(done) == [(0, 2), (2, 4), (4, 6), (6, 8)]
 
@@ -654,7 +654,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 
 
 def test_compiler_switched_off() -> None:
-    """Every call works, by another kernel; to force this one tells why."""
+    """Every call works by another kernel; forcing this one raises with the reason."""
     code = """
 print(mlsm.explain(x, y).chosen, dict(mlsm.explain(x, y).reasons)["numba"])
 mlsm.multilabel_soft_margin_loss(x, y), mlsm.value_and_grad(x, y), mlsm.hessian_diag(x, y)
@@ -670,7 +670,7 @@ except ValueError as error:
 
 @pytest.mark.slow  # compiles in five new processes
 def test_a_cache_that_fails(right: str, tmp_path: Path) -> None:
-    """A disk that is full when the code is to be written, an index or code that is damaged, no place at all."""
+    """A disk that is full when the code is written, a damaged index or code file, no cache folder."""
     full = """
 import builtins, errno, os, tempfile
 from numba.core import caching
@@ -700,14 +700,14 @@ def test_tensors_follow_torch(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(kernel._threads, "_quota", lambda: 2**31)
     cores = kernel._threads.allowed(False)
     try:
-        for threads in (1, cores, cores + 1):  # never more than the process may use
+        for threads in (1, cores, cores + 1):  # at most as many as the process may use
             torch.set_num_threads(threads)
             assert kernel._threads.allowed(True) == min(threads, cores)
     finally:
         torch.set_num_threads(before)
 
 
-def test_small_work_is_done_alone(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_work_uses_one_thread(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise AssertionError("a small call was handed to the pool")
 
@@ -732,7 +732,7 @@ def test_releases_the_interpreter(loops: Any) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_fork() -> None:
-    """A child inherits the pool without its threads, and would wait for them for ever."""
+    """A child inherits the pool without its threads, and would wait for them forever."""
     script = """
 import os, threading
 from mlsm.kernels import _threads
@@ -746,14 +746,14 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", script], check=True, timeout=60)
 
 
-# ---------------------------------------------------------------- what is declined, and when it compiles
+# ---------------------------------------------------------------- reasons to decline, and compilation
 
 
 def _why(*arguments: Any, **options: Any) -> str:
     return dict(mlsm.explain(*arguments, **options).reasons).get("numba", "serves")
 
 
-def test_reasons() -> None:
+def test_reasons_to_decline() -> None:
     x, y = np.zeros((4, 3), np.float32), np.zeros((4, 3))
     wide, cube = np.zeros((1, 2**18 + 1), np.float16), np.zeros((2, 4, 6))[..., ::2]
     for a, b, options in (
@@ -771,7 +771,7 @@ def test_reasons() -> None:
     assert "the tensors are on meta" in _why(meta, meta)
 
 
-def test_import_leaves_numba_alone() -> None:
+def test_import_does_not_import_numba() -> None:
     script = """
 import sys
 import numpy as np
@@ -814,17 +814,17 @@ def _notes(cache: Path) -> list[str]:
     return found.stdout.splitlines()
 
 
-def test_note_says_what_compiles(tmp_path: Path) -> None:
+def test_the_note_says_what_compiles(tmp_path: Path) -> None:
     before, after = _notes(tmp_path)
     assert "its first call in float32 compiles" in before
     assert str(tmp_path) in before
     assert after == "None"
-    again, _ = _notes(tmp_path)  # in another process, which finds the code on disk
+    again, _ = _notes(tmp_path)  # in another process, which loads the code from disk
     assert again == after
 
 
-def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be written, every process compiles; an error of another kind is not swallowed."""
+def test_without_a_writable_cache_folder_every_process_compiles(loops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of another kind is not swallowed."""
     from numba.core.dispatcher import Dispatcher
 
     def refuse(message: str) -> Callable[[Any], None]:
@@ -845,7 +845,7 @@ def test_no_place_for_the_cache(loops: Any, monkeypatch: pytest.MonkeyPatch) -> 
         loops._compiled(loops.elements.py_func)
 
 
-def test_a_long_compilation_is_told(
+def test_a_long_compilation_is_logged(
     loops: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = (np.float64(1), 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 1.0, 0.0)
@@ -860,8 +860,8 @@ def test_a_long_compilation_is_told(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", ["loops._LINKING", "loops._LINKING + ('nonesuch',)"])
-def test_another_numba_compiles_as_it_always_does(names: str, right: str, tmp_path: Path) -> None:
-    """Where what is not public of Numba has moved, the same bits, and no call that fails."""
+def test_a_numba_without_the_private_names_still_works(names: str, right: str, tmp_path: Path) -> None:
+    """If a private name of Numba has moved, calls give the same bits and do not fail."""
     code = f"from mlsm.kernels import _numba_loops as loops; loops._LINKING = {names}\n" + BOTH
     assert _script(code, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == right
 
@@ -883,8 +883,8 @@ def test_warm_compiles_for_other_processes(tmp_path: Path) -> None:
     assert "nothing to compile: Numba's compiler is switched off" in refused.stdout
 
 
-def test_no_length_is_believed(kernel: Any, rng: np.random.Generator) -> None:
-    """The loops go by the lengths of the logits: an operand of others is refused, not read past its end."""
+def test_the_kernel_checks_lengths_again(kernel: Any, rng: np.random.Generator) -> None:
+    """The loops use the lengths of the logits: an operand with other lengths is refused, not read past its end."""
     from array_api_compat import numpy as xp
 
     from mlsm._core import Operands

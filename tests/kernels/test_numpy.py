@@ -1,4 +1,4 @@
-"""NumPy's kernel: every option, shape and layout by blocks, the same bits whatever the layout, and little memory."""
+"""NumPy's kernel: every option, shape and layout by blocks, the same bits in every layout, and little memory."""
 
 import itertools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @pytest.fixture(params=["its own log1p", "NumPy's log1p"])
 def log1p(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either way of a processor's, on whatever processor this is."""
+    """Each implementation of log1p, whichever one this processor would use."""
     monkeypatch.setattr(kernel, "SMALL", 0)
     monkeypatch.setattr(kernel, "_log1p_is_fast", lambda: request.param == "NumPy's log1p")
 
@@ -43,7 +43,7 @@ def _operands(*arguments: Any, eps: float = 0.0) -> Any:
 
 
 def test_log1p_is_good_to_one_and_a_half_ulp() -> None:
-    """Of every 97th float32 in [0, 1], and of what a sweep would miss."""
+    """On every 97th float32 in [0, 1], and on points that a sweep would miss."""
     bits = np.arange(0, np.float32(1).view(np.uint32) + 1, 97, dtype=np.uint32)
     special = np.asarray([0, 1, 2.0**-149, 2.0**-126, 2.0**-24, 0.5], np.float32)
     for e in (*np.array_split(bits.view(np.float32), 12), special):
@@ -57,7 +57,7 @@ def test_log1p_is_good_to_one_and_a_half_ulp() -> None:
 
 
 def test_log1p_in_place_is_log1p() -> None:
-    """The loss alone has no further use for exp, and a derivative does: the bits must not tell."""
+    """The loss alone overwrites exp, a derivative still needs it: both must have the same bits."""
     e = np.random.default_rng(2).random(1000, np.float32)
     out, *room = np.empty((4, 1000), np.float32)
     kernel._log1p(e, out, *room)
@@ -65,7 +65,7 @@ def test_log1p_in_place_is_log1p() -> None:
     identical(e, out, "in place")
 
 
-def test_only_linux_has_a_log1p_on_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpys_log1p_is_used_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = kernel._log1p_is_fast.__wrapped__
     found = {"log1p": {"ff": {"current": "X86_V4", "available": "X86_V4 baseline(X86_V2)"}}}
     monkeypatch.setattr(kernel.sys, "platform", "linux")
@@ -92,7 +92,7 @@ SHAPES: list[tuple[int, ...]] = [(5, 3), (70, 1), (3, 25), (2, 31), (3, 5, 8), (
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_every_option_is_the_formula(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> None:
-    """Each shape of each argument, not with every shape of the others; with an infinite logit that its label meets."""
+    """Each shape of each argument, not combined with every shape of the others; with a matched infinite logit."""
     x, y = (3 * rng.standard_normal(shape)).astype(dtype), rng.random(shape).astype(dtype)
     if x.size:
         x[..., 0], y[..., 0] = np.inf, 1
@@ -112,13 +112,13 @@ def test_every_option_is_the_formula(shape: tuple[int, ...], dtype: str, rng: np
 def _agrees(o: Any, g: Any, u: float) -> None:
     with np.errstate(all="ignore"):
         rows, both = kernel.rows(o), kernel.rows_and_vjp(o, g)
-        # The reference in a wider format, so that all the difference is the kernel's.
+        # The reference in a wider format, so that the whole difference is the kernel's error.
         wide = _operands(*(v if v is None or v.dtype == bool else v.astype(np.float64) for v in o[1:6]), eps=o.eps)
         identical(rows, both[0], "the losses of both")
         compute = u if o.x.dtype != np.float16 else 2.0**-24
         right = _core.rows(wide)
         check(rows, right, 24 * compute * np.abs(right), "rows")
-        # A gradient is a difference of terms no larger than q: relative to them.
+        # A gradient is a difference of terms of at most q: the error is relative to them.
         f = _core.parts(wide)
         size = np.abs(_core.times_scale(wide, g / _core._divisor(wide), _core._scaled(f.w, f.ybar + f.positive)))
         for what, found, exact, terms in (
@@ -135,8 +135,8 @@ def _agrees(o: Any, g: Any, u: float) -> None:
 @pytest.mark.usefixtures("log1p", "small_blocks")
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 1), (1, 4), (4,), ()], ids=str)
-def test_what_is_masked_is_exactly_zero(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
-    """Whatever stands there, in any argument and in `grad_output`; and its bytes need not be 0 and 1."""
+def test_masked_entries_are_exactly_zero(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Whatever the values of any argument and of `grad_output` are there; the mask's bytes may differ from 0 and 1."""
     m = np.asarray(rng.random(shape) < 0.5)
     full = np.broadcast_to(m, (6, 4))
     arrays = [np.where(full, rng.random((6, 4)) + 0.5, bad).astype(dtype) for bad in (np.nan, np.inf, -np.inf, np.nan)]
@@ -198,7 +198,7 @@ def test_a_layout_changes_no_bit(shape: tuple[int, ...], dtype: str, layout: str
     more = [(rng.random(shape) + 0.5).astype(dtype) for _ in range(2)] + [rng.random(shape) < 0.7]
     for arrays in ([*plain, None, None, None], [*plain, *more]):
         straight = _operands(*arrays)
-        # Only the logits, only the rest, and all of them.
+        # Only the logits, only the other arguments, and all of them.
         for changed in ((0,), (1, 2, 3, 4), range(5)):
             other = _operands(
                 *(v if v is None or i not in changed else LAYOUTS[layout](v) for i, v in enumerate(arrays))
@@ -211,7 +211,7 @@ def test_a_layout_changes_no_bit(shape: tuple[int, ...], dtype: str, layout: str
                     assert one.strides == np.empty_like(other.x).strides, function.__name__
 
 
-def test_no_layout_is_walked_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_layout_is_computed_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     rows = kernel._Work.rows
 
@@ -231,7 +231,7 @@ def test_no_layout_is_walked_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None
 # ---------------------------------------------------------------- scratch and memory
 
 
-def test_scratch_is_nobody_elses_while_it_is_used() -> None:
+def test_scratch_memory_is_not_shared_while_it_is_used() -> None:
     kept = list(kernel._rooms)
     try:
         kernel._rooms[:] = [np.empty(64, np.uint8)]
@@ -240,7 +240,7 @@ def test_scratch_is_nobody_elses_while_it_is_used() -> None:
         for _ in range(kernel.ROOMS + 3):
             kernel._given_back(np.empty(8, np.uint8))
         assert len(kernel._rooms) == kernel.ROOMS
-        assert kernel._taken(1 << 10).nbytes >= 1 << 10  # what is too small is not handed out
+        assert kernel._taken(1 << 10).nbytes >= 1 << 10  # memory that is too small is not reused
     finally:
         kernel._rooms[:] = kept
 
@@ -261,7 +261,7 @@ OPTIONS: dict[str, Callable[[int, int], dict[str, Any]]] = {
 @pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_options_and_layouts_take_blocks_of_memory(option: str, order: Any) -> None:
+def test_options_and_layouts_need_the_memory_of_blocks_only(option: str, order: Any) -> None:
     import tracemalloc
 
     n, c = 8192, 1000
@@ -280,7 +280,7 @@ def test_options_and_layouts_take_blocks_of_memory(option: str, order: Any) -> N
 
 
 @pytest.mark.thread_unsafe(reason="it measures the memory of all threads together")
-def test_the_gradient_for_class_weights_takes_blocks_of_memory() -> None:
+def test_the_gradient_for_class_weights_needs_the_memory_of_blocks_only() -> None:
     import tracemalloc
 
     x, y = np.zeros((8192, 1000), np.float32), np.zeros((8192, 1000), np.bool_)
@@ -295,8 +295,8 @@ def test_the_gradient_for_class_weights_takes_blocks_of_memory() -> None:
 
 
 def test_the_gradient_for_class_weights_runs_the_kernel_of_elements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not the reference, which takes ten times as long."""
-    monkeypatch.setattr(_core, "by_weight", lambda o, f: pytest.fail("the reference was asked"))
+    """Not the reference, which takes ten times as long."""
+    monkeypatch.setattr(_core, "by_weight", lambda o, f: pytest.fail("the reference was called"))
     x = np.linspace(-3, 3, 4 * _blocks.BLOCK).reshape(-1, 8)
     y = np.ones(x.shape, np.bool_)
     found = mlsm.grad(x, y, np.ones(8), wrt="weight", reduction="sum")

@@ -1,7 +1,7 @@
-"""Many threads at once: the same bits as one, and a kernel table that nobody sees half changed.
+"""Many threads at once: the same bits as one, and no thread sees a partly changed kernel table.
 
-`make parallel` runs the tests of the public functions themselves by several threads; what stands here is made for it.
-Where a race can be forced, it is forced and not waited for.
+`make parallel` runs the tests of the public functions in several threads; the tests here are written for threads.
+If a race can be forced, the test forces it instead of waiting for it.
 """
 
 import sys
@@ -19,11 +19,11 @@ from .. import _support
 
 THREADS = 4
 SHAPE = 400, 80  # large enough for a library to let another thread run, small enough for one block of a kernel
-pytestmark = pytest.mark.thread_unsafe(reason="it starts threads of its own")
+pytestmark = pytest.mark.thread_unsafe(reason="it starts its own threads")
 
 
 def together(*works: Callable[[], None]) -> None:
-    """Run all of them at once, each in a thread of its own, and raise what the first of them raised."""
+    """Run all of them at once, each in its own thread, and raise the first exception of any of them."""
     barrier = threading.Barrier(len(works))
     errors: list[BaseException] = []
 
@@ -52,8 +52,8 @@ def never(name: str) -> mlsm.Kernel:
 
 @_support.needs_kernels
 @pytest.mark.usefixtures("table")
-def test_a_registration_is_not_lost_to_a_table_that_was_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first NumPy call loads kernels for a while. One that is registered meanwhile comes first from then on."""
+def test_a_registration_while_the_table_is_built_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first NumPy call takes a while to load kernels. One that is registered meanwhile comes first afterwards."""
     always = mlsm.Kernel("meanwhile", ("numpy",), lambda problem: None, _core.rows)
     x = np.zeros((2, 3))
     load = _dispatch._load
@@ -72,7 +72,7 @@ def test_a_registration_is_not_lost_to_a_table_that_was_being_built(monkeypatch:
 
 
 @pytest.mark.usefixtures("table")
-def test_registering_from_many_threads_loses_nobody() -> None:
+def test_registering_from_many_threads_loses_no_kernel() -> None:
     mine = [[f"thread{i}-{k}" for k in range(20)] for i in range(THREADS)]
     x = np.zeros((2, 3))
 
@@ -109,14 +109,14 @@ def _results(make: Callable[[Any], Any], x: Any, y: Any, w: Any, kernel: str | N
 
 @pytest.fixture
 def eager_switching() -> Iterator[None]:
-    """The interpreter changes threads as often as it can."""
+    """Make the interpreter switch threads as often as it can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
 
 
-# Every way to the numbers: as a call goes by itself, by the reference, and by the kernel that comes second.
+# Every kernel: the dispatch's first choice, the reference, and the second choice.
 WAYS = [
     *(pytest.param(*way, id=name) for name, way in _support.ROUTES.items()),
     *(pytest.param(name, "numpy", id=f"{name}-numpy", marks=_support.needs_kernels) for name in ("numpy", "torch")),
@@ -125,8 +125,8 @@ WAYS = [
 
 @pytest.mark.usefixtures("table", "eager_switching")
 @pytest.mark.parametrize(("name", "kernel"), WAYS)
-def test_the_same_bits_while_kernels_come_and_go(name: str, kernel: str | None, rng: np.random.Generator) -> None:
-    """Each thread has data of its own, so that a buffer which two of them shared would show; one more registers."""
+def test_the_same_bits_while_kernels_are_registered(name: str, kernel: str | None, rng: np.random.Generator) -> None:
+    """Each thread has its own data, so that a buffer shared by two would show; one more thread registers kernels."""
     library = _support.find(name)
     data = [
         (rng.normal(0, 5, SHAPE).astype(np.float32), rng.random(SHAPE) < 0.3, rng.random(SHAPE[1], dtype=np.float32))
@@ -136,7 +136,7 @@ def test_the_same_bits_while_kernels_come_and_go(name: str, kernel: str | None, 
         alone = [[library.read(v) for v in _results(library.make, *each, kernel)] for each in data]
 
     def work(each: tuple[Any, Any, Any], expected: list[Any]) -> None:
-        with library.session():  # some libraries' states are a thread's own
+        with library.session():  # some libraries have a state for each thread
             for _ in range(5):
                 for seen, right in zip(_results(library.make, *each, kernel), expected, strict=True):
                     np.testing.assert_array_equal(library.read(seen), right, strict=True)
@@ -149,7 +149,7 @@ def test_the_same_bits_while_kernels_come_and_go(name: str, kernel: str | None, 
     together(disturb, *(lambda i=i: work(data[i], alone[i]) for i in range(THREADS)))  # type: ignore[misc]  # (the same)
 
 
-def test_somebody_else_s_error_is_seen() -> None:
+def test_an_error_in_a_thread_is_raised() -> None:
     """The helper above must not swallow what a thread raises."""
 
     def wrong() -> None:

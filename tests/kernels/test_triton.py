@@ -1,7 +1,7 @@
-"""The Triton kernel, as far as a machine without a GPU can judge it: its logic by Triton's interpreter, on CPU tensors.
+"""The Triton kernel, as far as it can be tested without a GPU: in Triton's interpreter, on CPU tensors.
 
-The interpreter works in NumPy and is slow, so that the catalogue is run on what concerns values; a device's digits are
-believed on a device. What needs Triton skips and says so.
+The interpreter computes in NumPy and is slow, so only the checks of values are run; the digits of a device are tested
+on a device. Tests that need Triton are skipped with the reason.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ Torch: Any = pytest.importorskip("mlsm_conformance.backends.torch", reason="torc
 
 NAME = "triton-interpreted"
 ABSENT = importlib.util.find_spec("triton") is None
-# Triton looks at it when it decorates its own functions, so that it must be set before anything imports Triton.
+# Triton reads it when it decorates its own functions, so it must be set before anything imports Triton.
 INTERPRETED = not ABSENT and os.environ.get("TRITON_INTERPRET") == "1"
 needs_triton = pytest.mark.skipif(
     not INTERPRETED,
@@ -37,7 +37,7 @@ needs_triton = pytest.mark.skipif(
 
 
 def _interpreted() -> Any:
-    """The kernel for CPU tensors: what the CUDA kernel does, carried out by the interpreter."""
+    """The kernel for CPU tensors, executed by the interpreter."""
     import numpy as np
 
     from mlsm.kernels import _cuda, triton
@@ -70,7 +70,7 @@ def registered() -> Iterator[None]:
 
 
 class _WithoutBFloat16(Torch):  # type: ignore[misc]
-    """The interpreter cuts a float32 off where bfloat16 ends, and a device rounds it: not to be judged here."""
+    """The interpreter truncates a float32 to bfloat16, and a device rounds it: this cannot be judged here."""
 
     capabilities = Torch.capabilities - {"bfloat16"}
 
@@ -92,7 +92,7 @@ class TestInterpreted(KernelSuite):
 @needs_triton
 @pytest.mark.parametrize("shape", [(3, 1), (2, 3, 2, 20), (5, 1000), (2, 2049), (2, 16385)], ids=str)
 def test_long_rows_masks_and_layouts(shape: tuple[int, ...]) -> None:
-    """Chunks, tails and strides: exact losses, so that a term which is missed or taken twice shows."""
+    """Chunks, tails and strides: exact losses, so that a term that is missed or counted twice shows."""
     torch.manual_seed(0)
     x = torch.randint(64, 96, shape).float()
     y, where = torch.rand(shape) < 0.5, torch.rand(shape) < 0.5
@@ -104,7 +104,7 @@ def test_long_rows_masks_and_layouts(shape: tuple[int, ...]) -> None:
         for values in (x, turned):
             found = mlsm.value_and_grad(values, y, kernel=NAME, **given)
             for a, b in zip(found, right, strict=True):
-                torch.testing.assert_close(a, b, rtol=2**-21, atol=2.0**-70)  # e of a target's tail stands below
+                torch.testing.assert_close(a, b, rtol=2**-21, atol=2.0**-70)  # e of a target's tail is smaller
 
 
 @needs_triton
@@ -117,7 +117,7 @@ def test_bool_bytes_are_true_or_false() -> None:
 
 
 @needs_triton
-def test_lengths_are_checked_again_at_the_edge() -> None:
+def test_the_kernel_checks_lengths_again() -> None:
     from mlsm._core import Operands
     from mlsm.kernels.triton import run
 
@@ -132,7 +132,7 @@ def test_lengths_are_checked_again_at_the_edge() -> None:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The file, with a `triton` that is there to be found and nothing more."""
+    """The file, with an empty `triton` module that can only be found."""
     import importlib.machinery
 
     if ABSENT:
@@ -154,7 +154,7 @@ def _problem(device: str) -> Problem:
     return Problem("torch", torch.device(device), meta, meta, *(None,) * 3, 0.0, "mean", 1, "float32", None, "plain")
 
 
-def test_what_is_declined(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declined_calls(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the tensors are on cpu" in kernel.accepts(_problem("cpu"))
     monkeypatch.setenv("CC", "cc")
     assert kernel.accepts(_problem("cuda:0")) is None
@@ -166,7 +166,7 @@ def test_what_is_declined(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "finds none (set CC, or install gcc or clang)" in kernel.accepts(_problem("cuda:0"))
 
 
-def test_a_first_call_inside_of_a_capture_says_what_to_do(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_call_inside_a_capture_raises_with_the_remedy(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
     from mlsm._core import Operands
@@ -186,7 +186,7 @@ def test_a_first_call_inside_of_a_capture_says_what_to_do(kernel: Any, monkeypat
     assert kernel.rows(o) == 1
 
 
-def test_without_triton_the_reason_is_said() -> None:
+def test_without_triton_the_reason_is_given() -> None:
     x = torch.zeros(2, 3)
     reason = dict(mlsm.explain(x, x, kernel="generic").reasons)["triton"]
     assert ("no module named 'triton'" if ABSENT else "the tensors are on cpu") in reason

@@ -13,7 +13,7 @@ from .._support import answer, case, check
 
 
 def _reason() -> str | None:
-    """Why CuPy cannot be tested here; None where it can."""
+    """Why CuPy cannot be tested here; None if it can."""
     if importlib.util.find_spec("cupy") is None:
         return "cupy is not installed"
     import cupy
@@ -71,7 +71,7 @@ def test_values_and_derivatives(cp: Any, dtype: str, reduction: Any, masked: boo
 
 @pytest.fixture
 def no_host_copies(cp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every way from the device to the host raises."""
+    """Make every copy from the device to the host raise."""
 
     def never(*args: Any, **options: Any) -> Any:
         raise AssertionError("an array was copied to the host, or the host waited for the device")
@@ -104,7 +104,7 @@ def test_no_copy_to_the_host(cp: Any, kernel: str | None) -> None:
 def test_runs_on_the_current_stream(cp: Any, kernel: str | None) -> None:
     x = cp.zeros((1 << 14, 100), dtype=cp.float32)
     y = cp.ones_like(x)
-    mlsm.multilabel_soft_margin_loss(x, y, kernel=kernel)  # compile outside of the capture
+    mlsm.multilabel_soft_margin_loss(x, y, kernel=kernel)  # compile outside the capture
     stream = cp.cuda.Stream(non_blocking=True)
     with stream:
         value = mlsm.multilabel_soft_margin_loss(x, y, kernel=kernel)

@@ -1,4 +1,4 @@
-"""Dask: lazy in, lazy out; any chunking; lengths that are not known; every scheduler.
+"""Dask: lazy arguments give lazy results; any chunking; unknown lengths; every scheduler.
 
 Building a graph computes nothing: the scheduler of these tests raises while a graph is built.
 """
@@ -76,7 +76,7 @@ def test_any_chunking(chunks: str, options: bool, kernel: str | None) -> None:
 
 
 @pytest.mark.parametrize("chunks", ["rows", "both"])
-def test_target_chunked_otherwise_than_input(chunks: str) -> None:
+def test_target_and_input_with_different_chunks(chunks: str) -> None:
     data = _data()
     x = da.from_array(data["input"], chunks=CHUNKS[chunks])
     y = da.from_array(data["target"], chunks=(4, 3))
@@ -103,7 +103,7 @@ def test_class_axis(axis: int) -> None:
 
 
 def _unknown(a: Any, kept: Any, chunks: int = 2) -> Any:
-    """Rows of `a` chosen by a mask, so that nobody knows how many there are until it is computed."""
+    """Rows of `a` chosen by a mask, so that their number is unknown until they are computed."""
     lazy = da.from_array(a, chunks=(chunks, *a.shape[1:]))
     return lazy[da.from_array(kept, chunks=chunks)]
 
@@ -134,7 +134,7 @@ def test_unknown_batch_length_with_blocks_that_are_empty(kernel: str | None) -> 
     nobody = np.zeros(7, dtype=bool)
     x, y = (_unknown(data[k], nobody) for k in ("input", "target"))
     assert loss(x, y, reduction="sum", kernel=kernel).compute(scheduler="synchronous") == 0
-    with np.errstate(all="ignore"):  # the mean over no row is 0/0, under the state of the thread that computes it
+    with np.errstate(all="ignore"):  # the mean over no row is 0/0, with the flags of the thread that computes it
         assert np.isnan(loss(x, y, kernel=kernel).compute(scheduler="synchronous"))
 
 
@@ -149,7 +149,7 @@ REFUSED_LATER: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("how", REFUSED_LATER)
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_lengths_that_disagree_are_refused_inside_the_block(how: str, kernel: str | None) -> None:
-    """5 rows against 1 would broadcast without a word."""
+    """5 rows against 1 would broadcast silently."""
     a = np.random.default_rng(4).standard_normal((5, 6))
     x = _unknown(a, np.ones(5, dtype=bool), 5)
     y = _unknown(a, np.asarray([1, 0, 0, 0, 0], dtype=bool), 5)
@@ -180,7 +180,7 @@ def test_grad_output_of_unknown_length() -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
-def test_schedulers(scheduler: str) -> None:
+def test_every_scheduler(scheduler: str) -> None:
     data = _data()
     lazy = {k: da.from_array(data[k], chunks=(2, 3)) for k in ("input", "target", "where")}
     found = _results(lazy)
@@ -194,13 +194,13 @@ def _process(value: Any) -> tuple[Any, int]:
 
 
 def test_a_real_cluster_of_two_processes() -> None:
-    """Graphs, kernels and refusals have to travel: everything in them is pickled."""
-    distributed = pytest.importorskip("distributed", reason="the distributed scheduler is a package of its own")
+    """Graphs, kernels and errors are sent to the processes: everything in them must be picklable."""
+    distributed = pytest.importorskip("distributed", reason="the distributed scheduler is a separate package")
     data = _data()
     lazy = {k: da.from_array(data[k], chunks=(2, 3)) for k in ("input", "target", "where")}
     criterion = mlsm.MultiLabelSoftMarginLoss([1.0, 2.0, 0.5, 1.0, 3.0], reduction="sum")
     with (
-        # No dashboard and no fixed port: nothing here may collide with what else runs on this machine.
+        # No dashboard and no fixed port, which could collide with other programs on this machine.
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
         ) as cluster,
@@ -225,7 +225,7 @@ def test_a_real_cluster_of_two_processes() -> None:
             future.result()
 
 
-def test_the_answer_does_not_depend_on_chunking_beyond_its_rounding() -> None:
+def test_the_result_depends_on_chunking_by_rounding_only() -> None:
     x = np.random.default_rng(9).standard_normal((400, 30)).astype(np.float32)
     y = (x > 0.3).astype(np.float32)
     expected = float(loss(x.astype(np.float64), y.astype(np.float64)))
@@ -238,8 +238,8 @@ def test_the_answer_does_not_depend_on_chunking_beyond_its_rounding() -> None:
 
 @pytest.mark.parametrize("wrt", ["weight", "pos_weight"])
 @pytest.mark.parametrize("shape", [(2,), (1, 2)], ids=str)
-def test_the_sums_of_a_class_weight_are_those_of_pairs(shape: tuple[int, ...], wrt: Any) -> None:
-    """Over the rows of one block, which NumPy would add one after the other: the bound of sums in float64."""
+def test_the_gradient_for_a_class_weight_is_summed_by_pairs(shape: tuple[int, ...], wrt: Any) -> None:
+    """Over the rows of one block, which NumPy would add one after the other: within the bound of sums in float64."""
     n, rng = 100_000, np.random.default_rng(3)
     x, y = rng.standard_normal((n, 2)), rng.random((n, 2)) < 0.5
     terms = np.log1p(np.exp(-np.abs(x))) + np.where(x >= 0, ~y if wrt == "weight" else 0, y) * np.abs(x)
@@ -251,7 +251,7 @@ def test_the_sums_of_a_class_weight_are_those_of_pairs(shape: tuple[int, ...], w
     check(found, exact, (8 + np.log2(n) + 8) * 2.0**-53 * exact, wrt)
 
 
-# ---------------------------------------------------------------- blocks that are not what was declared
+# ---------------------------------------------------------------- blocks that differ from their declaration
 
 
 def _lying(lazy: Any, into: Callable[[Any], Any]) -> Any:
@@ -299,8 +299,8 @@ def test_a_block_of_another_shape_is_refused(argument: str, lie: str, kernel: st
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_blocks_that_lie_together_are_refused(kernel: str | None) -> None:
-    """They fit each other, and a mean would be divided by the declared number of rows."""
+def test_blocks_that_share_a_wrong_shape_are_refused(kernel: str | None) -> None:
+    """They fit each other, but a mean would be divided by the declared number of rows."""
     given = {k: _lying(v, lambda b: b[:1]) for k, v in _declared().items() if k in ("input", "target")}
     for graph in _derivatives(given, kernel):
         with pytest.raises(ValueError, match="must have the declared shape in every block"):
@@ -308,8 +308,8 @@ def test_blocks_that_lie_together_are_refused(kernel: str | None) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_blocks_are_compared_before_they_are_cut_anew(kernel: str | None) -> None:
-    """Cut to the chunks of the logits, a block that is too long would fit."""
+def test_blocks_are_checked_before_rechunking(kernel: str | None) -> None:
+    """After rechunking to the chunks of the logits, a block that is too long would fit."""
     given = {k: v.rechunk(7) for k, v in _declared().items() if k in ("input", "target")}
     longer = _lying(da.ones(7, chunks=4), lambda v: np.ones(len(v) + 3))
     for g in (longer, _lying(da.ones(7, chunks=7), lambda v: np.ones(9))):
@@ -331,7 +331,7 @@ def test_grad_output_of_an_unknown_length_that_disagrees(kernel: str | None, wrt
 
 @pytest.mark.parametrize("argument", ["weight", "pos_weight", "where"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_one_row_is_broadcast_where_it_was_declared_one(argument: str, kernel: str | None) -> None:
+def test_a_declared_length_of_one_is_broadcast(argument: str, kernel: str | None) -> None:
     """Also with two batch axes."""
     rng = np.random.default_rng(3)
     x, w = rng.standard_normal((4, 3, 2)), rng.random((4, 3, 1))
@@ -380,7 +380,7 @@ SCALARS = [np.float32(2), np.float64(2), np.int64(2), np.bool_(True), 2, 2.0, np
 @pytest.mark.parametrize("scalar", SCALARS, ids=repr)
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_a_block_that_is_a_scalar(scalar: Any, kernel: str | None) -> None:
-    """What a reduction over all axes leaves."""
+    """The result of a reduction over all axes."""
     lazy = _declared()
     data = _data()
     x, y = (data[k] for k in ("input", "target"))
@@ -421,7 +421,7 @@ DTYPES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("argument", ["input", "target", "weight", "pos_weight", "where", "grad_output"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_a_block_that_is_no_array_of_the_declared_kind(argument: str, dtype: str, kernel: str | None) -> None:
+def test_a_block_of_another_dtype_kind_is_refused(argument: str, dtype: str, kernel: str | None) -> None:
     given = {k: v for k, v in _declared().items() if k in ("input", "target", argument)}
     given[argument] = _lying(given[argument], DTYPES[dtype])
     for graph in _derivatives(given, kernel)[:2]:
@@ -436,7 +436,7 @@ def test_a_block_of_another_floating_dtype_is_read(argument: str, kernel: str | 
     right = _derivatives({k: v.compute() for k, v in given.items()}, "generic")[0]
     given[argument] = _lying(given[argument], lambda v: v.astype(np.float64))
     found = _derivatives(given, kernel)[0].compute(scheduler="synchronous")
-    assert found.dtype == np.float32 or kernel == "generic"  # which computes in what it is given
+    assert found.dtype == np.float32 or kernel == "generic"  # the generic code computes in the dtype of its blocks
     check(found, right, 16 * 2.0**-24, argument)
 
 
@@ -447,6 +447,6 @@ def test_masked_blocks_are_refused_at_once() -> None:
 
 
 def test_the_same_call_twice_is_the_same_graph() -> None:
-    """So that what two results have in common is computed once."""
+    """So that the common part of two results is computed once."""
     x = da.ones((4, 3), chunks=2)
     assert mlsm.grad(x, x).name == mlsm.grad(x, x).name

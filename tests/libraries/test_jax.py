@@ -25,7 +25,7 @@ U = 2.0**-53
 
 @pytest.fixture(autouse=True)
 def x64() -> Iterator[None]:
-    """Exactness is judged in float64; the default configuration is tested wherever every library is."""
+    """Exactness is judged in float64; the tests of all libraries cover the default configuration."""
     with jax.enable_x64(True):
         yield
 
@@ -45,7 +45,7 @@ def scalar(x: Any, y: Any, w: Any, p: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def derivatives() -> dict[tuple[int, ...], Callable[..., Any]]:
-    """Every derivative by its own pair of arguments, compiled once for all points.
+    """The second derivative for each pair of arguments, compiled once for all points.
 
     One at a time, because at an infinite logit some entries are infinite, and several together would be multiplied by
     zero cotangents.
@@ -70,7 +70,7 @@ def test_first_and_second_order_at_every_point(
 
 
 @pytest.mark.parametrize(("x", "y"), POINTS)
-def test_by_hand_at_every_point(x: float, y: float) -> None:
+def test_grad_and_hessian_diag_at_every_point(x: float, y: float) -> None:
     point = [jnp.asarray([v]) for v in (x, y, W, P)]
     for wrt, right in zip(NAMES, closed(x, y, W, P).gradient, strict=True):
         result = mlsm.grad(*point[:3], pos_weight=point[3], wrt=wrt)
@@ -100,7 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_jit_grad_and_friends(option: str, data: tuple[Any, Any]) -> None:
+def test_jit_and_grad_of_every_function(option: str, data: tuple[Any, Any]) -> None:
     x, y = data
     options = {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in OPTIONS[option].items()}
 
@@ -147,7 +147,7 @@ def test_integer_targets(dtype: str, data: tuple[Any, Any]) -> None:
     check(gradient, expected, 4 * U, "gradient")
 
 
-def test_what_grad_returns_is_right_under_differentiation(data: tuple[Any, Any]) -> None:
+def test_grad_is_differentiable(data: tuple[Any, Any]) -> None:
     x, y = data
     expected = jax.jacfwd(jax.grad(loss))(x, y)
     check(jax.jacrev(mlsm.grad)(x, y), expected, 4 * U, "jacrev of mlsm.grad")
@@ -229,7 +229,7 @@ def test_refusals_while_tracing_name_the_argument() -> None:
 
 
 def test_scan_and_while(data: tuple[Any, Any]) -> None:
-    """Gradient descent inside a scan reaches the logits' sign."""
+    """Gradient descent inside a scan gives logits of the right sign."""
     x, y = data[0], (data[1] > 0.5).astype(jnp.float64)
 
     def step(x: Any, _: Any) -> tuple[Any, Any]:
@@ -242,7 +242,7 @@ def test_scan_and_while(data: tuple[Any, Any]) -> None:
 
 
 def test_without_x64_nothing_warns(data: tuple[Any, Any]) -> None:
-    """Where the device has no float64, sums run in float32, and nothing asks for what would be truncated."""
+    """Without float64, sums run in float32, and no dtype is requested that JAX would truncate."""
     with jax.enable_x64(False):
         x, y = (jnp.asarray(np.asarray(v)) for v in data)
         assert x.dtype == jnp.float32

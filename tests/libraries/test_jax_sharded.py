@@ -1,4 +1,4 @@
-"""JAX arrays spread over four devices, by rows, by classes and both, on Auto and Explicit meshes: the same values."""
+"""JAX arrays sharded over four devices, by rows, by classes and both, on Auto and Explicit meshes: the same values."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def mesh_of(kind: str) -> Any:
-    assert len(jax.devices("cpu")) >= 4, "JAX was started with one device: the root of these tests asks for four"
+    assert len(jax.devices("cpu")) >= 4, "JAX was started with one device, but tests/conftest.py requests four"
     types = (getattr(jax.sharding.AxisType, kind),) * 2
     return jax.make_mesh((2, 2), ("a", "b"), axis_types=types, devices=jax.devices("cpu")[:4])
 
 
 def spread(mesh: Any, value: Any, spec: tuple[Any, ...]) -> Any:
-    """An array of NumPy on the mesh, its axes of length 1 whole; anything else as it is."""
+    """A NumPy array on the mesh, without sharding axes of length 1; anything else unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     own = [None if n == 1 else s for n, s in zip(value.shape, spec[len(spec) - value.ndim :], strict=True)]
@@ -53,7 +53,7 @@ def everything(x: Any, y: Any, g: Any, options: dict[str, Any]) -> list[Any]:
 
 
 def eagerly(x: Any, y: Any, g: Any, options: dict[str, Any]) -> list[Any]:
-    """The functions that make arrays of their own; few, since JAX compiles every operation of them by itself."""
+    """The functions that create arrays; only a few, since JAX compiles each of their operations separately."""
     return [
         *mlsm.value_and_grad(x, y, **options),
         mlsm.grad(x, y, reduction="none", grad_output=g, **options),
@@ -72,7 +72,7 @@ def same(seen: Any, right: Any, what: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_sharded_is_unsharded(kind: str, spec: str, option: str) -> None:
+def test_sharded_arrays_give_the_values_of_unsharded_ones(kind: str, spec: str, option: str) -> None:
     mesh, options, axes = mesh_of(kind), OPTIONS[option], SPECS[spec]
     given = {k: spread(mesh, v, axes) for k, v in options.items()}
     x, y, g = spread(mesh, X, axes), spread(mesh, Y, axes), spread(mesh, COTANGENT, axes[:1])
@@ -89,7 +89,7 @@ def test_sharded_is_unsharded(kind: str, spec: str, option: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_inside_a_mesh_context(kind: str) -> None:
-    """What JAX asks for before it differentiates on an Explicit mesh."""
+    """JAX requires a mesh context to differentiate on an Explicit mesh."""
     mesh, axes = mesh_of(kind), ("a", "b")
     weight = [1.0, 2.0, 3.0, 4.0]
     with jax.set_mesh(mesh):
@@ -102,7 +102,7 @@ def test_inside_a_mesh_context(kind: str) -> None:
 
 @pytest.mark.parametrize("shape", [(8,), (4, 2, 8)])
 def test_other_ranks(shape: tuple[int, ...]) -> None:
-    """One axis alone, and two batch axes; spread along either end, and with the classes first."""
+    """One axis, and two batch axes; sharded along the first or the last, and with the classes first."""
     mesh = mesh_of("Explicit")
     x = np.linspace(-3, 3, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     y = (np.arange(x.size) % 3 == 0).reshape(shape)
@@ -113,7 +113,7 @@ def test_other_ranks(shape: tuple[int, ...]) -> None:
 
 
 def test_shard_map() -> None:
-    """Every device its own rows; their means are averaged by the caller."""
+    """Each device has its own rows, and the caller averages their means."""
     mesh, rows = mesh_of("Auto"), jax.sharding.PartitionSpec(("a", "b"))
 
     def step(x: Any, y: Any) -> Any:
@@ -126,17 +126,17 @@ def test_shard_map() -> None:
         same(seen, expected, "shard_map")
 
 
-def test_a_weight_that_jax_placed_itself_follows() -> None:
+def test_a_weight_that_jax_placed_is_moved_to_the_input() -> None:
     mesh = mesh_of("Auto")
     x, y = spread(mesh, X, ("a", None)), spread(mesh, Y, ("a", None))
     same(loss(x, y, jnp.asarray(CLASSES)), loss(X, Y, CLASSES), "weight")
     with pytest.raises(
         ValueError, match="incompatible devices"
-    ):  # one that the caller placed elsewhere is JAX's matter
+    ):  # JAX decides about one that the caller has placed elsewhere
         loss(x, y, jax.device_put(CLASSES, jax.devices("cpu")[1]))
 
 
-def test_two_devices_are_named() -> None:
+def test_arrays_on_two_devices_are_refused_by_name() -> None:
     one, other = jax.devices("cpu")[:2]
     with pytest.raises(ValueError, match=r"`target` .*device"):
         loss(jax.device_put(X, one), jax.device_put(Y, other))

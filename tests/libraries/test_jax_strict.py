@@ -1,4 +1,4 @@
-"""JAX's strict modes, which refuse to broadcast by rank and to promote dtypes: what one dtype needs none of works."""
+"""JAX's strict modes, which refuse to broadcast by rank and to promote dtypes: calls in one dtype work."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def everything(x: Any, y: Any, options: dict[str, Any]) -> list[Any]:
-    """Every function, the loss once more differentiated by JAX itself, for what is given."""
+    """Every function of these arguments, and JAX's own derivative of the loss."""
     plain = {k: v for k, v in options.items() if k != "grad_output"}
     found = [mlsm.multilabel_soft_margin_loss(x, y, **plain), *mlsm.value_and_grad(x, y, **plain)]
     found.append(mlsm.hessian_diag(x, y, **plain))
@@ -40,7 +40,7 @@ def everything(x: Any, y: Any, options: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option(option: str, dtype: str) -> None:
-    """The same bits as without the modes."""
+    """The same bits as without the strict modes."""
 
     def given(value: Any) -> Any:
         if not isinstance(value, np.ndarray | np.floating):
@@ -59,7 +59,7 @@ def test_every_option(option: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("option", ["arrays", "rows"])
 def test_every_option_with_x64(option: str, dtype: str) -> None:
-    """Where sums are in float64, nothing of theirs meets what is computed in float32 without a cast."""
+    """Sums are in float64, and a cast converts each one before it is combined with float32."""
     with jax.enable_x64(True):
         test_every_option(option, dtype)
 
@@ -83,7 +83,7 @@ def test_differentiated_by_jax() -> None:
             check(result, right, 2.0**-10 * np.abs(np.asarray(right, dtype=np.float64)), "gradient")
 
 
-def test_a_mix_that_the_mode_forbids_is_refused_by_name() -> None:
+def test_a_mix_of_dtypes_that_the_mode_forbids_is_refused_by_name() -> None:
     x, y = jnp.asarray(X, dtype=jnp.float16), jnp.asarray(Y, dtype=jnp.float32)
     with jax.numpy_dtype_promotion("strict"), pytest.raises(TypeError, match="got float16, float32"):
         mlsm.multilabel_soft_margin_loss(x, y)

@@ -1,4 +1,4 @@
-"""DTensor, in two processes: sharded by rows and by classes, evenly and not, the values are those of plain tensors."""
+"""DTensor in two processes, sharded by rows and by classes, evenly and not: the values of plain tensors."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ WORLD = 2
 
 
 def _everything(x: Any, y: Any, options: dict[str, Any], reduction: Any) -> list[Any]:
-    """Every function, and PyTorch's own derivative by every argument."""
+    """Every function, and PyTorch's own derivative for every argument."""
     import torch
 
     import mlsm
@@ -35,7 +35,7 @@ def _everything(x: Any, y: Any, options: dict[str, Any], reduction: Any) -> list
 
 
 def _halves(mesh: Any, made: Any) -> int:
-    """What is half precision is the sum of all shards, rounded once: no shard's part is rounded on its own."""
+    """A half-precision result is the sum over all shards, rounded once: no shard's part is rounded by itself."""
     import torch
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -64,7 +64,7 @@ def _halves(mesh: Any, made: Any) -> int:
 
 
 def _refusals(mesh: Any) -> None:
-    """A plain tensor beside a DTensor is refused by name, with a remedy that works; a 0-d one is taken."""
+    """A plain tensor with a DTensor is refused by name, with a remedy that works; a 0-d one is accepted."""
     import torch
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -87,7 +87,7 @@ def _refusals(mesh: Any) -> None:
 
 
 def _judge() -> None:
-    """One of the processes: the same program in each, as distributed tensors want it."""
+    """The program of each process: the same in both, as distributed tensors require."""
     import torch
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
@@ -131,7 +131,7 @@ def _judge() -> None:
                 calls += 1
     calls += _halves(mesh, made)
     _refusals(mesh)
-    # The case by hand: two of three rows are observed, and every logit is 0.
+    # A case worked out by hand: two of three rows are observed, and every logit is 0.
     zero, half = torch.zeros(3, 4), torch.tensor([[True] * 4, [False, True, False, True], [False] * 4])
     shard = [Shard(1)]
     own = (distribute_tensor(v, mesh, shard) for v in (zero, zero.clone(), half))
@@ -142,8 +142,8 @@ def _judge() -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.thread_unsafe(reason="two processes of its own")
-def test_sharded_is_unsharded() -> None:
+@pytest.mark.thread_unsafe(reason="it starts two processes")
+def test_sharded_tensors_give_the_values_of_plain_ones() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
@@ -165,7 +165,7 @@ def test_sharded_is_unsharded() -> None:
         told = [rank.communicate(timeout=300)[0] for rank in ranks]
     finally:
         for rank in ranks:
-            rank.kill()  # one that waits for another which has failed
+            rank.kill()  # a process that waits for one that has failed
     for rank, text in zip(ranks, told, strict=True):
         assert rank.returncode == 0, text
         assert "judged" in text, text

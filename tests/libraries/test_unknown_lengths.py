@@ -1,6 +1,6 @@
-"""A library whose lengths are None while a graph is built (the standard allows it): every function builds its graph.
+"""A library whose lengths are None while a graph is built (as the standard allows): every function builds its graph.
 
-The library is made up here: a recording namespace over NumPy that knows no batch length and runs the graph later.
+The library is defined here: a recording namespace over NumPy without batch lengths, which runs the graph later.
 """
 
 import sys
@@ -20,11 +20,11 @@ U = 2.0**-53
 
 
 class Lazy:
-    """An array that is yet to be computed: `run(n)` does, with batches of n rows. Its first length is unknown."""
+    """An array that `run(n)` computes for batches of n rows. Its first length is unknown before."""
 
     def __init__(self, run: Callable[[int], Any]) -> None:
         self.run = run
-        two, three = run(2), run(3)  # what changes with the number of rows has an unknown length
+        two, three = run(2), run(3)  # a length that changes with the number of rows is unknown
         self.shape = tuple(a if a == b else None for a, b in zip(two.shape, three.shape, strict=True))
         self.ndim, self.dtype = two.ndim, two.dtype
         self.device = "unhurried"
@@ -48,11 +48,11 @@ for _name in ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"
 
 
 def lifted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of NumPy's arrays as one of lazy arrays; a length that is None is an error, as anywhere."""
+    """A function of NumPy arrays as one of lazy arrays; a length of None is an error."""
 
     def call(*given: Any, **options: Any) -> Lazy:
         for value in (*given, *options.values()):
-            assert not (isinstance(value, tuple) and None in value), "a length that is not known was used as one"
+            assert not (isinstance(value, tuple) and None in value), "an unknown length was used as a number"
         options.pop("device", None)
 
         def run(n: int) -> Any:

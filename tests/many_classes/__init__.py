@@ -1,1 +1,1 @@
-"""Tests of `mlsm/nn/`."""
+"""Tests of `mlsm/many_classes/`."""

@@ -1,4 +1,4 @@
-"""Targets as positives only: the dense call's bits, every form of the same labels, and every refusal."""
+"""Targets as positives only: the bits of the dense call, every form of the same labels, and every refusal."""
 
 import math
 import pickle
@@ -23,7 +23,7 @@ FORMS = ("padded", "indptr", "csr_array", "csr_matrix")
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels of a few hundred entries go by blocks of rows, as otherwise those of millions."""
+    """Labels of a few hundred entries are computed by blocks of rows, as otherwise those of millions."""
     monkeypatch.setattr(_blocks, "BLOCK", 64)
     monkeypatch.setattr(_targets, "SMALL", 64)
     monkeypatch.setattr(_row_blocks, "ROWS", 3 * CLASSES)
@@ -37,7 +37,7 @@ def _dense(rng: np.random.Generator, rows: int = 13, dtype: Any = bool) -> Any:
 
 
 def _made(form: str, y: Any, rng: np.random.Generator) -> Any:
-    """The labels of a dense target in one of the forms in which they may come."""
+    """The labels of a dense target in one of the accepted forms."""
     hard = y.dtype == bool
     if form == "padded":
         indices, values = padded(y, rng)
@@ -82,7 +82,7 @@ def test_bits_of_the_dense_call(dtype: str, soft: bool, options: str, rng: np.ra
     for kernel in ("numpy", "generic") if _support.KERNELS_PRESENT else ("generic",):
         with np.errstate(all="raise"):
             expected = _all_of(x, y, g, kernel, given)
-            for form in FORMS[: 2 if soft and dtype == "float16" else 4]:  # a dtype that SciPy has no matrices of
+            for form in FORMS[: 2 if soft and dtype == "float16" else 4]:  # SciPy has no matrices of float16
                 labels = _made(form, y, rng)
                 for what, (a, b) in {
                     k: (v, expected[k]) for k, v in _all_of(x, labels, g, kernel, given).items()
@@ -143,8 +143,8 @@ def test_several_batch_axes(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_are_really_made(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    """No dense target is made beside the blocks: else the tests above would compare the dense call with itself."""
+def test_labels_are_computed_by_blocks(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """Only the blocks are made dense: otherwise the tests above would compare the dense call with itself."""
     y = _dense(rng)
     labels, x = _made("padded", y, rng), rng.normal(size=y.shape)
     monkeypatch.setattr(mlsm.Labels, "toarray", None)
@@ -155,24 +155,24 @@ def test_blocks_are_really_made(monkeypatch: pytest.MonkeyPatch, rng: np.random.
         mlsm.value_and_grad(x, labels, kernel="generic")
 
 
-def test_memory_is_that_of_a_block(rng: np.random.Generator) -> None:
+def test_extra_memory_is_that_of_a_block(rng: np.random.Generator) -> None:
     import tracemalloc
 
     x = rng.normal(size=(64, 2**16)).astype(np.float32)
     labels = mlsm.Labels(rng.integers(0, 2**16, (64, 5)), num_classes=2**16)
-    mlsm.value_and_grad(x, labels)  # what compiles does it now
+    mlsm.value_and_grad(x, labels)  # compiles before the measurement
     tracemalloc.start()
     value, gradient = mlsm.value_and_grad(x, labels)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak - gradient.nbytes <= 8 << 20, f"{(peak - gradient.nbytes) / 2**20:.1f} MiB beside the gradient"
+    assert peak - gradient.nbytes <= 8 << 20, f"{(peak - gradient.nbytes) / 2**20:.1f} MiB in addition to the gradient"
     assert np.isfinite(value)
 
 
 # ---------------------------------------------------------------- hazards
 
 
-def test_a_set_where_an_index_repeats() -> None:
+def test_a_repeated_index_counts_once() -> None:
     x = np.asarray([[0.5, -1.0, 2.0]])
     twice = mlsm.Labels(np.asarray([[1, 1, -1, 1]]), num_classes=3)
     once = mlsm.multilabel_soft_margin_loss(x, np.asarray([[0, 1, 0]]))
@@ -197,12 +197,12 @@ def test_a_stored_zero_is_a_negative() -> None:
     mlsm.Labels(np.zeros(0, np.int32), indptr=np.zeros(3, np.int64), num_classes=3),
     scipy.sparse.csr_array((2, 3), dtype=np.int8),
 ])  # fmt: skip
-def test_no_label_at_all(labels: Any) -> None:
+def test_labels_without_any_label(labels: Any) -> None:
     x = np.asarray([[0.5, -1.0, 2.0], [0.0, 1.0, -3.0]])
     identical(mlsm.grad(x, labels), mlsm.grad(x, np.zeros((2, 3), bool)))
 
 
-def test_no_row_at_all() -> None:
+def test_labels_without_any_row() -> None:
     empty = mlsm.Labels(np.zeros((0, 2), np.int64), num_classes=3)
     assert mlsm.multilabel_soft_margin_loss(np.zeros((0, 3)), empty, reduction="none").shape == (0,)
     assert np.isnan(mlsm.multilabel_soft_margin_loss(np.zeros((0, 3)), empty))
@@ -221,8 +221,8 @@ def test_unsorted_rows_are_the_same_labels(rng: np.random.Generator) -> None:
     identical(mlsm.grad(x, turned), mlsm.grad(x, y))
 
 
-def test_replaced_and_not_corrected() -> None:
-    """softplus of all less x of the positives would be 1.2e-2 off here, and NaN at an infinite logit."""
+def test_positives_are_computed_and_not_corrected_afterwards() -> None:
+    """softplus of all minus x of the positives would be 1.2e-2 off here, and NaN at an infinite logit."""
     x = np.full((1, 1000), -20.0, np.float32)
     x[0, :5] = 20.0
     labels = mlsm.Labels(np.arange(5)[None], num_classes=1000)
@@ -232,8 +232,8 @@ def test_replaced_and_not_corrected() -> None:
     assert not mlsm.grad(x, labels).any()
 
 
-def test_more_entries_than_32_bits_count() -> None:
-    """A row and a class far out, where row*C + column is beyond 2^31 and beyond 2^32."""
+def test_more_entries_than_32_bits_can_count() -> None:
+    """Rows and classes for which row*C + column is beyond 2^31 and beyond 2^32."""
     classes = 2**16 + 3
     indices = np.full((2**16, 1), -1, np.int32)
     indices[-1, 0] = classes - 1
@@ -247,10 +247,10 @@ def test_more_entries_than_32_bits_count() -> None:
     assert not made[slice(0, 2), slice(None)].any()
 
 
-# ---------------------------------------------------------------- the record itself
+# ---------------------------------------------------------------- the class itself
 
 
-def test_what_it_says_of_itself(rng: np.random.Generator) -> None:
+def test_repr_and_immutability(rng: np.random.Generator) -> None:
     y = _dense(rng, dtype=np.float32)
     for form in ("padded", "indptr"):
         labels = _made(form, y, rng)
@@ -285,12 +285,12 @@ ROWS: dict[str, Any] = {
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("form", ["padded", "indptr"])
-def test_rows_of_it(form: str, soft: bool, rows: Any, rng: np.random.Generator) -> None:
+def test_indexing_rows(form: str, soft: bool, rows: Any, rng: np.random.Generator) -> None:
     y = _dense(rng, dtype=np.float32 if soft else bool)
     identical(_made(form, y, rng)[rows].toarray(), y[rows])
 
 
-def test_rows_that_are_none() -> None:
+def test_invalid_row_indices_are_refused() -> None:
     labels = mlsm.Labels(np.asarray([[0], [1]]), num_classes=2)
     for rows in (None, ..., (0, 1), [0]):
         with pytest.raises(TypeError, match="takes a slice, an integer, or an integer or bool array"):
@@ -309,7 +309,7 @@ def test_rows_that_are_none() -> None:
 
 INDICES = np.asarray([[0, 2], [1, -1]])
 FLAT, INDPTR = np.asarray([0, 1]), np.asarray([0, 1, 2])
-# Beside, or in place of, right indices of three classes.
+# In addition to, or in place of, right indices of three classes.
 CONSTRUCTED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "list": ({"indices": [[0, 1]]}, TypeError, "`indices` must be an array; got a list: convert"),
     "unsigned": (
@@ -387,7 +387,7 @@ def test_refused_on_construction(given: dict[str, Any], kind: type[Exception], m
 
 
 def _csr(data: Any, indices: Any, indptr: Any) -> Any:
-    """A matrix that SciPy would not have made."""
+    """A matrix that SciPy itself would not make."""
     matrix = scipy.sparse.csr_array((2, 3))
     matrix.data, matrix.indices, matrix.indptr = (np.asarray(v) for v in (data, indices, indptr))
     return matrix
@@ -395,7 +395,7 @@ def _csr(data: Any, indices: Any, indptr: Any) -> Any:
 
 X = np.zeros((2, 3))
 LABELS = mlsm.Labels(INDICES, num_classes=3)
-# Beside, or in place of, right logits and labels.
+# In addition to, or in place of, right logits and labels.
 CALLED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bare indices": (
         {"target": INDICES},
@@ -460,7 +460,7 @@ def test_refused_at_the_call(given: dict[str, Any], kind: type[Exception], messa
 
 
 def test_every_library(library: _support.Library, rng: np.random.Generator) -> None:
-    """Padded labels, hard ones and soft ones in a narrow dtype: what is computed is what the dense target gives."""
+    """Padded labels, hard ones and soft ones in a narrow dtype give the results of the dense target."""
     for dtype, soft in (("float32", False), (library.dtypes[1 if library.name == "torch" else 0], True)):
         kind = _support.numpy_dtype(dtype)
         y = _dense(rng, dtype=np.float32 if soft else bool)
@@ -487,7 +487,7 @@ def test_rows_by_indptr_in_every_library_but_dask(library: _support.Library, rng
         )
 
     if library.name == "jax-x64":
-        return  # as without it, of int64
+        return  # as without `indptr`, of int64
     if library.name == "dask":
         with pytest.raises(ValueError, match="`indptr` cannot be cut into blocks of rows"):
             made()
@@ -510,9 +510,9 @@ def test_libraries_are_not_mixed(library: _support.Library) -> None:
 
 @pytest.mark.parametrize("shown", ["no method", "no memory"])
 @pytest.mark.parametrize("form", ["padded", "soft", "rows", "none"])
-def test_a_library_that_shows_its_memory_to_nobody(monkeypatch: pytest.MonkeyPatch, shown: str, form: str) -> None:
-    """Its arrays can neither be written to nor be read as NumPy's: every label is compared with every class."""
-    xp = pytest.importorskip("array_api_strict", reason="a library that is nothing but the standard")
+def test_a_library_without_access_to_its_memory(monkeypatch: pytest.MonkeyPatch, shown: str, form: str) -> None:
+    """If arrays can neither be written to nor read by NumPy, every label is compared with every class."""
+    xp = pytest.importorskip("array_api_strict", reason="it is a library of the standard only")
     x = xp.asarray(np.linspace(-3, 3, 12).reshape(3, 4))
     indices, dense = np.asarray([[3, -1], [-1, -1], [0, 2]], np.int8), np.zeros((3, 4))
     if form == "rows":

@@ -1,4 +1,4 @@
-"""The linear head: the dense call's value and gradients by blocks, and what it must never hold."""
+"""The linear head: the dense call's value and gradients by blocks, without the whole logits or targets in memory."""
 
 import math
 import sys
@@ -21,13 +21,13 @@ ROWS, FEATURES, CLASSES = 12, 6, 50
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven classes and five rows a block, so that a head of 50 classes has 24 blocks."""
+    """Seven classes and five rows per block, so that a head of 50 classes has 24 blocks."""
     monkeypatch.setattr(_linear, "ELEMENTS", 7 * 5)
     monkeypatch.setattr(_linear, "HEIGHT", 5)
 
 
 class Call:
-    """One call of the head in NumPy's float64, and what it has to give, by the dense call."""
+    """One call of the head in NumPy's float64, and the expected results by the dense call."""
 
     def __init__(self, rng: np.random.Generator, options: str = "plain", *, soft: bool = False) -> None:
         self.h, self.W = rng.normal(size=(ROWS, FEATURES)), rng.normal(size=(CLASSES, FEATURES))
@@ -54,11 +54,11 @@ class Call:
         return value, (gradient @ self.W, gradient.T @ self.h, gradient.sum(0))
 
     def judge(self, found: Any, what: str, dtype: Any = np.float64, read: Callable[[Any], Any] = np.asarray) -> None:
-        """3 u a row, and for a gradient 8 u of its largest entry, beside what the logits' own rounding moves them."""
+        """3 u per row, and for a gradient 8 u of its largest entry, plus the effect of rounding the logits."""
         u = float(np.finfo(dtype).eps) / 2
         value, gradients = self.expected()
         (a, others) = found
-        logits = (FEATURES + 1) * u * 8  # what a product of these lengths and magnitudes moves a logit by, at the most
+        logits = (FEATURES + 1) * u * 8  # largest error of a logit by a product of these lengths and magnitudes
         check(read(a), value, 3 * u * np.abs(value) + (logits if dtype != np.float64 else 40 * u), f"{what}: value")
         for name, b, exact in zip(("input", "linear_weight", "linear_bias"), others, gradients, strict=True):
             largest = float(np.abs(exact).max())
@@ -67,8 +67,8 @@ class Call:
 
 def _mask(rng: np.random.Generator) -> Any:
     where = rng.uniform(size=(ROWS, CLASSES)) < 0.7
-    where[4] = False  # a row that is hidden
-    where[5, :20] = False  # one that is hidden in the first blocks alone
+    where[4] = False  # a masked row
+    where[5, :20] = False  # masked in the first blocks only
     return where
 
 
@@ -94,7 +94,7 @@ def test_the_dense_calls_value_and_gradients(soft: bool, options: str, rng: np.r
     with np.errstate(all="raise"):
         for target in (call.labels(), scipy.sparse.csr_array(call.y), call.y):
             kind = type(target).__name__
-            given = {**call.given, "kernel": "numpy" if _support.KERNELS_PRESENT else None}  # which compiles nothing
+            given = {**call.given, "kernel": "numpy" if _support.KERNELS_PRESENT else None}  # without compilation
             found = mlsm.linear_value_and_grad(call.h, call.W, target, linear_bias=call.b, **given)
             call.judge(found, kind)
             own = {k: v for k, v in given.items() if k != "grad_output"}
@@ -115,7 +115,7 @@ def test_without_a_bias_and_by_a_named_kernel(kernel: str | None, rng: np.random
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_several_batch_axes_and_none(rng: np.random.Generator) -> None:
+def test_several_batch_axes_and_no_batch_axis(rng: np.random.Generator) -> None:
     call = Call(rng, "masked")
     labels, where = call.labels(), call.given["where"]
     shaped = mlsm.Labels(labels.indices.reshape(3, 4, -1), num_classes=CLASSES)
@@ -139,7 +139,7 @@ def test_several_batch_axes_and_none(rng: np.random.Generator) -> None:
 
 
 def test_no_dense_target_and_no_logits_are_made(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    """Else the tests of values would compare the dense call with itself."""
+    """Otherwise the tests of values would compare the dense call with itself."""
     call = Call(rng)
     widest: list[int] = []
     monkeypatch.setattr(_linear, "ELEMENTS", 7 * ROWS)
@@ -152,9 +152,9 @@ def test_no_dense_target_and_no_logits_are_made(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_infinities_and_nan_reach_the_products_as_in_the_librarys_own(rng: np.random.Generator) -> None:
+def test_infinities_and_nan_give_the_products_of_the_library(rng: np.random.Generator) -> None:
     call = Call(rng, "rows")
-    with np.errstate(invalid="ignore"):  # of NumPy's own product, here
+    with np.errstate(invalid="ignore"):  # raised by NumPy's own product
         for place, value in (((3, 1), math.inf), ((4, 2), math.nan)):
             call.h[place] = value
         found = mlsm.linear_value_and_grad(call.h, call.W, call.y, linear_bias=call.b, **call.given)
@@ -169,7 +169,7 @@ def test_infinities_and_nan_reach_the_products_as_in_the_librarys_own(rng: np.ra
 
 
 def test_half_precision_keeps_its_gradients() -> None:
-    """1/(N*C) is below the least float16: the dense call's gradients are all 0, the head's gradients are right."""
+    """1/(N*C) is below the smallest float16: the dense call's gradients are all 0, those of the head are right."""
     rng = np.random.default_rng(0)
     n, d, c = 64, 64, 20000
     h, W = rng.normal(size=(n, d)).astype(np.float16), (rng.normal(size=(c, d)) / 8).astype(np.float16)
@@ -220,8 +220,8 @@ def test_jax_under_jit_and_grad(rng: np.random.Generator) -> None:
     assert jax.tree_util.tree_unflatten(tree, leaves).num_classes == CLASSES
 
 
-def test_jax_ignores_what_is_outside() -> None:
-    """JAX's BCSR pads with the number of columns, and no value is looked at."""
+def test_jax_ignores_indices_out_of_range() -> None:
+    """JAX's BCSR pads with the number of columns, and no value is read."""
     jnp = pytest.importorskip("jax.numpy", reason="of JAX")
     from jax.experimental import sparse
 
@@ -271,7 +271,7 @@ def test_dask_computes_nothing_while_the_graph_is_built(rng: np.random.Generator
 H, W = np.zeros((2, 4)), np.zeros((3, 4))
 LABELS = mlsm.Labels(np.asarray([[0], [2]]), num_classes=3)
 loss = mlsm.linear_multilabel_soft_margin_loss
-# Beside, or in place of, right logits, weights and labels.
+# In addition to, or in place of, right logits, weights and labels.
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "input": ({"input": [[0.0]]}, TypeError, "`input` must be an array; got a list"),
     "input dtype": ({"input": H > 0}, TypeError, "`input` must have a real floating dtype .* got bool"),
@@ -324,12 +324,12 @@ def test_refused(given: dict[str, Any], kind: type[Exception], message: str) -> 
 
 
 @_support.needs_kernels
-def test_a_kernel_that_cannot_serve_the_blocks_is_told_with_the_one_that_does() -> None:
+def test_a_kernel_that_cannot_serve_the_blocks_raises_and_names_the_one_that_can() -> None:
     with pytest.raises(ValueError, match=r"'dask' cannot serve this call: .*served by 'num.*cupy: it serves cupy"):
         loss(H, W, LABELS, kernel="dask")
 
 
-def test_a_library_of_its_own_for_each_argument(library: _support.Library) -> None:
+def test_arguments_of_two_libraries_are_refused(library: _support.Library) -> None:
     if library.name == "numpy":
         return
     h, w = library.make(H.astype(np.float32)), library.make(W.astype(np.float32))
@@ -362,11 +362,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - gra
 def test_memory_does_not_grow_with_the_classes() -> None:
     used = [float(python(PEAK, str(c))) for c in (200_000, 400_000)]
     logits = 64 * 400_000 * 4 / 2**20
-    assert used[1] < 64 < logits, f"{used} MiB beside the gradients"
+    assert used[1] < 64 < logits, f"{used} MiB in addition to the gradients"
     assert used[1] - used[0] <= 8, f"{used} MiB: it grows with the classes"
 
 
-def test_a_target_is_a_block_and_not_a_whole(rng: np.random.Generator) -> None:
+def test_dense_targets_are_made_for_one_block_at_a_time(rng: np.random.Generator) -> None:
     labels = Call(rng).labels()
     made = _targets.target(library_of(labels.indices, "indices"), labels, "cpu", False, always=True)
     assert isinstance(made, _targets.Target)

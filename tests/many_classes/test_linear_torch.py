@@ -31,7 +31,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_blocks, "BLOCK", 32)
     monkeypatch.setattr(_targets, "SMALL", 32)
     monkeypatch.setattr(_row_blocks, "ROWS", 2 * CLASSES)
-    # A dense target of so many entries as labels have blocks for is too large for a gradient that is kept.
+    # A dense target that is large enough for blocks of labels is too large for a stored gradient.
     monkeypatch.setattr("mlsm.autograd.torch.KEPT", 0)
 
 
@@ -146,7 +146,7 @@ def test_the_graph_saves_its_arguments_only(monkeypatch: pytest.MonkeyPatch) -> 
         check(a.numpy(), c.numpy(), 1e-15)
 
 
-def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
+def test_an_argument_changed_before_the_backward_pass_raises() -> None:
     h, W, b, labels = _data()
     loss = mlsm.linear_multilabel_soft_margin_loss(h, W, labels, linear_bias=b)
     labels.indices.zero_()
@@ -154,7 +154,7 @@ def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
         loss.backward()
 
 
-def test_nothing_is_recorded_where_nothing_requires_grad() -> None:
+def test_nothing_is_recorded_if_nothing_requires_grad() -> None:
     h, W, b, labels = _data()
     with torch.no_grad():
         assert not mlsm.linear_multilabel_soft_margin_loss(h, W, labels, linear_bias=b).requires_grad
@@ -277,7 +277,7 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]  # PyTorch's is 
         return self.x[i], self.labels[i]
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test has imported it
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX warns if another test has imported it
 @pytest.mark.parametrize("form", ["padded", "indptr", "soft"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_loader_collates_labels(form: str, workers: int) -> None:
@@ -313,7 +313,7 @@ def test_moved_pinned_pickled_and_refused_batches() -> None:
     assert torch.equal(labels.to("cpu", non_blocking=True).toarray(), labels.toarray())
     assert torch.equal(pickle.loads(pickle.dumps(labels)).toarray(), labels.toarray())
     pinned: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:  # there is no page-locked memory without a device
+    with pytest.MonkeyPatch.context() as patch:  # without a device there is no page-locked memory
         patch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
         assert torch.utils.data._utils.pin_memory.pin_memory((labels,))[0].indices is pinned[0]
     collate = torch.utils.data.default_collate
@@ -380,7 +380,7 @@ def test_the_module_refuses() -> None:
 
 
 def test_a_head_needs_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With kernels/ deleted the blocks are the generic code's, with the same memory."""
+    """With kernels/ deleted, the generic code computes the blocks, with the same memory."""
     from mlsm import _dispatch
 
     h, W, b, labels = _data()

@@ -21,7 +21,7 @@ def _data() -> tuple[Any, Any]:
     return x, torch.tensor([[1, 0, 1], [0, 1, 1]])
 
 
-def test_it_is_a_module_with_the_functions_numbers() -> None:
+def test_the_module_gives_the_values_of_the_function() -> None:
     x, y = _data()
     w, p = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64)
     module = twin.MultiLabelSoftMarginLoss(w, "sum", pos_weight=p, label_smoothing=0.1, axis=-1)
@@ -93,7 +93,7 @@ def test_pickle_copy_and_save(weight: Any) -> None:
         assert repr(other) == repr(module)
 
 
-def test_a_pickle_is_completed_and_checked() -> None:
+def test_a_pickle_gets_missing_defaults_and_is_checked() -> None:
     x, y = _data()
     right = twin.MultiLabelSoftMarginLoss()(x, y)
     state = twin.MultiLabelSoftMarginLoss().__dict__
@@ -115,7 +115,7 @@ def test_repr_shows_the_configuration() -> None:
     assert twin.MultiLabelSoftMarginLoss().extra_repr() == "reduction='mean'"
 
 
-def test_options_are_validated_when_it_is_made() -> None:
+def test_the_constructor_checks_its_options() -> None:
     with pytest.raises(ValueError, match="`reduction`"):
         twin.MultiLabelSoftMarginLoss(reduction="average")
     with pytest.raises(ValueError, match="`label_smoothing`"):
@@ -123,8 +123,8 @@ def test_options_are_validated_when_it_is_made() -> None:
     with pytest.raises(TypeError, match="`weight`"):
         twin.MultiLabelSoftMarginLoss("heavy")
     with pytest.raises(TypeError, match="positional"):
-        twin.MultiLabelSoftMarginLoss(None, "mean", None)  # pos_weight goes by name only
+        twin.MultiLabelSoftMarginLoss(None, "mean", None)  # pos_weight is keyword-only
 
 
-def test_the_plain_import_does_not_import_it() -> None:
+def test_import_mlsm_does_not_import_the_module() -> None:
     assert "nn" not in mlsm.__all__

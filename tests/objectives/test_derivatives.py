@@ -14,7 +14,7 @@ from .._support import KERNELS_PRESENT, Library, check, closed, find, identical,
 
 KERNELS: list[str | None] = [None, "generic", *(["numpy", "numba"] if KERNELS_PRESENT else [])]
 SHAPES: list[tuple[int, ...]] = [(), (0,), (6,), (3, 0), (7, 3), (300, 9), (3, 4, 5)]
-# Of the hand-derived gradient and curvature (4 and 5 u), and a rounding for each of weight, scale and their product.
+# The hand-derived gradient and curvature (4 and 5 u), and a rounding for each of weight, scale and their product.
 BUDGET = 12
 
 
@@ -28,7 +28,7 @@ def _data(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
 
 
 def _exact(data: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Gradient, Hessian and what bounds the gradient's error: the sum of its two terms."""
+    """Gradient, Hessian and the sum of the sizes of the gradient's two terms, to which its error is relative."""
     shape = data["input"].shape
     scale = np.ones(())
     if data.get("sample_weight") is not None:
@@ -93,7 +93,7 @@ def test_special_values(kernel: str | None) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_the_floor_acts_on_what_is_observed_times_its_weights(kernel: str | None) -> None:
+def test_the_floor_applies_to_observed_elements_times_their_weights(kernel: str | None) -> None:
     x, y = np.full((3, 2), 800.0), np.asarray([[1.0, 0.0]] * 3)
     where = np.asarray([[True, True], [True, False], [True, True]])
     options = {"sample_weight": np.asarray([1.0, 2.0, 4.0]), "pos_weight": 8.0, "where": where, "kernel": kernel}
@@ -114,7 +114,7 @@ def test_labels_of_any_dtype(kind: str, kernel: str | None) -> None:
         assert a.dtype == np.float32
 
 
-def test_smoothing_is_smoothed_targets() -> None:
+def test_smoothing_gives_the_derivatives_of_smoothed_targets() -> None:
     data = _data((20, 3), "float64")
     x, y = data["input"], (data["target"] > 0.5) * 1.0
     for kernel in KERNELS:
@@ -123,7 +123,7 @@ def test_smoothing_is_smoothed_targets() -> None:
             check(a, b, 16 * 2.0**-53)
 
 
-def test_it_is_what_the_loss_says_before_its_divisors() -> None:
+def test_derivatives_are_those_of_the_loss_before_its_divisors() -> None:
     data = _data((8, 4), "float64")
     scale = data.pop("sample_weight")
     g, h = derivatives(**data, sample_weight=scale)
@@ -148,7 +148,7 @@ def test_torch_keeps_memory_order_and_differentiates() -> None:
     assert half.dtype == torch.bfloat16
 
 
-def test_jax_traces_it() -> None:
+def test_jax_can_trace_it() -> None:
     find("jax")
     import jax
 
@@ -179,7 +179,7 @@ def test_refusals(given: dict[str, Any], error: type[Exception], message: str) -
         derivatives(**{"input": np.zeros((3, 2)), "target": np.zeros((3, 2))} | given)
 
 
-def test_it_is_resolved_on_first_use() -> None:
+def test_submodules_are_imported_on_first_use() -> None:
     code = """
 import sys, mlsm
 assert "mlsm.objectives" not in sys.modules
@@ -194,15 +194,15 @@ assert not {"numpy", "xgboost", "lightgbm", "sklearn", "transformers", "torch"} 
 
 @needs_kernels
 def test_it_is_not_slower_than_naive_numpy() -> None:
-    """With the compiled kernel; 2.5 times as fast as measured alone, and here it must not be slower."""
-    pytest.importorskip("numba", reason="its kernel is the one that is timed")
+    """With the compiled kernel: 2.5 times as fast when measured alone; the test only requires that it is not slower."""
+    pytest.importorskip("numba", reason="its kernel is timed")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((100_000, 20)).astype(np.float32)
     y = (rng.random(x.shape) < 0.3).astype(np.float32)
 
     def naive() -> None:
         p = 1 / (1 + np.exp(-x))
-        p - y, p * (1 - p)  # what it costs is all that is wanted
+        p - y, p * (1 - p)  # only its time matters
 
     times: dict[Any, list[float]] = {naive: [], derivatives: []}
     derivatives(x, y)

@@ -1,4 +1,4 @@
-"""The LightGBM objective beside LightGBM's own, trained by the real library, one booster a class."""
+"""The LightGBM objective compared with LightGBM's own, trained by the real library, one booster per class."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ PARAMS: dict[str, Any] = {
     "deterministic": True,
     "force_row_wise": True,
 }
-# Scores are bit-equal, unless a build of LightGBM rounds one gradient to float32 another way.
+# Scores are equal to the bit, unless a build of LightGBM rounds one gradient to float32 differently.
 SCORES = 1e-6
 
 _rng = np.random.default_rng(5)
@@ -37,7 +37,7 @@ def ours(objective: Objective, **options: Any) -> Any:
 
 
 def theirs(columns: Any, weights: Any = None, **params: Any) -> Any:
-    """The scores of one booster a class."""
+    """The scores of one booster per class."""
     found = []
     for k in range(C):
         own = (
@@ -56,7 +56,7 @@ def close(found: Any, expected: Any, most: float = SCORES) -> None:
     assert worst <= most, worst
 
 
-def test_beside_binary() -> None:
+def test_agrees_with_binary() -> None:
     close(ours(Objective(Y)), theirs(Y))
 
 
@@ -71,12 +71,12 @@ def test_pos_weight_of_each_class() -> None:
 
 @pytest.mark.parametrize("mark", [-1, float("nan")])
 def test_missing_labels(mark: float) -> None:
-    """A hidden label has gradient and Hessian 0. A booster of its own takes a weight of 0 for it, and with the least
-    number of rows in a leaf counts it too, as ours does."""
+    """A missing label has gradient and Hessian 0. A separate booster gives it a weight of 0, and counts it for the
+    minimum number of rows in a leaf, as ours does."""
     close(ours(Objective(np.where(HIDDEN, mark, Y), missing=mark)), theirs(Y, (~HIDDEN).astype(float)))
 
 
-def test_soft_labels_beside_cross_entropy() -> None:
+def test_soft_labels_agree_with_cross_entropy() -> None:
     close(ours(Objective(PROBABILITY)), theirs(PROBABILITY, objective="cross_entropy"), 1e-6)
 
 
@@ -98,7 +98,7 @@ def test_cross_validation_and_metric() -> None:
     assert 0 < history[-1] < history[0] < np.log(2)
 
 
-def test_subset_looks_up_its_own_rows() -> None:
+def test_a_subset_uses_its_own_rows() -> None:
     objective = Objective(Y)
     rows = list(range(0, N, 2))
     data = objective.dataset(X, free_raw_data=False)
@@ -112,12 +112,12 @@ def test_subset_looks_up_its_own_rows() -> None:
     close(found.predict(X, raw_score=True), expected.predict(X, raw_score=True))
 
 
-def test_a_deep_copy_is_the_object_itself() -> None:
+def test_deepcopy_returns_the_same_object() -> None:
     objective = Objective(Y, missing=-1)
     assert copy.deepcopy({"objective": objective})["objective"] is objective
 
 
-def test_compared_by_configuration_and_the_array_itself() -> None:
+def test_equality_is_by_configuration_and_array_identity() -> None:
     assert Objective(Y, 2.0, missing=-1) == Objective(Y, 2.0, missing=-1)
     assert hash(Objective(Y)) == hash(Objective(Y))
     assert Objective(Y) != Objective(Y.copy())

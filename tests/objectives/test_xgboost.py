@@ -1,4 +1,4 @@
-"""The XGBoost objective beside XGBoost's own, trained by the real library."""
+"""The XGBoost objective compared with XGBoost's own, trained by the real library."""
 
 import json
 import pickle
@@ -45,7 +45,7 @@ def margins(booster: Any, matrix: Any) -> Any:
 
 
 def trees(booster: Any) -> list[list[Any]]:
-    """The shape of every tree: what it splits by, and where to."""
+    """The shape of every tree: the feature of each split, and its children."""
     model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
     return [[tree["split_indices"], tree["left_children"], tree["right_children"]] for tree in model]
 
@@ -57,14 +57,14 @@ def close(found: Any, expected: Any, most: float = MARGINS) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
-def test_beside_binary_logistic(data: Data, strategy: str) -> None:
+def test_agrees_with_binary_logistic(data: Data, strategy: str) -> None:
     matrix = xgb.QuantileDMatrix(data.x, data.y)
     params = PARAMS | {"multi_strategy": strategy}
     theirs = xgb.train(params, matrix, ROUNDS)
     ours = xgb.train(params, matrix, ROUNDS, obj=Objective())
     close(margins(ours, matrix), margins(theirs, matrix))
     assert trees(ours) == trees(theirs)
-    close(ours.predict(matrix), theirs.predict(matrix))  # probabilities, by the objective that is named
+    close(ours.predict(matrix), theirs.predict(matrix))  # probabilities, because the objective has that name
 
 
 def test_weights_of_rows(data: Data) -> None:
@@ -84,7 +84,7 @@ def test_scale_pos_weight(data: Data) -> None:
 
 
 def one_a_class(data: Data, matrix: Any, columns: Any, weights: Any = None, **params: Any) -> Any:
-    """The margins of a booster for each class, on the bins of the whole (weights would move them)."""
+    """The margins of a booster for each class, with the bins of the whole data (weights would move them)."""
     found = []
     for k in range(C):
         own = xgb.QuantileDMatrix(data.x, columns[:, k], weight=None if weights is None else weights[:, k], ref=matrix)
@@ -122,15 +122,15 @@ def test_soft_labels_and_smoothing(data: Data) -> None:
 
 
 def test_missing_labels(data: Data) -> None:
-    """A label that is hidden is a row of weight 0 in a booster of its own, on the same bins."""
+    """A missing label is a row of weight 0 in a separate booster, with the same bins."""
     labels = np.where(data.hidden, np.float32(-1), data.y)
     matrix = xgb.QuantileDMatrix(data.x, labels)
     ours = xgb.train(PARAMS, matrix, ROUNDS, obj=Objective(missing=-1))
     close(margins(ours, matrix), one_a_class(data, matrix, data.y, (~data.hidden).astype(np.float32)))
 
 
-def test_missing_labels_are_no_negatives(data: Data) -> None:
-    """The test above would notice: taken as they stand they move the margins by far more than its bound."""
+def test_missing_labels_are_not_negatives(data: Data) -> None:
+    """The test above would fail: missing labels taken as values move the margins by far more than its bound."""
     labels = np.where(data.hidden, np.float32(-1), data.y)
     matrix = xgb.QuantileDMatrix(data.x, labels)
     masked = xgb.train(PARAMS, matrix, 3, obj=Objective(missing=-1))
@@ -194,7 +194,7 @@ def test_cross_validation_with_missing_labels(data: Data) -> None:
     assert 0 < history[-1] < history[0] < np.log(2) + 0.05
 
 
-def test_saved_and_reloaded_it_predicts_probabilities(data: Data, tmp_path: Any) -> None:
+def test_a_reloaded_model_predicts_probabilities(data: Data, tmp_path: Any) -> None:
     matrix = xgb.DMatrix(data.x, data.y)
     booster = xgb.train(PARAMS, matrix, 3, obj=Objective())
     booster.save_model(tmp_path / "model.json")
@@ -206,8 +206,8 @@ def test_saved_and_reloaded_it_predicts_probabilities(data: Data, tmp_path: Any)
 # ---------------------------------------------------------------- the metric
 
 
-@pytest.mark.parametrize(("weighted", "most"), [(False, 1e-6), (True, 4e-6)])  # the peer sums in float32
-def test_metric_beside_logloss(data: Data, weighted: bool, most: float) -> None:
+@pytest.mark.parametrize(("weighted", "most"), [(False, 1e-6), (True, 4e-6)])  # XGBoost sums in float32
+def test_metric_agrees_with_logloss(data: Data, weighted: bool, most: float) -> None:
     matrix = xgb.DMatrix(data.x, data.y, weight=data.weights if weighted else None)
     objective, history = Objective(), {}  # type: ignore[var-annotated]
     params = {k: v for k, v in PARAMS.items() if k != "disable_default_eval_metric"} | {"eval_metric": "logloss"}
@@ -219,7 +219,7 @@ def test_metric_beside_logloss(data: Data, weighted: bool, most: float) -> None:
     assert np.abs(ours / theirs - 1).max() <= most
 
 
-def test_metric_counts_what_is_observed() -> None:
+def test_metric_counts_observed_labels_only() -> None:
     labels = np.asarray([[1, -1], [-1, -1], [0, 1]], np.float32)
     x = np.asarray([[0.0, 9.0], [9.0, 9.0], [1.0, -2.0]], np.float32)
     v, w = np.asarray([1, 5, 2], np.float32), [3.0, 1.0]
@@ -233,7 +233,7 @@ def test_metric_counts_what_is_observed() -> None:
 # ---------------------------------------------------------------- the object
 
 
-def test_compared_hashed_and_pickled_by_configuration() -> None:
+def test_equality_hash_and_pickle_are_by_configuration() -> None:
     arrays = [Objective(np.asarray([1.0, 2.0]), missing=-1), Objective(np.asarray([1.0, 2.0]), missing=-1)]
     assert arrays[0] == arrays[1]
     assert hash(arrays[0]) == hash(arrays[1])
@@ -247,7 +247,7 @@ def test_compared_hashed_and_pickled_by_configuration() -> None:
             one.missing = 3
 
 
-def test_the_floor_is_that_of_the_peer_and_masked_elements_stay_zero() -> None:
+def test_the_floor_is_that_of_xgboost_and_masked_elements_stay_zero() -> None:
     labels, x = np.asarray([[0, -1, 1]], np.float32), np.full((1, 3), 500, np.float32)
     _, hessian = Objective(missing=-1)(labels, x, sample_weight=np.asarray([4], np.float32))
     assert hessian.tolist() == [[float(np.float32(4e-16)), 0.0, float(np.float32(4e-16))]]
@@ -264,6 +264,6 @@ def test_the_floor_is_that_of_the_peer_and_masked_elements_stay_zero() -> None:
         ({"min_hessian": -1}, ValueError, "min_hessian"),
     ],
 )
-def test_options_are_validated_when_it_is_made(given: dict[str, Any], error: type[Exception], name: str) -> None:
+def test_the_constructor_checks_its_options(given: dict[str, Any], error: type[Exception], name: str) -> None:
     with pytest.raises(error, match=f"`{name}`"):
         Objective(**given)

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def with_numpy(x: Floats, y: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> Floats:
-    """An array in, an array of the same type out, whatever the target's."""
+    """The result has the array type of the input, whatever the type of the target."""
     assert_type(mlsm.multilabel_soft_margin_loss(x, y), Floats)
     assert_type(mlsm.multilabel_soft_margin_loss(x, y, [1.0, 2.0], reduction="none"), Floats)
     assert_type(mlsm.multilabel_soft_margin_loss(x, y, pos_weight=[[1.0], [2]], where=mask, axis=0), Floats)
@@ -28,20 +28,20 @@ def with_numpy(x: Floats, y: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_])
 
 
 def with_torch(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The same names on tensors; the class keeps what it is called with."""
+    """The same names on tensors; the class returns the array type of its input."""
     criterion = mlsm.MultiLabelSoftMarginLoss(torch.ones(3), "sum")
     assert_type(criterion(x, y), torch.Tensor)
     assert_type(criterion.backward(x, y, torch.ones(())), torch.Tensor)
     assert_type(criterion.reduction, "mlsm._typing.Reduction")
     module = TorchLoss(pos_weight=torch.ones(3))
     assert_type(mlsm.nn.torch.MultiLabelSoftMarginLoss(), TorchLoss)
-    print(mlsm.nn.nonesuch)  # type: ignore[attr-defined]  # a misspelled name does not pass
+    print(mlsm.nn.nonesuch)  # type: ignore[attr-defined]  # a misspelled name is an error
     assert_type(module.forward(x, y), torch.Tensor)
     return criterion.forward(x, y, where=y > 0)
 
 
 def protocols() -> tuple[Array, ...]:
-    """What the package asks of an array, NumPy's and PyTorch's have; and each module passes for a namespace."""
+    """Arrays of NumPy and PyTorch have the attributes that the package needs; each module is a namespace."""
     namespaces: tuple[Namespace, ...] = (np, torch, array_api_compat.numpy, array_api_compat.torch)
     first: Array = np.zeros((2, 3))
     second: Array = torch.zeros(2, 3)
@@ -52,7 +52,7 @@ def protocols() -> tuple[Array, ...]:
 
 
 def either(logits: ArrayT) -> ArrayT:
-    """A function of somebody else's that takes any array and hands back its kind."""
+    """A user's function that takes any array and returns one of the same type."""
     value, gradient = mlsm.value_and_grad(logits, logits)
     return gradient if value.ndim == 0 else value
 
@@ -72,10 +72,10 @@ def kernels(x: Floats) -> str:
 
 
 def refused(x: Floats) -> None:
-    """What a type checker must not let pass. mypy reports an ignore that is not needed, so each line is a test."""
-    mlsm.multilabel_soft_margin_loss(x, x, None, "mean")  # type: ignore[call-arg]  # three by position
+    """Errors that a type checker must report. mypy reports an ignore that is not needed, so each line is a test."""
+    mlsm.multilabel_soft_margin_loss(x, x, None, "mean")  # type: ignore[call-arg]  # at most three by position
     mlsm.multilabel_soft_margin_loss(x, x, reduction="average")  # type: ignore[arg-type]  # no such reduction
-    mlsm.multilabel_soft_margin_loss([0.0], x)  # type: ignore[type-var]  # a list is no array
+    mlsm.multilabel_soft_margin_loss([0.0], x)  # type: ignore[type-var]  # a list is not an array
     mlsm.grad(x, x, wrt="logits")  # type: ignore[arg-type]  # no such argument
-    mlsm.multilabel_soft_margin_loss(x, x, size_average=True)  # type: ignore[call-arg]  # gone
+    mlsm.multilabel_soft_margin_loss(x, x, size_average=True)  # type: ignore[call-arg]  # not an argument
     mlsm.MultiLabelSoftMarginLoss(where=x)  # type: ignore[call-arg]  # belongs to each call

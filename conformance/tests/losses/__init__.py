@@ -1,1 +1,1 @@
-"""Losses that nobody would ship, and some that one should: what `--impl` is tried on."""
+"""Wrong, misbehaving and right losses, on which `--impl` is tested."""

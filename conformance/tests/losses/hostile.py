@@ -20,7 +20,7 @@ def raises(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 def raises_in_between(input: Any, target: Any, reduction: str = "mean") -> Any:
     if input.shape[-1] == 1:
-        raise RuntimeError("one class is no class")
+        raise RuntimeError("one class is not enough")
     return numpy_loss(input, target, reduction=reduction)
 
 

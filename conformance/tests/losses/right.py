@@ -1,6 +1,6 @@
 """Right losses that share no line with mlsm: each must conform without a false alarm.
 
-On NumPy with a gradient beside it, on PyTorch and JAX with what the libraries differentiate themselves.
+On NumPy with its own gradient function, on PyTorch and JAX with the libraries' own differentiation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What outsiders name on the command line: a backend of their own, a kernel, a loss that declines, one per element."""
+"""Objects that a user names on the command line: a backend, a kernel, a loss that declines, an elementwise loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .right import numpy_loss
 
 
 class Mine(Backend):
-    """The documented twelve lines."""
+    """The twelve lines of the documentation."""
 
     name = "mine"
     library = "numpy"

@@ -1,4 +1,4 @@
-"""Twelve losses with a mistake that is in no list of planted ones, each in a single line; NumPy's or PyTorch's."""
+"""Twelve losses with a mistake of one line that is not in the list of planted ones; for NumPy or PyTorch arrays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def returns_float64(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 def returns_a_list(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """The right numbers, in no array."""
+    """The right numbers, but not in an array."""
     return np.asarray(numpy_loss(input, target, reduction=reduction)).tolist()
 
 
 def writes_into_its_target(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """Right, and the target is clipped in place."""
+    """Right, but the target is clipped in place."""
     value = numpy_loss(input, target, reduction=reduction)
     if target.flags.writeable:
         target[...] = np.clip(target, 0.125, 0.875)
@@ -45,7 +45,7 @@ _kept: dict[Any, Any] = {}
 
 
 def returns_its_buffer(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """Each result is the memory of the one before (each thread has its own)."""
+    """Each result is in the memory of the one before (each thread has its own)."""
     value = np.asarray(numpy_loss(input, target, reduction=reduction))
     out = _kept.setdefault((threading.get_ident(), value.shape, value.dtype), np.empty_like(value))
     np.copyto(out, value)
@@ -53,7 +53,7 @@ def returns_its_buffer(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 def remembers_by_the_first_logit(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """A cache whose key is too short."""
+    """A cache whose key does not contain all logits."""
     key = (input.shape, input.dtype, reduction, repr(input.ravel()[:1]), target.dtype)
     if key not in _kept:
         _kept[key] = numpy_loss(input, target, reduction=reduction)
@@ -61,7 +61,7 @@ def remembers_by_the_first_logit(input: Any, target: Any, reduction: str = "mean
 
 
 def log_of_one_plus(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """log(1 + e) for log1p(e): every digit below the machine's epsilon is gone."""
+    """log(1 + e) for log1p(e): every digit below the machine epsilon is lost."""
     stored = np.result_type(input, *([target] if target.dtype.kind == "f" else []))
     wide = np.result_type(stored, np.float32)
     with np.errstate(all="ignore"):
@@ -79,14 +79,14 @@ def clips_its_logits(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 def spreads_weights_over_rows(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
-    """A weight of as many entries as there are rows is taken for one of rows."""
+    """A weight with as many entries as there are rows is applied to the rows."""
     if weight is not None and weight.ndim == 1 and weight.shape[0] == input.shape[0]:
         weight = weight[:, None]
     return numpy_loss(input, target, weight, reduction)
 
 
 def divides_by_one_less(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """The mean over the batch of an unbiased estimator."""
+    """The mean over the batch, divided by N - 1 like an unbiased variance."""
     if reduction != "mean":
         return numpy_loss(input, target, reduction=reduction)
     rows = numpy_loss(input, target, reduction="none")
@@ -94,7 +94,7 @@ def divides_by_one_less(input: Any, target: Any, reduction: str = "mean") -> Any
 
 
 def _with_backward(pull: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
-    """PyTorch's right loss with a backward of one's own: `pull(x, y, g)` for the logits, row by row."""
+    """PyTorch's right loss with another backward: `pull(x, y, g)` for the logits, row by row."""
 
     def loss(input: Any, target: Any, reduction: str = "mean") -> Any:
         import torch
@@ -130,8 +130,8 @@ forgets_an_axis_of_grad_output = _with_backward(
     lambda x, y, g: _gradient(x, y) * (g if g.ndim < 2 else g[:1].expand(g.shape))[..., None]
 )
 right_once = _with_backward(lambda x, y, g: _gradient(x, y) * g[..., None])
-"""No mistake: it is differentiable once, and says so when it is asked for more."""
+"""No mistake: it is differentiable once, and raises for a second derivative."""
 
 for _loss in (spreads_weights_over_rows,):
-    _loss.grad = numpy_loss_grad  # type: ignore[attr-defined]  # what stands beside a loss
+    _loss.grad = numpy_loss_grad  # type: ignore[attr-defined]  # its own gradient function
 del _loss

@@ -139,7 +139,7 @@ def run(
     m0, m1, m2, m3, mc,
     g0, g1, g2, g3,
     o0, o1, o2, o3, oc,
-    WANT_ROWS: tl.constexpr, WANT_SLOPE: tl.constexpr, WANT_BEND: tl.constexpr,
+    WANT_ROWS: tl.constexpr, WANT_GRADIENT: tl.constexpr, WANT_HESSIAN: tl.constexpr,
     DOUBLE: tl.constexpr, SMOOTH: tl.constexpr, KEEP: tl.constexpr, SHIFT: tl.constexpr,
     WEIGHTED: tl.constexpr, POSITIVE: tl.constexpr, MASKED: tl.constexpr,
     Y_BOOL: tl.constexpr, W_BOOL: tl.constexpr, P_BOOL: tl.constexpr,
@@ -159,7 +159,7 @@ def run(
     po = _offset(row, n0, n1, n2, p0, p1, p2, p3)[:, None]
     mo = _offset(row, n0, n1, n2, m0, m1, m2, m3)[:, None]
     oo = _offset(row, n0, n1, n2, o0, o1, o2, o3)[:, None]
-    if WANT_SLOPE or WANT_BEND:
+    if WANT_GRADIENT or WANT_HESSIAN:
         factor = tl.load(scale + _offset(row, n0, n1, n2, g0, g1, g2, g3))[:, None]
     total = tl.zeros([HIGH], tl.float64)
     for start in range(begin, end, WIDE):
@@ -195,12 +195,12 @@ def run(
             if WEIGHTED:
                 loss = weight * loss
             total += tl.sum(tl.where(on, loss, 0.0).to(tl.float64), axis=1)
-        if WANT_SLOPE or WANT_BEND:
+        if WANT_GRADIENT or WANT_HESSIAN:
             if DOUBLE:
                 s = e / (1 + e)
             else:
                 s = tl.div_rn(e, 1 + e)
-            if WANT_SLOPE:
+            if WANT_GRADIENT:
                 if POSITIVE:
                     s = (ybar + positive) * s
                 derivative = tl.where(right, t - s, s - t)

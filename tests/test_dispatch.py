@@ -552,7 +552,7 @@ def test_compilers_and_transforms_get_the_reference_and_explain_says_so() -> Non
 @pytest.mark.parametrize("engine", ["aaa_engine", "aaa_engine.sub", "zzz_engine", "mlsmx"])
 def test_an_engine_that_is_missing_is_a_reason(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _loading(ModuleNotFoundError(f"No module named {engine!r}", name=engine), monkeypatch)
-    assert found == f"its engine is not installed: no module named {engine!r}"
+    assert found == f"a package that it needs is not installed: no module named {engine!r}"
     assert _dispatch._load("some") is found  # and is not looked for again
 
 

@@ -121,7 +121,7 @@ def curvature(o: Operands, g: Any) -> Any:
 
 
 def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
-    """The reduced loss, and its gradient times g, by one call of compiled code; None if the batch is not small."""
+    """The reduced loss, and its gradient times g, by one call of compiled code, if the batch is small; else None."""
     _, x, y, w, p, m, eps, dtype, acc, _, _ = o
     tensors = not isinstance(x, np.ndarray)
     if tensors:
@@ -304,7 +304,7 @@ View = tuple[int, tuple[int, ...], tuple[int, ...]]  # code, shape and strides o
 class _Plan(NamedTuple):
     """How the compiled code iterates over the operands of a call."""
 
-    numbers: np.ndarray[Any, Any]  # as `_numba_loops` lists them
+    numbers: np.ndarray[Any, Any]  # the plan as `_numba_loops` indexes it
     rows: int
     shape: tuple[int, ...]  # of a derivative, with its axes in the memory order of the logits
     batch: tuple[int, ...]  # of the row losses, likewise

@@ -39,7 +39,7 @@ class Library(base.Library):
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         kind = type(value)
         plain = kind is _Tensor or kind is _Parameter
-        if not plain or value.layout is not _STRIDED or value.is_nested:  # here, because a call costs as much
+        if not plain or value.layout is not _STRIDED or value.is_nested:  # tested here: a call would cost as much
             _dense(value, argument, plain)
         device = value.device
         if state is State.TRACED:
@@ -211,7 +211,7 @@ def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
 
     def stacked(parts: list[Any], fill: int) -> Any:
         out = parts[0].new_full((len(parts), *parts[0].shape[:-1], longest), fill)
-        if torch.utils.data.get_worker_info() is not None:  # because the main process reads the workers' results
+        if torch.utils.data.get_worker_info() is not None:  # a worker, whose results the main process reads
             out.share_memory_()
         for i, part in enumerate(parts):
             out[i, ..., : part.shape[-1]] = part

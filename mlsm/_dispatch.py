@@ -1,7 +1,7 @@
-"""The kernel table: who may serve a call, who does, and why each other one declines.
+"""The kernel table: the kernels that may serve a call, the one that does, and why each other kernel declines.
 
 A kernel is chosen by metadata alone. There is no environment variable, no global switch and no silent fallback:
-whatever declines says why, and `explain` shows it. Knows no formula.
+a kernel that declines gives the reason, and `explain` shows it. Knows no formula.
 """
 
 import importlib
@@ -23,14 +23,14 @@ def _immutable(record: Any, name: str) -> AttributeError:
     return AttributeError(f"`{name}` cannot be set: a {type(record).__name__} is immutable; make a new one.")
 
 
-# Named tuples and not dataclasses, whose import would cost a third of this package's own.
+# Named tuples and not dataclasses, whose import would take a third of the time that this package's own takes.
 class Kernel(NamedTuple):
-    """An accelerator for some calls: delete it and no result changes beyond its stated error bound.
+    """A faster implementation of some calls. Without it no result changes beyond its stated error bound.
 
     Parameters
     ----------
     name
-        What `kernel=` and `explain` call it.
+        The name that `kernel=` accepts and `explain` shows.
     libraries
         The libraries whose arrays it serves, by the root name of their package: ``("numpy", "torch")``.
     accepts
@@ -43,32 +43,34 @@ class Kernel(NamedTuple):
     rows_and_vjp
         Both in one pass; the rows have the bits of `rows`.
     curvature
-        ``curvature(operands, g)``, the diagonal of the second derivative scaled by g, like the logits.
+        ``curvature(operands, g)``, the diagonal of the second derivative times g, of the logits' shape and dtype.
     note
-        ``note(problem)``, what `explain` should say of a call that the kernel serves (that it has to compile first,
-        say), or None.
+        ``note(problem)``, a remark that `explain` adds for a call that the kernel serves (for example that it has to
+        compile first), or None.
     derivatives
-        ``derivatives(operands, scale, least)``, gradient and curvature of every element, not averaged, like the logits:
-        each times `scale` (None, or of the compute dtype and broadcasting to the logits), masked elements exactly 0,
-        the factor s*(1-s) of the curvature no less than `least`. Here the operands may have any shape, 0-d included.
+        ``derivatives(operands, scale, least)``, gradient and curvature of every element, not averaged, of the logits'
+        shape and dtype: each times `scale` (None, or of the compute dtype and broadcasting to the logits). Masked
+        elements are exactly 0, and the factor s*(1-s) of the curvature is at least `least`. Here the operands may have
+        any shape, 0-d included.
     accepts_derivatives
-        ``accepts_derivatives(problem)``, where `derivatives` serves other calls than the rest; by default `accepts`.
+        ``accepts_derivatives(problem)``, if `derivatives` serves other calls than the rest; by default `accepts`.
         The problem's class axis has a length of 1.
     reduced
         ``reduced(operands, mean, g)``, the loss itself, the mean or the sum of its rows in the compute dtype, and its
-        gradient times a Python number g (None: no gradient), or None to decline, whatever g is. For host memory, where
-        calls are so small that each step shows, or row losses so many. Of our own kernels only.
+        gradient times a Python number g (None: no gradient). It returns None to decline, whatever g is. For calls in
+        host memory that are so small that each step takes notable time, or that have many row losses. Only our own
+        kernels may have it.
 
     Notes
     -----
-    All after `rows` are optional: the generic code stands in for `rows_vjp`, `curvature` and `derivatives`, and two
-    passes for `rows_and_vjp`. Nothing is checked here; `register_kernel` does it, and sees to it that what the
-    functions return is checked at every call: another shape, dtype, library or device than is asked for above is a
-    RuntimeError.
+    All fields after `rows` are optional: by default the generic code serves `rows_vjp`, `curvature` and `derivatives`,
+    and two passes serve `rows_and_vjp`. Nothing is checked here. `register_kernel` checks the fields, and has the
+    result of each function checked at every call: a shape, dtype, library or device that differs from the description
+    above is a RuntimeError.
 
     References
     ----------
-    docs/write-a-kernel writes one, to the verdict of the conformance suite.
+    docs/write-a-kernel writes a kernel and judges it by the conformance suite.
 
     Examples
     --------
@@ -91,13 +93,13 @@ class Kernel(NamedTuple):
     reduced: Callable[[Operands, bool, float | None], tuple[Any, Any] | None] | None = None
 
     def reason(self, problem: Problem, elements: bool = False) -> str | None:
-        """Why it declines a call across the row seam, or one of `derivatives`; None where it serves it."""
+        """Why it declines a call of the row seam, or of `derivatives` with `elements`; None if it serves the call."""
         if elements and self.accepts_derivatives is not None:
             return self.accepts_derivatives(problem)
         return self.accepts(problem)
 
     def value_and_gradient(self, o: Operands, g: Any) -> tuple[Any, Any]:
-        """`rows_and_vjp` where the kernel has one, else its two halves."""
+        """`rows_and_vjp` if the kernel has it, else `rows` and `rows_vjp`."""
         return (self.rows(o), self.rows_vjp(o, g)) if self.rows_and_vjp is None else self.rows_and_vjp(o, g)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -113,11 +115,11 @@ GENERIC: Final = Kernel(
 
 
 class Explanation(NamedTuple):
-    """Which kernel serves a call, and for each other one the reason why not. Prints as a table."""
+    """The kernel that serves a call, and the reason why each other kernel does not. Prints as a table."""
 
     chosen: str
     reasons: tuple[tuple[str, str], ...]
-    note: str | None = None  # what the chosen kernel has to do besides
+    note: str | None = None  # what the chosen kernel has to do in addition
 
     def __str__(self) -> str:
         served = "serves this call" if self.note is None else f"serves this call; {self.note}"
@@ -135,9 +137,9 @@ class Explanation(NamedTuple):
 _lock = threading.Lock()
 _registered: tuple[Kernel, ...] = ()  # third parties' kernels, the latest first
 _loaded: dict[str, Kernel | str] = {}  # our own by file name: the kernel, or why it is absent
-_tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; another dict on each registration
-# The problem that was served last, the tables of then and the kernel: a training loop asks the same each time, and the
-# memo of verdicts has one record for it. Only of our own kernels, which answer alike each time.
+_tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; a new dict on each registration
+# The problem of the last call, the tables at that time and the kernel: a training loop repeats the same call, for which
+# the cache of verdicts has one record. Used only while no kernel is registered: our own always give the same answer.
 _latest: tuple[Problem | None, Any, Kernel] = (None, None, GENERIC)
 
 
@@ -147,19 +149,19 @@ _latest: tuple[Problem | None, Any, Kernel] = (None, None, GENERIC)
 def register_kernel(kernel: Kernel) -> None:
     """Let a kernel serve the calls that it accepts, before our own kernels and those registered earlier.
 
-    Importing a package registers nothing; the application does, by this call. It may come from any thread.
+    Importing a package registers nothing; the application calls this function, from any thread.
 
     Parameters
     ----------
     kernel : Kernel
-        Under a name that is not taken yet.
+        Its name must not be in use yet.
 
     Raises
     ------
     TypeError
-        If `kernel` is no `Kernel`, or one of its fields has the wrong type.
+        If `kernel` is not a `Kernel`, or one of its fields has the wrong type.
     ValueError
-        If its name is taken.
+        If its name is in use.
 
     Examples
     --------
@@ -174,7 +176,7 @@ def register_kernel(kernel: Kernel) -> None:
     global _registered, _tables
     if not isinstance(kernel, Kernel):
         raise TypeError(f"`kernel` must be a Kernel; got a {type(kernel).__qualname__}.")
-    name: Any = kernel.name  # Any: what stands in a field is not what its annotation says until it was looked at
+    name: Any = kernel.name  # Any: a field may hold a value of another type than its annotation until it is checked
     libraries: Any = kernel.libraries
     if not (isinstance(name, str) and name):
         raise TypeError(f"`kernel.name` must be a non-empty string; got {spelled(name)}.")
@@ -201,8 +203,8 @@ def register_kernel(kernel: Kernel) -> None:
 
 
 def _watched(kernel: Kernel) -> Kernel:
-    """The kernel with every result looked at. Here, once, so that nobody goes past this, and none pays for it
-    that has a kernel of ours, which the tests judge."""
+    """The kernel with every result checked. Here, once, so that no call avoids the check, and calls of our own
+    kernels, which the tests judge, do not pay for it."""
     name, both = kernel.name, kernel.rows_and_vjp
 
     def rows(o: Operands) -> Any:
@@ -241,7 +243,7 @@ def _derivative(name: str, function: str, o: Operands, value: Any) -> Any:
 
 
 def _fitting(name: str, function: str, what: str, o: Operands, value: Any, shape: Any, dtype: Any) -> Any:
-    """`value`, if its metadata is what the seam asks for; a length that is no number fits every other."""
+    """`value`, if its metadata is as the seam requires; a length that is not a number fits every other."""
     library = library_of(o.x, "input")
     try:
         came = library if library.is_scalar(value) else library_of(value, "input")
@@ -257,7 +259,7 @@ def _fitting(name: str, function: str, what: str, o: Operands, value: Any, shape
         got, asked = f"an array of shape {tuple(value.shape)}", f"one of shape {tuple(shape)}"
     elif library.dtype_name(form.dtype) != library.dtype_name(dtype):
         got, asked = f"an array of {library.dtype_name(form.dtype)}", f"one of {library.dtype_name(dtype)}"
-    elif form.device != device and type(form.device) is type(device):  # what lies on several has none
+    elif form.device != device and type(form.device) is type(device):  # an array on several devices has none
         got, asked = f"an array on {form.device}", f"one on {device}"
     else:
         return value
@@ -269,17 +271,17 @@ def _unfit(name: str, function: str, got: str, what: str, asked: str) -> Runtime
 
 
 def unregister_kernel(name: str) -> None:
-    """Take back what `register_kernel` did. Our own kernels stay: they are forced or avoided by `kernel=`.
+    """Remove a kernel that `register_kernel` added. Our own kernels stay: `kernel=` forces or avoids them.
 
     Parameters
     ----------
     name : str
-        That of a kernel which was registered by `register_kernel`.
+        The name of a kernel that was registered by `register_kernel`.
 
     Raises
     ------
     ValueError
-        For any other name; the message lists those that were.
+        For any other name; the message lists the registered ones.
 
     Examples
     --------
@@ -303,13 +305,13 @@ def unregister_kernel(name: str) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """All names that `kernel=` takes, in order of preference, the reference last."""
+    """All names that `kernel=` accepts, in order of preference, the reference last."""
     return (*(k.name for k in _registered), *_ours(), GENERIC.name)
 
 
 @cache
 def _ours() -> dict[str, tuple[str, ...]]:
-    """Our kernel files and the libraries they serve; the folder is the table, and it may have been deleted."""
+    """Our kernel files and the libraries that they serve. They are looked up, because any may have been deleted."""
     spec = importlib.util.find_spec(f"{__package__}.kernels")
     if spec is None or spec.origin is None:
         return {}
@@ -319,19 +321,19 @@ def _ours() -> dict[str, tuple[str, ...]]:
 
 
 def _load(name: str) -> Kernel | str:
-    """One of our kernels, or the reason why it cannot be had here: its engine is not installed."""
+    """One of our kernels, or the reason why it is absent: the package that it needs is not installed."""
     if name not in _loaded:
         try:
             _loaded[name] = importlib.import_module(f"{__package__}.kernels.{name}").KERNEL
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == __package__:
-                raise  # a file of ours is broken, not an engine missing
-            _loaded[name] = f"its engine is not installed: no module named {error.name!r}"
+                raise  # a file of ours is broken; the package is not missing
+            _loaded[name] = f"a package that it needs is not installed: no module named {error.name!r}"
     return _loaded[name]
 
 
 def _table(library: str) -> tuple[Kernel, ...]:
-    tables = _tables  # kept: a table that is built while another thread registers must not land in the dict of after
+    tables = _tables  # kept: a table that is built while another thread registers must not be stored in the new dict
     table = tables.get(library)
     if table is None:
         ours = (_load(name) for name, libraries in _ours().items() if library in libraries)
@@ -349,7 +351,7 @@ def _table(library: str) -> tuple[Kernel, ...]:
 def select(problem: Problem, name: str | None = None, *, elements: bool = False) -> Kernel:
     """The kernel that serves this call: the one forced by name, else the first that accepts, else the generic code.
 
-    `elements` asks for `Kernel.derivatives`.
+    With `elements` it is the kernel for `Kernel.derivatives`.
     """
     if name is not None:
         return _forced(problem, name, elements)
@@ -369,14 +371,14 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
 
 
 def at_once(kernel: Kernel, problem: Problem, o: Operands, g: Any) -> tuple[Any, Any] | None:
-    """The reduced loss and its gradient times g by `Kernel.reduced`, where the kernel serves this call so."""
+    """The reduced loss and its gradient times g by `Kernel.reduced`, or None if the kernel does not serve it so."""
     if kernel.reduced is None or problem.reduction == "none" or problem.loss_dtype != o.dtype:
         return None
     return kernel.reduced(o, problem.reduction == "mean", None if g is None else float(g))
 
 
 def problem_of(o: Operands, library: Library, device: Any) -> Problem:
-    """The metadata of a block, of which there is no other: what a kernel for it is selected by."""
+    """The metadata of a block, for which no check has made a `Problem`: a kernel for it is selected by this one."""
 
     def meta(value: Any) -> Meta:
         form = library.form(value, "input", State.PLAIN)
@@ -411,7 +413,7 @@ def _forced(problem: Problem, name: str, elements: bool) -> Kernel:
     reason = _reason(found, problem, elements)
     if reason is not None:
         raise ValueError(f"`kernel` {name!r} cannot serve this call: {reason}.")
-    assert isinstance(found, Kernel)  # a string would have been its own reason
+    assert isinstance(found, Kernel)  # `_reason` returns a string unchanged
     return found
 
 
@@ -428,12 +430,12 @@ def _reason(kernel: Kernel | str | None, problem: Problem, elements: bool = Fals
     if problem.library not in kernel.libraries:
         return f"it serves {', '.join(kernel.libraries)}, not {problem.library}"
     if problem.state is State.TRACED:
-        return "a compiler or a function transform is at work, which sees through the generic code only"
+        return "a compiler or a function transform traces the call, and can trace the generic code only"
     return kernel.reason(problem, elements)
 
 
 def explanation(problem: Problem, name: str | None = None) -> Explanation:
-    """What `select` would choose, and the reason of each kernel that it would pass over."""
+    """The kernel that `select` would choose, and the reason why it would not choose each other kernel."""
     chosen = select(problem, name)
     reasons = []
     ours = _ours()
@@ -443,7 +445,7 @@ def explanation(problem: Problem, name: str | None = None) -> Explanation:
         if other == GENERIC.name:
             reason: str | None = f"the reference; {chosen.name} comes first"
         elif other in ours and problem.library not in ours[other]:
-            reason = f"it serves {', '.join(ours[other])}, not {problem.library}"  # said without importing its engine
+            reason = f"it serves {', '.join(ours[other])}, not {problem.library}"  # found without importing its package
         else:
             reason = _reason(_find(other), problem)
         reasons.append((other, reason or f"it could serve this call; {chosen.name} comes first"))

@@ -552,7 +552,7 @@ def test_explain_names_the_reference_for_compilers_and_transforms() -> None:
 @pytest.mark.parametrize("engine", ["aaa_engine", "aaa_engine.sub", "zzz_engine", "mlsmx"])
 def test_a_missing_engine_is_a_reason_to_decline(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _loading(ModuleNotFoundError(f"No module named {engine!r}", name=engine), monkeypatch)
-    assert found == f"its engine is not installed: no module named {engine!r}"
+    assert found == f"a package that it needs is not installed: no module named {engine!r}"
     assert _dispatch._load("some") is found  # not searched for again
 
 

@@ -1,9 +1,9 @@
 """PyTorch: let a kernel serve tensors that require a gradient, while the graph keeps only the arguments.
 
-Nothing needs this file to be right: plain differentiation of the generic code is. It saves memory (the graph holds
-the operands instead of ten intermediate results) and time (a kernel that PyTorch could not look into). It stands
-aside under compilers, function transforms, forward mode and dispatch modes, where plain differentiation is right
-already, and the backward of its backward is the generic code again.
+Automatic differentiation of the generic code is right without this file. The file saves memory (the graph holds the
+operands instead of ten intermediate results) and time (PyTorch could not differentiate a kernel). It is not used under
+compilers, function transforms, forward mode and dispatch modes, which differentiate the generic code, and the backward
+pass of its backward pass is that of the generic code.
 """
 
 from collections.abc import Callable
@@ -24,21 +24,21 @@ _Pullback = Callable[[Operands, Any], Any]
 
 
 def tracked(kernel: Kernel, problem: Problem, o: Operands) -> Any:
-    """The loss by `kernel`, differentiable: tied to the operands by one node of the graph."""
+    """The loss by `kernel`, differentiable: one node of the graph connects it to the operands."""
     operands = [None if v is None else _alive(v) for v in o[1:6]]
-    # The rest holds no tensor: save_for_backward alone does, which sees to versions and cycles.
+    # The rest holds no tensor: only save_for_backward does, because it checks versions and avoids cycles.
     return _tied((kernel, problem, o.xp, o[6:]), *operands)
 
 
 class _Loss(torch.autograd.Function):
-    # forward(ctx, …) and not setup_context, which costs 20 µs more a call; no `jvp`, with which
-    # torch.compile(fullgraph=True) fails: `Library.state` has stood aside for forward mode already.
+    # forward(ctx, …) and not setup_context, which costs 20 µs more per call. There is no `jvp`, because
+    # torch.compile(fullgraph=True) fails with one; in forward mode `Library.state` is TRACED: this node is not used.
 
     @staticmethod
     def forward(ctx: Any, call: tuple[Kernel, Problem, Any, tuple[Any, ...]], *tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
         kernel, problem, xp, rest = ctx.call = call
-        ctx.kept = ctx.count = None  # the gradient for a g of 1, for the first backward pass; what the mean divides by
+        ctx.kept = ctx.count = None  # the gradient for g = 1, for the first backward pass; the divisor of the mean
         o, reduction = Operands(xp, *tensors, *rest), problem.reduction
         wanted = ctx.needs_input_grad[1] and reduction != "none" and 0 < tensors[0].numel() <= KEPT
         found = at_once(kernel, problem, o, 1.0 if wanted else None)
@@ -63,12 +63,12 @@ class _Loss(torch.autograd.Function):
         kernel, problem, xp, rest = ctx.call
         tensors, g = ctx.saved_tensors, grads[0]
         _, of_x, of_y, of_w, of_p, _ = ctx.needs_input_grad
-        # With create_graph this backward is itself recorded, and under vmap (or is_grads_batched, which is a vmap of
-        # its own) its g is no plain tensor: only the generic code can be looked through.
-        seen_through = torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed()
+        # With create_graph this backward pass is itself recorded, and under vmap (or is_grads_batched, another kind of
+        # vmap) its g is not a plain tensor: only the generic code can be recorded and vectorised.
+        by_reference = torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g) or transformed()
         for_x = None
-        if of_x and not seen_through:
-            # Given away once, since it is the caller's then; any other g has the bits of `grad` too, by a second pass.
+        if of_x and not by_reference:
+            # Returned once, since the caller may then write to it; a second pass gives any other g the bits of `grad`.
             kept, ctx.kept = ctx.kept, None
             if kept is not None and g.item() == 1:
                 for_x = kept
@@ -79,16 +79,16 @@ class _Loss(torch.autograd.Function):
         adjoint = REDUCE[problem.reduction].adjoint
         if for_x is not None or not of_x:
             pass
-        elif not seen_through and _reads_host(kernel, problem):
+        elif not by_reference and _reads_host(kernel, problem):
             with np.errstate(all="ignore"):
                 arrays = _host(o)
                 pulled = adjoint(arrays, g.detach().numpy().astype(np.float64), ctx.count)
                 for_x = torch.from_numpy(kernel.rows_vjp(arrays, pulled))
         else:
-            for_x = (_core if seen_through else kernel).rows_vjp(o, adjoint(o, g.to(o.acc)))
+            for_x = (_core if by_reference else kernel).rows_vjp(o, adjoint(o, g.to(o.acc)))
         if not others:
             return None, for_x, None, None, None, None
-        pullbacks: Any = _core if seen_through else _blocks
+        pullbacks: Any = _core if by_reference else _blocks
         g = adjoint(o, g.to(o.acc))
         return (
             None,
@@ -118,9 +118,9 @@ class _Derivative(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         _, reference, rest = ctx.call
         needed = ctx.needs_input_grad[1:]
-        again = torch.is_grad_enabled()  # with create_graph: the result has to know where the operands come from
+        again = torch.is_grad_enabled()  # with create_graph: the result needs the graph of the operands
         with torch.enable_grad():
-            # Views or copies, one an operand: a tensor that is two of them has two derivatives here.
+            # One view or copy per operand: a tensor that is passed as two operands has two derivatives here.
             inputs: list[Any] = [
                 None if v is None else v.view_as(v) if again else v.detach().requires_grad_(n)
                 for v, n in zip(ctx.saved_tensors, needed, strict=True)
@@ -136,26 +136,26 @@ class _Derivative(torch.autograd.Function):
         return None, *(next(found, None) if n else None for n in needed)
 
 
-# `Function.apply` without the half of it that is written in Python and sees to function transforms, for which the
-# node is skipped: 3.4 µs instead of 5.0. One thing in it is needed: what a transform left behind is unwrapped.
+# `Function.apply` without its part in Python, which handles function transforms, under which this node is not used:
+# 3.4 µs instead of 5.0. One step of that part is needed: to unwrap tensors of a transform that has ended.
 _tied: Any = super(torch.autograd.Function, _Loss).apply
 _recomputed: Any = super(torch.autograd.Function, _Derivative).apply
 _alive: Any = torch._C._functorch.unwrap_if_dead
 
 # ---------------------------------------------------------------- host memory
 
-# Logits up to which the forward pass keeps the gradient: 64 KiB of float32 beside the arguments. A second pass of the
-# kernel costs more than the gradient in the first; the larger a batch, the less it is worth, and a graph should keep
-# little beside its arguments.
+# Number of logits up to which the forward pass keeps the gradient: 64 KiB of float32 in addition to the arguments. A
+# second pass of the kernel costs more than the gradient in the first; the larger a batch, the less this saves, and a
+# graph should keep little more than its arguments.
 KEPT = 16384
 
 _NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
 
 
 def _reads_host(kernel: Kernel, problem: Problem) -> bool:
-    """Whether the kernel serves NumPy arrays, and NumPy can view these tensors: then the reduction is NumPy's too,
-    whose calls cost a third of PyTorch's on the few row losses of a small batch. A kernel may serve other devices
-    besides, where it takes the tensors themselves."""
+    """Whether the kernel serves NumPy arrays, and NumPy can view these tensors: then NumPy also reduces, because its
+    calls cost a third of PyTorch's on the few row losses of a small batch. On another device, which such a kernel may
+    also serve, it gets the tensors themselves."""
     if "numpy" not in kernel.libraries or problem.device.type != "cpu":
         return False
     for meta in (problem.input, problem.target, problem.weight, problem.pos_weight):
@@ -165,7 +165,7 @@ def _reads_host(kernel: Kernel, problem: Problem) -> bool:
 
 
 def reduced_rows(kernel: Kernel, problem: Problem, o: Operands, rows: Any, count: Any = None) -> Any:
-    """The loss of row losses, by the same sums as `tracked` takes: two libraries add in two orders."""
+    """The loss of row losses, by the same sums as in `tracked`, because NumPy and PyTorch add in different orders."""
     if not _reads_host(kernel, problem):
         return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
     x, m = o.x.numpy(force=True), None if o.m is None else o.m.numpy()
@@ -176,7 +176,7 @@ def reduced_rows(kernel: Kernel, problem: Problem, o: Operands, rows: Any, count
 
 
 class _Host:
-    """NumPy's namespace, less the detours of two functions that every call needs and that are slower than its loss."""
+    """NumPy's namespace, with direct calls for two functions of every loss whose wrappers take longer than the loss."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(host_namespace, name)
@@ -196,5 +196,5 @@ _add_up: Any = np.add.reduce
 
 def _host(o: Operands) -> Operands:
     """The operands as NumPy arrays of the same memory."""
-    x, y, w, p, m = (None if v is None else v.numpy(force=True) for v in o[1:6])  # past requires_grad; no copy
+    x, y, w, p, m = (None if v is None else v.numpy(force=True) for v in o[1:6])  # despite requires_grad; no copy
     return Operands(_HOST, x, y, w, p, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)

@@ -1,15 +1,14 @@
-"""What the numba kernel compiles: one pass over host memory for the row losses, their pullback and the curvature.
+"""The functions that the Numba kernel compiles: one pass over host memory for row losses, their pullback and curvature.
 
-Everything that is compiled stands in this one file, because Numba's cache on disk notices a change only in the file
-that holds the function it loads. Arrays are known by their addresses, their dtypes and strides by numbers, so that one
-compilation serves them all. Validates nothing, starts no thread.
+All compiled code is in this one file, because Numba's cache on disk notices changes only in the file of the function
+that it loads. Arrays are passed as addresses, and dtypes and strides as numbers, so that one compilation serves them
+all. Validates nothing, starts no thread.
 
-The loops over neighbouring elements are written as formulas and built as LLVM functions, because Numba's way to them
-takes seconds, and because LLVM can then be told that the arrays of a loop never overlap. exp and log1p are our own,
-without a branch, so that the compiler can take several elements at a time. Nothing may be reassociated: every sum is
-taken in the order in which it is written, so that the row losses have the same bits whether the gradient is wanted
-beside them or not. `_fma` is "fused where the machine can, else a product and a sum", a choice that is made once per
-machine.
+The loops over neighbouring elements are written as formulas and built as LLVM functions, because Numba takes seconds to
+compile such loops, and because LLVM can then be told that the arrays of a loop never overlap. exp and log1p are our
+own, without a branch, so that the compiler can process several elements at a time. Nothing may be reassociated: every
+sum is taken in the order in which it is written, so that row losses have the same bits with and without the gradient.
+`_fma` is a fused multiply-add if the machine has one, else a product and a sum; the choice is made once per machine.
 """
 
 import inspect
@@ -29,32 +28,32 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering, NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
 
-# Numba's decorators. Their own types are of a part of them only, and what they return is called from compiled code.
+# Numba's decorators. Their type hints are incomplete, and compiled code calls the functions that they return.
 _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
 _njit: Callable[..., Callable[[Any], Any]] = numba.njit
 
-# Tuning, measured on one core with AVX-512, float32, ns an element of loss and gradient of 8192x1000, medians beside
-# busy neighbours: PIECE 64 0.86, 128 0.79, 256 0.86, and 1.20 with a whole block asked for at once, since the processor
-# has few requests under way; AHEAD 0 0.97, 1024 0.84, 2048 0.84, 4096 0.85 (with PIECE 256), and 0.90 where the memory
-# of the gradient is not asked for. In the second cache (64x1000) BLOCK 256 0.67, 1024 0.62, and registers of 256 bits
-# 1.03 where those of 512 take 0.84. Loss and gradient of 32x20 with NARROW 1 6.2 us, 64 2.2. That was Intel's Sapphire
-# Rapids, of loops that took a logarithm for each element and summed rows of NARROW classes one by one. AMD's Zen 4
-# fetches well by itself: AHEAD 0 0.74, 2048 0.88, and 47 and 58 ms for 65536x1000. The loops as they are now, on Zen 4
-# beside those before them in one interleaved run, bool targets, loss: 100000x20 2.10 ms and 3.08, 512x80 66 us and 83,
-# 8192x1000 5.6 ms and 6.1; loss and gradient: 2.45 ms and 3.34, 88 us and 102, 8.1 ms and 7.5 (the targets are copied).
-BLOCK: Final = 1024  # elements whose losses wait in the first cache for their sum
-APART: Final = BLOCK + 48  # from one block of scratch to the next: at 4 KiB all of them want the same lines of a cache
-PIECE: Final = 128  # elements between two requests for what comes next
-AHEAD: Final = 0 if binding.get_host_cpu_name().startswith("znver") else 2048  # elements by which it is asked for early
-NARROW: Final = 64  # classes up to which each element has a logarithm of its own
-SILENCE: Final = 0.5  # seconds of compiling after which there is a word about it
+# Tuning, measured on one core with AVX-512, float32, ns per element of loss and gradient of 8192x1000, medians on a
+# busy machine. Intel Sapphire Rapids, with earlier loops that took a logarithm for each element and summed rows of
+# NARROW classes one by one: PIECE 64 0.86, 128 0.79, 256 0.86, and 1.20 if a whole block is prefetched at once, because
+# the processor has few requests in flight; AHEAD 0 0.97, 1024 0.84, 2048 0.84, 4096 0.85 (with PIECE 256), and 0.90 if
+# the memory of the gradient is not prefetched. In the L2 cache (64x1000): BLOCK 256 0.67, 1024 0.62; registers of 256
+# bits 1.03, of 512 bits 0.84. Loss and gradient of 32x20: NARROW 1 6.2 us, 64 2.2 us. AMD Zen 4 prefetches well by
+# itself: AHEAD 0 0.74, 2048 0.88, and for 65536x1000 47 ms and 58 ms. The present loops and the earlier ones on Zen 4,
+# in one interleaved run, bool targets, loss: 100000x20 2.10 ms and 3.08, 512x80 66 us and 83, 8192x1000 5.6 ms and 6.1;
+# loss and gradient: 2.45 ms and 3.34, 88 us and 102, 8.1 ms and 7.5 (the targets are copied).
+BLOCK: Final = 1024  # elements whose losses stay in the L1 cache until they are summed
+APART: Final = BLOCK + 48  # from one scratch block to the next: 4 KiB apart, all would share the same cache lines
+PIECE: Final = 128  # elements between two prefetches
+AHEAD: Final = 0 if binding.get_host_cpu_name().startswith("znver") else 2048  # elements by which a prefetch is ahead
+NARROW: Final = 64  # largest number of classes with a logarithm for each element
+SILENCE: Final = 0.5  # seconds of compiling after which a message is logged
 
-# float32 losses are summed eight at a time, an error of at most 3 u, before they meet a float64.
+# float32 losses are summed eight at a time, with an error of at most 3 u, and these sums are added in float64.
 LANES: Final = 32
 RUN: Final = 8 * LANES
 
 _WIDE: Final = '"prefer-vector-width"="512"'
-# Whether the processor converts float16 itself; where it does not, LLVM would call a function that may not be there.
+# Whether the processor converts float16 itself; if it does not, LLVM would call a function that may not exist.
 _F16C: Final = "+f16c" in binding.get_host_cpu_features().flatten().split(",")
 
 
@@ -136,7 +135,7 @@ class _Number:
 
 
 def _declared(module: Any, kind: Any, name: str) -> Any:
-    """An intrinsic function of LLVM, by its full name: llvmlite makes none up for vectors."""
+    """An intrinsic function of LLVM, by its full name, because llvmlite does not form the names for vectors."""
     return module.globals[name] if name in module.globals else ir.Function(module, kind, name)
 
 
@@ -145,7 +144,7 @@ def _element(kind: Any) -> Any:
 
 
 def _as_many(like: Any, kind: Any) -> Any:
-    """A vector type of another element, or the element's own type where `like` is no vector."""
+    """A vector of `kind` with as many lanes as `like`, or `kind` itself if `like` is not a vector."""
     return ir.VectorType(kind, like.count) if isinstance(like, ir.VectorType) else kind
 
 
@@ -156,7 +155,7 @@ def _same(kind: Any, value: Any) -> Any:
 
 
 def _function(formula: Callable[..., _Number]) -> Any:
-    """A formula of numbers of one dtype as what compiled code can call."""
+    """A formula of numbers of one dtype as a function that compiled code can call."""
 
     def call(typingctx: Any, *arguments: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -168,7 +167,7 @@ def _function(formula: Callable[..., _Number]) -> Any:
 
 
 def _counted(call: Any, count: int) -> Any:
-    """An intrinsic of so many arguments; Numba wants to see each of them."""
+    """An intrinsic with `count` arguments; Numba needs each of them in the signature."""
     names = ["typingctx", *(f"a{k}" for k in range(count))]
     call.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names])
     return _intrinsic(call)
@@ -176,11 +175,11 @@ def _counted(call: Any, count: int) -> Any:
 
 # ---------------------------------------------------------------- exp(-a) and log1p(e)
 
-# exp(-a) = 2^n * exp(r) with r = -a - n*log(2), log(2) in two pieces of which n times the first is exact, and
-# exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]: no division, and the larger part
-# of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits); the relative error of what they stand
-# in for is 2^-28.3 and 2^-57.9 for exp, 2^-27.4 and 2^-59.0 for log1p. A wrong digit of any shows in
-# tests/kernels/test_numba.py.
+# exp(-a) = 2^n * exp(r) with r = -a - n*log(2), log(2) in two pieces so that n times the first is exact, and
+# exp(r) = 1 + (r + r^2*Q(r)) for |r| <= log(2)/2. log1p(e) = e + e^2*R(e) on [0, 1]: no division, and the larger term
+# of the sum that rounds is exact. Q and R are minimax fits (Remez, at 200 bits). Before rounding, exp has a relative
+# error of 2^-28.3 (float32) or 2^-57.9 (float64), log1p one of 2^-27.4 or 2^-59.0. tests/kernels/test_numba.py notices
+# a wrong digit in any coefficient.
 _Q32 = (
     0.49999993413621063,
     0.16666520106827512,
@@ -239,9 +238,9 @@ _LOWEST32, _LOWEST64 = -104.0, -746.0  # below, the result is 0
 _LOG2E: Final = 1.4426950408889634
 _HIGH32, _HIGH64 = 0.693145751953125, 0.6931471803691238
 _LOW32, _LOW64 = 1.4286068203094172e-06, 1.9082149292705877e-10
-_LIFT32, _LIFT64 = 64, 512  # 2^n of the smallest result is lifted into the normal range by so much
-# Adding it moves n into the last bits of the sum, and with it the lift and the exponent's bias: those bits, moved up,
-# are the number 2^(n+lift) already. Every product with it is a normal number; what undoes the lift rounds once.
+_LIFT32, _LIFT64 = 64, 512  # the lift: 2^(n+lift) of the smallest result is a normal number
+# Adding a shifter puts n, plus the lift and the exponent's bias, into the last bits of the sum. Those bits, shifted up,
+# are the number 2^(n+lift). Every product with it is a normal number; the product with 2^-lift rounds once.
 _SHIFTER32, _SHIFTER64 = 1.5 * 2**23 + _LIFT32 + 127, 1.5 * 2**52 + _LIFT64 + 1023
 
 
@@ -258,7 +257,7 @@ def decay(a: _Number) -> _Number:
     one = a.single
     lowest, shifter, fraction = (_LOWEST32, _SHIFTER32, 23) if one else (_LOWEST64, _SHIFTER64, 52)
     z = -a
-    z = z.const(lowest).if_(z.is_("<", lowest), z)  # this way round, a NaN stays
+    z = z.const(lowest).if_(z.is_("<", lowest), z)  # in this order, a NaN stays NaN
     shift = z.fma(_LOG2E, shifter)
     whole = shift - shifter
     r = whole.fma(-(_LOW32 if one else _LOW64), whole.fma(-(_HIGH32 if one else _HIGH64), z))
@@ -279,7 +278,7 @@ def joined(a: _Number, b: _Number) -> _Number:
 
 
 def log1p_of_many(q: _Number) -> _Number:
-    """log1p(q) for 0 <= q <= 255, which is what eight e are together: docs/numerics.md has the bound.
+    """log1p(q) for 0 <= q <= 255, the range of eight joined e of at most 1: docs/numerics.md has the bound.
 
     With 1 + q = 2^n * (1 + f) it is n*log(2) + log1p(f), and f = q*2^-n + (2^-n - 1) keeps every digit of a small q,
     for which n is 0.
@@ -288,7 +287,7 @@ def log1p_of_many(q: _Number) -> _Number:
     fraction, bias, top = (23, 127, 0x7F800000) if one else (52, 1023, 0x7FF << 52)
     bits = (q + 1).bits()
     back = q.from_bits(b.sub(_same(bits.type, 2 * bias << fraction), b.and_(bits, _same(bits.type, top))))  # 2^-n
-    # Under the exponent of 2^fraction the last bit counts ones.
+    # With the exponent of 2^fraction the last bit of a number stands for 1.
     counted = b.or_(b.lshr(bits, _same(bits.type, fraction)), _same(bits.type, (bias + fraction) << fraction))
     n = q.from_bits(counted) - float(2**fraction + bias)
     low, high = (_LOW32, _HIGH32) if one else (_LOW64, _HIGH64)
@@ -299,14 +298,14 @@ def log1p_of_many(q: _Number) -> _Number:
 
 
 class _Loop:
-    """One turn of a loop: v[k] reads the element of the k-th array, v[k] = value writes it, v.n[k] is a number."""
+    """One iteration of a loop: v[k] reads the element of the k-th array, v[k] = value writes it, v.n[k] is a number."""
 
     def __init__(self, builder: Any, arrays: Any, index: Any, numbers: Any) -> None:
         self.builder, self.arrays, self.index = builder, arrays, index
         self.n = [_Number(builder, value) for value in numbers]
 
     def at(self, k: int, later: int = 0) -> Any:
-        """The element of the k-th array, or one that stands so many later; of bytes, whether it is not 0."""
+        """The element of the k-th array, or the one `later` elements after it; for a byte, whether it is not 0."""
         array = self.arrays[k]
         index = self.builder.add(self.index, self.index.type(later)) if later else self.index
         found = self.builder.load(self.builder.gep(array, [index], inbounds=True), align=1)
@@ -325,12 +324,12 @@ _ADDRESS: Final = ir.IntType(64)
 _I32: Final = ir.IntType(32)
 
 
-def _loop(arrays: str, numbers: int = 0, early: tuple[int, ...] = ()) -> Callable[[Callable[[_Loop], None]], Any]:
+def _loop(arrays: str, numbers: int = 0, prefetched: tuple[int, ...] = ()) -> Callable[[Callable[[_Loop], None]], Any]:
     """A formula as loop(n, address of each array, numbers, one), for arrays that do not overlap.
 
-    `arrays` has a letter for each: r for the dtype of the arithmetic, d for float64, b for bytes. Of those in `early`
-    is asked ahead of time what comes next. It becomes a function of its own: inlined, it would be compiled anew in
-    every function that calls it.
+    `arrays` has a letter for each: r for the dtype of the arithmetic, d for float64, b for bytes. `prefetched` has the
+    indices of the arrays to prefetch. The loop is a separate function: inlined, it would be compiled again in every
+    caller.
     """
 
     def build(formula: Callable[[_Loop], None]) -> Any:
@@ -339,7 +338,7 @@ def _loop(arrays: str, numbers: int = 0, early: tuple[int, ...] = ()) -> Callabl
             kinds = [{"r": real, "d": _DOUBLE, "b": ir.IntType(8)}[letter] for letter in arrays]
 
             def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                function = _made(builder.module, formula, real, kinds, numbers, early)
+                function = _made(builder.module, formula, real, kinds, numbers, prefetched)
                 pointers = [
                     builder.inttoptr(value, kind.as_pointer())
                     for value, kind in zip(args[1 : 1 + len(kinds)], kinds, strict=True)
@@ -355,7 +354,7 @@ def _loop(arrays: str, numbers: int = 0, early: tuple[int, ...] = ()) -> Callabl
     return build
 
 
-def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, early: tuple[int, ...]) -> Any:
+def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, prefetched: tuple[int, ...]) -> Any:
     """The loop as a function of the module that is being compiled."""
     name = f"mlsm.{formula.__name__}.{real}"
     if name in module.globals:
@@ -372,12 +371,12 @@ def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, early:
         with cgutils.for_range(builder, last, first) as found:
             formula(_Loop(builder, pointers, found.index, values))
 
-    if early and AHEAD:
+    if prefetched and AHEAD:
         with cgutils.for_range_slice(builder, _ADDRESS(0), n, _ADDRESS(PIECE)) as (first, _):
             last = builder.add(first, _ADDRESS(PIECE))
             last = builder.select(builder.icmp_signed("<", last, n), last, n)
-            for k in early:
-                _asked(builder, pointers[k], first, last, 64 // (4 if kinds[k] == _SINGLE else 8))
+            for k in prefetched:
+                _prefetch_ahead(builder, pointers[k], first, last, 64 // (4 if kinds[k] == _SINGLE else 8))
             turns(first, last)
     else:
         turns(_ADDRESS(0), n)
@@ -386,16 +385,16 @@ def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, early:
 
 
 def _private(function: Any) -> Any:
-    """Known in its module alone, never inlined, and with registers as wide as the machine has them: LLVM stops at half
-    of AVX-512 by itself."""
+    """Make a function local to its module, never inlined, and compiled for the machine's widest registers: by itself
+    LLVM uses half the width of AVX-512."""
     function.linkage = "internal"
     function.attributes.add("noinline")
-    set.add(function.attributes, _WIDE)  # the set's own `add`: that of llvmlite knows a few names only
+    set.add(function.attributes, _WIDE)  # `set.add`, because llvmlite's `add` accepts only a few names
     return function
 
 
-def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
-    """Ask for what will be wanted after the elements first:last, which may lie behind the end: no prefetch faults."""
+def _prefetch_ahead(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
+    """Prefetch the elements AHEAD places after first:last, even after the end: a prefetch does not fault."""
     with cgutils.for_range_slice(builder, first, last, _ADDRESS(step)) as (index, _):
         address = builder.gep(array, [builder.add(index, _ADDRESS(AHEAD))])
         _prefetch(builder, builder.bitcast(address, ir.IntType(8).as_pointer()))
@@ -404,7 +403,7 @@ def _asked(builder: Any, array: Any, first: Any, last: Any, step: int) -> None:
 def _prefetch(builder: Any, address: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
     prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
-    builder.call(prefetch, [address, _I32(0), _I32(2), _I32(1)])  # for reading, into the second cache, as data
+    builder.call(prefetch, [address, _I32(0), _I32(2), _I32(1)])  # for reading, into the L2 cache, as data
 
 
 @_loop("r", numbers=1)
@@ -413,7 +412,7 @@ def filled(v: Any) -> None:
 
 
 def _linear(t: _Number, a: _Number) -> _Number:
-    """t*a, and 0 where t is 0, of an infinite a too."""
+    """t*a, and 0 where t is 0, even for an infinite a."""
     return t * t.const(0).if_(t.is_("==", 0), a)
 
 
@@ -421,7 +420,7 @@ def _signed(right: Any, d: _Number) -> _Number:
     return d.if_(right, -d)
 
 
-@_loop("rrrr", early=(0, 1))
+@_loop("rrrr", prefetched=(0, 1))
 def line(v: Any) -> None:
     """exp(-|x|), and the linear part of the loss."""
     x, y = v[0], v[1]
@@ -430,7 +429,7 @@ def line(v: Any) -> None:
     v[3] = _linear((1 - y).if_(x.is_(">=", 0), y), a)
 
 
-@_loop("rrrr", early=(0, 1, 3))
+@_loop("rrrr", prefetched=(0, 1, 3))
 def gradient(v: Any) -> None:
     """The gradient of the loss, times a factor."""
     x, y = v[0], v[1]
@@ -438,7 +437,7 @@ def gradient(v: Any) -> None:
     v[3] = _signed(right, (1 - y).if_(right, y) - e / (e + 1)) * v[2]
 
 
-@_loop("rrrrrr", early=(0, 1, 5))
+@_loop("rrrrrr", prefetched=(0, 1, 5))
 def both(v: Any) -> None:
     """`line` and `gradient` in one pass."""
     x, y = v[0], v[1]
@@ -449,7 +448,7 @@ def both(v: Any) -> None:
     v[5] = _signed(right, t - e / (e + 1)) * v[2]
 
 
-@_loop("rrr", early=(0, 2))
+@_loop("rrr", prefetched=(0, 2))
 def hessian(v: Any) -> None:
     """s*(1 - s), times a factor."""
     e = decay(abs(v[0]))
@@ -464,13 +463,13 @@ def times(v: Any) -> None:
 
 @_loop("rrr")
 def loss(v: Any) -> None:
-    """Losses, each with a logarithm of its own."""
+    """Losses, with one logarithm for each element."""
     x, y = v[0], v[1]
     a = abs(x)
     v[2] = _linear((1 - y).if_(x.is_(">=", 0), y), a) + log1p(decay(a))
 
 
-@_loop("rrrrr", early=(0, 1, 4))
+@_loop("rrrrr", prefetched=(0, 1, 4))
 def loss_and_gradient(v: Any) -> None:
     x, y = v[0], v[1]
     right, a = x.is_(">=", 0), abs(x)
@@ -480,15 +479,16 @@ def loss_and_gradient(v: Any) -> None:
 
 
 def _parts(v: Any, x: int, y: int, p: int) -> Any:
-    """What every option is made of: whether x >= 0, |x|, exp(-|x|), t and q; v.n has the two numbers that smooth
-    targets, and one that is 0 where there is no pos_weight, so that q is 1."""
+    """The common parts of the loops with options: whether x >= 0, |x|, exp(-|x|), t and q; v.n has the two numbers that
+    smooth targets, and one that is 0 without a pos_weight, so that q is 1."""
     logit, target = v[x], v[y]
     right, a = logit.is_(">=", 0), abs(logit)
     on, off = target.fma(v.n[0], v.n[1]) * v[p], (1 - target).fma(v.n[0], v.n[1])
     return right, a, decay(a), off.if_(right, on), (on + off).if_(v.n[2].is_("!=", 0), 1)
 
 
-# Of the options that are absent, the loops below read ones: x, y, w, p, the mask, the factor, then what they fill.
+# The arrays of the loops below are x, y, w, p, the mask, the factor of derivatives, and the results. Absent options are
+# arrays of ones.
 
 
 @_loop("rrrrbrr", numbers=3)
@@ -502,7 +502,7 @@ def line_of(v: Any) -> None:
 
 @_loop("rrrrbrrrr", numbers=3)
 def both_of(v: Any) -> None:
-    """`line_of` and `gradient_of` in one pass, without a weight."""
+    """`line_of`, which has no weight, and `gradient_of` in one pass."""
     right, a, e, t, q = _parts(v, 0, 1, 3)
     zero = a.const(0)
     v[6] = e.if_(v[4], zero)
@@ -512,7 +512,7 @@ def both_of(v: Any) -> None:
 
 @_loop("rrrrbr", numbers=3)
 def loss_of(v: Any) -> None:
-    """Losses, each with a logarithm of its own."""
+    """Losses, with one logarithm for each element."""
     _, a, e, t, q = _parts(v, 0, 1, 3)
     v[5] = (q.fma(log1p(e), _linear(t, a)) * v[2]).if_(v[4], a.const(0))
 
@@ -538,9 +538,9 @@ def hessian_of(v: Any) -> None:
     v[6] = (q * (s * (1 - s)) * v[2] * v[5]).if_(v[4], a.const(0))
 
 
-@_loop("rrrr", numbers=3, early=(0, 1, 2, 3))
+@_loop("rrrr", numbers=3, prefetched=(0, 1, 2, 3))
 def pair(v: Any) -> None:
-    """The gradient, and s*(1 - s) but no less than the first number, of targets smoothed by the other two."""
+    """The gradient, and s*(1 - s) but at least the first number, for targets smoothed by the other two."""
     x, on = v[0], v[1].fma(v.n[1], v.n[2])
     off, right, e = (1 - v[1]).fma(v.n[1], v.n[2]), x.is_(">=", 0), decay(abs(x))
     s = e / (e + 1)
@@ -551,7 +551,7 @@ def pair(v: Any) -> None:
 
 @_loop("rrrrbrr", numbers=4)
 def pair_of(v: Any) -> None:
-    """`pair` with a factor of both, pos_weight and a mask; the last number is 0 where there is no pos_weight."""
+    """`pair` with a factor for both, pos_weight and a mask; the last number is 0 without a pos_weight."""
     x, on = v[0], v[1].fma(v.n[1], v.n[2]) * v[3]
     off, right, e = (1 - v[1]).fma(v.n[1], v.n[2]), x.is_(">=", 0), decay(abs(x))
     s = e / (e + 1)
@@ -614,7 +614,7 @@ def _size(typingctx: Any, one: Any) -> Any:
 
 @_intrinsic
 def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
-    """One number a row, so many bytes apart, as often as the row is wide."""
+    """Copy the number of each row, which are `step` bytes apart, to all `width` elements of the row."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         real = _SINGLE if one == types.float32 else _DOUBLE
@@ -641,7 +641,7 @@ def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: A
 
 @_intrinsic
 def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: Any) -> Any:
-    """How many bytes of each row are not 0, added to its count, a float64."""
+    """Add the number of bytes of each row that are not 0 to the count of the row, a float64."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         name, byte = "mlsm.observed", ir.IntType(8)
@@ -672,7 +672,7 @@ def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: 
 
 # ---------------------------------------------------------------- any dtype, any stride
 
-# A dtype as a number: its kind times KIND, its bytes, and SWAPPED where they stand in the other order.
+# A dtype as a number: its kind times KIND, plus its number of bytes, plus SWAPPED if their order is swapped.
 KINDS: Final = {
     name: k
     for k, name in enumerate(
@@ -686,7 +686,7 @@ KINDS: Final = {
         )
     )
 }
-BYTE: Final = len(KINDS)  # of masks, whose bytes are only moved
+BYTE: Final = len(KINDS)  # for masks, whose bytes are only copied
 KIND: Final = 64
 SWAPPED: Final = 16
 F32, F64 = KINDS["float32"], KINDS["float64"]
@@ -700,7 +700,7 @@ def _widened(b: Any, bits: Any) -> Any:
     h = b.zext(bits, i32)
     a = b.shl(b.and_(h, i32(0x7FFF)), i32(13))
     exponent = b.and_(h, i32(0x7C00))
-    least = i32(113 << 23)  # 2^-14: a subnormal number is put behind its point, which is subtracted again
+    least = i32(113 << 23)  # 2^-14, whose fraction a subnormal number becomes before 2^-14 is subtracted again
     subnormal = b.fsub(b.bitcast(b.add(a, least), _SINGLE), b.bitcast(least, _SINGLE))
     wide = b.add(a, i32(112 << 23))
     wide = b.select(b.icmp_unsigned("==", exponent, i32(0x7C00)), b.add(a, i32(0x70000000)), wide)
@@ -709,7 +709,7 @@ def _widened(b: Any, bits: Any) -> Any:
 
 
 def _narrowed(b: Any, value: Any) -> Any:
-    """The bits of the float16 next to a float32, ties to even."""
+    """The bits of the float16 nearest to a float32, ties to even."""
     i16, i32 = ir.IntType(16), ir.IntType(32)
     if _F16C:
         return b.bitcast(b.fptrunc(value, ir.HalfType()), i16)
@@ -717,7 +717,7 @@ def _narrowed(b: Any, value: Any) -> Any:
     a = b.and_(bits, i32(0x7FFFFFFF))
     odd = b.and_(b.lshr(a, i32(13)), i32(1))
     normal = b.lshr(b.add(b.sub(a, i32((112 << 23) - 0xFFF)), odd), i32(13))
-    half = i32(126 << 23)  # 0.5, whose spacing is the smallest float16: the sum rounds to a multiple of it
+    half = i32(126 << 23)  # 0.5, where the spacing is the smallest float16: the sum rounds to a multiple of it
     subnormal = b.sub(b.bitcast(b.fadd(b.bitcast(a, _SINGLE), b.bitcast(half, _SINGLE)), i32), half)
     found = b.select(b.icmp_unsigned("<", a, i32(113 << 23)), subnormal, normal)
     found = b.select(b.icmp_unsigned(">=", a, i32(0x47800000)), i32(0x7C00), found)
@@ -726,12 +726,12 @@ def _narrowed(b: Any, value: Any) -> Any:
 
 
 def _lengthened(b: Any, bits: Any) -> Any:
-    """The float32 whose upper half these bits are: the value of a bfloat16."""
+    """The float32 with these bits as its upper half: the value of a bfloat16."""
     return b.bitcast(b.shl(b.zext(bits, ir.IntType(32)), ir.IntType(32)(16)), _SINGLE)
 
 
 def _shortened(b: Any, value: Any) -> Any:
-    """The bits of the bfloat16 next to a float32, ties to even. (The processor's own instruction drops subnormals.)"""
+    """The bits of the bfloat16 nearest to a float32, ties to even. (The processor's instruction drops subnormals.)"""
     i32 = ir.IntType(32)
     bits = b.bitcast(value, i32)
     upper = b.lshr(bits, i32(16))
@@ -766,7 +766,7 @@ def _bits_of(name: str) -> Any:
 
 
 def _conversion(reading: bool) -> Any:
-    """convert(kind, source, n, to, one): n neighbouring elements of a kind into the arithmetic's dtype, or back."""
+    """convert(kind, source, n, to, one): convert n neighbouring elements to the dtype of the arithmetic, or back."""
 
     @_intrinsic
     def convert(typingctx: Any, kind: Any, source: Any, n: Any, to: Any, one: Any) -> Any:
@@ -824,26 +824,26 @@ def _move(
     typingctx: Any, size: Any, swapped: Any, rows: Any, width: Any, source: Any, down: Any, right: Any, to: Any,
     to_down: Any, to_right: Any,
 ) -> Any:  # fmt: skip
-    """Copy rows x width elements of so many bytes, perhaps in the other order; all steps are in bytes."""
+    """Copy rows x width elements of `size` bytes, in reversed order if `swapped`; all steps are in bytes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         name = "mlsm.move"
         function = builder.module.globals.get(name)
         if function is None:
             function = _private(ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [_ADDRESS] * 10), name))
-            _mover(function)
+            _build_move(function)
         builder.call(function, args)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), codegen
 
 
-def _mover(function: Any) -> None:
+def _build_move(function: Any) -> None:
     b = ir.IRBuilder(function.append_basic_block())
     size, swapped, rows, width, source, down, right, to, to_down, to_right = function.args
     end = function.append_basic_block()
     with b.if_then(b.icmp_signed("!=", swapped, _ADDRESS(0))):
-        with cgutils.for_range(b, size) as loop:  # the bytes of one place after those of another
+        with cgutils.for_range(b, size) as loop:  # one byte of every element at a time
             place = b.sub(b.sub(size, _ADDRESS(1)), loop.index)
             _nest(
                 b,
@@ -859,12 +859,12 @@ def _mover(function: Any) -> None:
             )
         b.branch(end)
         b.position_at_end(function.append_basic_block())
-    # Along the shorter steps, of the source or of the target, so that each line of memory is fetched once.
+    # The inner loop follows the shorter steps of source and target, so that each cache line is fetched once.
     along = [b.add(b.mul(i, i), b.mul(j, j)) for i, j in ((down, to_down), (right, to_right))]
-    lies = b.icmp_signed("<", *along)
-    rows, width = b.select(lies, width, rows), b.select(lies, rows, width)
-    down, right = b.select(lies, right, down), b.select(lies, down, right)
-    to_down, to_right = b.select(lies, to_right, to_down), b.select(lies, to_down, to_right)
+    transposed = b.icmp_signed("<", *along)
+    rows, width = b.select(transposed, width, rows), b.select(transposed, rows, width)
+    down, right = b.select(transposed, right, down), b.select(transposed, down, right)
+    to_down, to_right = b.select(transposed, to_right, to_down), b.select(transposed, to_down, to_right)
     choice = b.switch(size, end)
     for n in (1, 2, 4, 8):
         block = function.append_basic_block()
@@ -890,16 +890,16 @@ def _nest(
 # ---------------------------------------------------------------- sums in a fixed order
 
 
-# What `_Linked` uses of Numba that is not public: where one of it is missing, Numba compiles as it always does.
+# Private attributes of Numba that `_Linked` uses: if one of them is missing, Numba compiles in its usual way.
 _LINKING = ("_linking_libraries", "_final_module", "_get_module_for_linking", "_optimize_functions", "_finalized")
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)  # type: ignore[no-untyped-call]
 class _Linked(NativeLowering):
-    """Hand the code of a function on as it is written: who calls it links it, and has all of it optimised together.
+    """Leave the code of a function unoptimised: its callers link it, and all of it is optimised together.
 
-    Numba would compile each such function to the end besides, with all that it calls: a sixth of the whole time. It has
-    no public place for this.
+    Numba would also compile each such function to machine code, with all that it calls, which takes a sixth of the
+    whole time. It has no public interface for this.
     """
 
     _name = "mlsm_linked"
@@ -918,14 +918,14 @@ class _Linked(NativeLowering):
         library.finalize, library._optimize_functions = finalize, lambda module: None
         state.flags.no_compile = True
         super().run_pass(state)  # type: ignore[no-untyped-call]
-        key: Any = [].append  # the dispatcher wants a builtin function, and this one is equal to no other
+        key: Any = [].append  # the dispatcher requires a builtin function, and this one equals no other
         state.targetctx.insert_user_function(key, state["cr"].fndesc, [library])
         state["cr"] = state["cr"]._replace(cfunc=key)
         return True
 
 
 class _Pipeline(CompilerBase):
-    """Numba's passes less two that find nothing here: there is no closure and no expression of arrays."""
+    """Numba's passes without two that have nothing to do here: there are no closures and no array expressions."""
 
     def define_pipelines(self) -> list[Any]:
         made = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
@@ -944,16 +944,15 @@ class _InnerPipeline(_Pipeline):
         return _Linked if step is NativeLowering else step
 
 
-# Of a function that only compiled code calls. Numba compiles a wrapper for Python with every other.
+# For functions that only compiled code calls; for every other function Numba compiles a wrapper for Python.
 _inner = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerPipeline)
 
 
 def _row_sum(joint: bool) -> Any:
-    """sum(n, losses, e, one): of n losses in float64, always by the same tree, whatever stands behind them.
+    """sum(n, losses, e, one): the sum of n losses in float64, always by the same tree, whatever follows them in memory.
 
-    `joint`: the losses are only a part of themselves, and log1p(e) is the other; eight of them, LANES apart, have one
-    logarithm together. (Written with vectors, since the compiler would take half as many float32 at a time where it
-    also meets float64.)
+    If `joint`, a loss is its entry in `losses` plus log1p(e); eight of them, LANES apart, share one logarithm.
+    (Written with vectors, because in a loop with float64 the compiler would process half as many float32 at a time.)
     """
 
     @_intrinsic
@@ -966,7 +965,7 @@ def _row_sum(joint: bool) -> Any:
             if function is None:
                 kind = ir.FunctionType(_DOUBLE, [_ADDRESS, real.as_pointer(), real.as_pointer()])
                 function = _private(ir.Function(builder.module, kind, name))
-                _summed(function, real, joint)
+                _build_row_sum(function, real, joint)
             pointers = [builder.inttoptr(value, real.as_pointer()) for value in args[1:3]]
             return builder.call(function, [args[0], *pointers])
 
@@ -975,7 +974,7 @@ def _row_sum(joint: bool) -> Any:
     return total
 
 
-def _summed(function: Any, real: Any, joint: bool) -> None:
+def _build_row_sum(function: Any, real: Any, joint: bool) -> None:
     b = ir.IRBuilder(function.append_basic_block())
     n, losses, e = function.args
     some, wide = ir.VectorType(real, LANES), ir.VectorType(_DOUBLE, LANES)
@@ -991,7 +990,7 @@ def _summed(function: Any, real: Any, joint: bool) -> None:
                 pointer = b.bitcast(b.gep(array, [first], inbounds=True), some.as_pointer())
                 if whole:
                     value = b.load(pointer, align=1)
-                else:  # zeros behind the last one
+                else:  # zeros after the last one
                     left = _below(b, b.sub(n, first), LANES)
                     value = b.call(load, [pointer, _I32(1), left, _same(some, 0.0)])
                 values.append(_Number(b, value))
@@ -1011,7 +1010,7 @@ def _summed(function: Any, real: Any, joint: bool) -> None:
     half = b.icmp_signed(">", rest, _ADDRESS(RUN // 2))
     with b.if_then(half):
         turn(whole, 8, False)
-    # What is not there is 0, and joins nothing to the rest: half of a turn has the same bits.
+    # Absent elements are 0, which changes no sum: four vectors give the same bits as eight.
     with b.if_then(b.and_(b.not_(half), b.icmp_signed(">", rest, _ADDRESS(0)))):
         turn(whole, 4, False)
     b.ret(_halved(b, b.load(sums)))
@@ -1024,7 +1023,7 @@ def _masked_load(module: Any, real: Any, lanes: int) -> Any:
 
 
 def _below(b: Any, n: Any, lanes: int) -> Any:
-    """Which of the lanes are the first n."""
+    """Flags that are true in the first n lanes."""
     kind = ir.VectorType(_I32, lanes)
     value = b.insert_element(ir.Constant(kind, ir.Undefined), b.trunc(n, _I32), _I32(0))
     value = b.shuffle_vector(value, value, _same(kind, 0))
@@ -1032,7 +1031,7 @@ def _below(b: Any, n: Any, lanes: int) -> Any:
 
 
 def _halved(b: Any, value: Any) -> Any:
-    """The sum of all lanes, halves onto halves."""
+    """The sum of all lanes: the second half is added to the first until one lane is left."""
     lanes = value.type.count
     while lanes > 1:
         lanes //= 2
@@ -1049,7 +1048,7 @@ plain_sum, joint_sum = _row_sum(False), _row_sum(True)
 
 @_inner
 def _total(n: int, losses: int, e: int, joint: int, one: Any) -> Any:
-    """`_row_sum`, in float64 from the first where finite losses may have left the range of float32 together."""
+    """`_row_sum`, or a sum of float64 alone if that is not finite: float32 sums of finite losses may overflow."""
     total = joint_sum(n, losses, e, one) if joint else plain_sum(n, losses, losses, one)
     if not np.isfinite(total):
         total = 0.0
@@ -1062,7 +1061,7 @@ def _total(n: int, losses: int, e: int, joint: int, one: Any) -> Any:
 
 @_intrinsic
 def short_rows(typingctx: Any, rows: Any, width: Any, losses: Any, divisors: Any, to: Any, one: Any) -> Any:
-    """The losses of rows of at most NARROW classes: eight interleaved sums in float64, over the divisor of the row."""
+    """The losses of rows of at most NARROW classes: eight interleaved sums in float64, divided by the row's divisor."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         real = _SINGLE if one == types.float32 else _DOUBLE
@@ -1072,7 +1071,7 @@ def short_rows(typingctx: Any, rows: Any, width: Any, losses: Any, divisors: Any
         if function is None:
             kind = ir.FunctionType(ir.VoidType(), [_ADDRESS, _ADDRESS, *kinds])
             function = _private(ir.Function(builder.module, kind, name))
-            _shortly(function, real)
+            _build_short_rows(function, real)
         pointers = [builder.inttoptr(value, kind) for value, kind in zip(args[2:5], kinds, strict=True)]
         builder.call(function, [*args[:2], *pointers])
         return context.get_dummy_value()
@@ -1080,7 +1079,7 @@ def short_rows(typingctx: Any, rows: Any, width: Any, losses: Any, divisors: Any
     return types.void(*[types.int64] * 5, one), codegen
 
 
-def _shortly(function: Any, real: Any) -> None:
+def _build_short_rows(function: Any, real: Any) -> None:
     b = ir.IRBuilder(function.append_basic_block())
     rows, width, losses, divisors, to = function.args
     load = _masked_load(b.module, real, 8)
@@ -1101,22 +1100,22 @@ def _shortly(function: Any, real: Any) -> None:
     b.ret_void()
 
 
-# ---------------------------------------------------------------- where an operand lies
+# ---------------------------------------------------------------- where an operand is in memory
 
-# The plan of a call, made in Python and kept: what stands at which index of an array of int64.
+# The plan of a call, made in Python and cached: the indices of its entries, in an array of int64.
 CLASSES, BATCH_AXES, UNIT, SLAB, PITCH, ROOM, JOINT, BY_ROW, SMOOTH = range(9)
-HEAD: Final = 9  # here the lengths of the batch axes begin, outermost first; then come the operands
+HEAD: Final = 9  # the first index of the lengths of the batch axes, outermost first; the operands follow
 X, Y, W, P, M, G, OUT = range(7)
-TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; then its steps along the batch axes. All steps are in bytes
+TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; its steps along the batch axes follow. All steps are in bytes
 OPERAND: Final = 4
 
-ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # what may be wanted
+ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # the bits of `mode`: the results that are wanted
 FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
 
 
 @_inner
 def _offset(plan: Any, operand: int, row: int) -> Any:
-    """How far into the operand a row begins, in bytes."""
+    """The offset of a row in the operand, in bytes."""
     axes = plan[BATCH_AXES]
     if axes == 1:
         return row * plan[operand + OPERAND]
@@ -1129,8 +1128,8 @@ def _offset(plan: Any, operand: int, row: int) -> Any:
 
 
 @_intrinsic
-def _ask(typingctx: Any, address: Any, size: Any) -> Any:
-    """Ask for so many bytes, which may lie behind the end of an array: no prefetch faults."""
+def _prefetch_bytes(typingctx: Any, address: Any, size: Any) -> Any:
+    """Prefetch `size` bytes, which may be after the end of an array, because a prefetch does not fault."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         with cgutils.for_range_slice(builder, _ADDRESS(0), args[1], _ADDRESS(64)) as (offset, _):
@@ -1144,7 +1143,7 @@ def _ask(typingctx: Any, address: Any, size: Any) -> Any:
 def _loaded(
     plan: Any, operand: int, base: int, row: int, many: int, start: int, width: int, tile: int, raw: int, one: Any
 ) -> Any:
-    """Where `many` rows of an operand begin, from the class `start` on: as they lie, or copied into `tile`."""
+    """The address of `many` rows of an operand, from the class `start` on: in place, or copied into `tile`."""
     axes, pitch = plan[BATCH_AXES], plan[PITCH]
     step, inner, down = plan[operand + STEP], plan[HEAD + axes - 1], plan[operand + OPERAND + axes - 1]
     if plan[operand + DIRECT]:
@@ -1153,19 +1152,19 @@ def _loaded(
     cell = 1 if kind == BYTE else _size(one)
     same = kind == BYTE or (kind == F32 and cell == 4) or (kind == F64 and cell == 8)
     done = 0
-    while done < many:  # as many rows at a time as are equally far apart
+    while done < many:  # as many rows at a time as have equal distances
         take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
         source, to = base + _offset(plan, operand, row + done) + start * step, tile + done * pitch * cell
         if same:
             _move(size, swapped, take, width, source, down, step, to, pitch * cell, cell)
         elif step == size and not swapped and down == width * size and pitch == width:
             _read(kind, source, take * width, to, one)
-            # The next block, which comes while this one is computed: a copy leaves no read to the loops.
-            _ask(source + take * width * size, take * width * size)
+            # Prefetch the next block while this one is computed, because the loops read only the copy.
+            _prefetch_bytes(source + take * width * size, take * width * size)
         elif step == size and not swapped and width >= 16:
             for r in range(take):
                 _read(kind, source + r * down, width, to + r * pitch * cell, one)
-            _ask(source + take * down, width * size)
+            _prefetch_bytes(source + take * down, width * size)
         else:
             _move(size, swapped, take, width, source, down, step, raw, pitch * size, size)
             _read(kind, raw, (take - 1) * pitch + width, to, one)
@@ -1177,7 +1176,7 @@ def _loaded(
 def _stored(
     plan: Any, operand: int, base: int, row: int, many: int, start: int, width: int, tile: int, raw: int, one: Any
 ) -> None:
-    """The way back of `_loaded`, for the results."""
+    """The reverse of `_loaded`: write the results in `tile` to the operand."""
     axes, pitch = plan[BATCH_AXES], plan[PITCH]
     step, inner, down = plan[operand + STEP], plan[HEAD + axes - 1], plan[operand + OPERAND + axes - 1]
     kind, size, swapped = plan[operand] // KIND, plan[operand] % SWAPPED, plan[operand] // SWAPPED % 2
@@ -1201,7 +1200,7 @@ def _stored(
 def _count(
     plan: Any, operand: int, m: int, row: int, many: int, down: int, tile: int, raw: int, divisors: int, one: Any
 ) -> Any:
-    """The number of observed classes of each row into `divisors`; where the mask, or its last block, was found."""
+    """Write the number of observed classes of each row to `divisors`; return where the mask or its last block is."""
     classes, am = plan[CLASSES], m
     for r in range(many):
         _put_at(divisors, r, np.float64(0))
@@ -1213,9 +1212,9 @@ def _count(
 
 
 def _interleaved(leaves: int) -> Any:
-    """sum(n, values, one): of `leaves` blocks of n numbers, n a multiple of 8 and at most 128, added in float64.
+    """sum(n, values, one): the sum of `leaves` blocks of n numbers in float64, n a multiple of 8 and at most 128.
 
-    Of each block there are eight interleaved sums; neighbours are added to neighbours, sums and blocks alike.
+    Each block has eight interleaved sums. These are added pairwise, and then the sums of the blocks.
     """
 
     @_intrinsic
@@ -1241,7 +1240,7 @@ def _interleaved(leaves: int) -> Any:
 
 
 def _neighbours(b: Any, value: Any) -> Any:
-    """The sum of all lanes, neighbours onto neighbours."""
+    """The sum of all lanes, by pairs of neighbours."""
     while value.type.count > 1:
         kind = ir.VectorType(_I32, value.type.count // 2)
         lanes = [ir.Constant(kind, [_I32(2 * j + k) for j in range(kind.count)]) for k in (0, 1)]
@@ -1254,8 +1253,8 @@ _leaf, _eight_leaves = _interleaved(1), _interleaved(8)
 
 @_inner
 def _numpys_sum(n: int, values: int, one: Any) -> Any:
-    """The sum of numbers in float64, in the order of NumPy's, so that it has the same bits."""
-    if n == 1024:  # what is below takes twice the time, since each of its additions waits for the one before
+    """The sum of numbers in float64, in the order of NumPy's sum, so that it has the same bits."""
+    if n == 1024:  # the code below takes twice the time, because each of its additions waits for the one before
         return _eight_leaves(128, values, one)
     if n > 128:
         half = n // 2 & -8
@@ -1269,7 +1268,7 @@ def _numpys_sum(n: int, values: int, one: Any) -> Any:
 
 # ---------------------------------------------------------------- the pass
 
-# Scratch of one block each, beside the copies of operands.
+# Scratch buffers of one block each, in addition to the copies of operands.
 E, LINE, LOSSES, SCALES, WEIGHTS, OF_ROWS, APART_W, ONES, SEEN, PRODUCTS = range(10)
 BUFFERS: Final = 10
 
@@ -1279,10 +1278,10 @@ def _formula(
     one: Any, mode: int, n: int, x: int, y: int, w: int, p: int, m: int, smooth: int, keep: Any, add: Any, f: int,
     joint: int, plain: int, losses: int, out: int, room: int,
 ) -> None:  # fmt: skip
-    """What `mode` wants of n neighbouring elements, derivatives times f.
+    """Compute the results that `mode` selects for n neighbouring elements, derivatives times f.
 
-    Losses go into `losses`, or, where `joint`, into the buffers E and LINE in two parts. `plain`: there is no option,
-    or a weight alone, which is in f already.
+    Losses are written to `losses`, or, if `joint`, in two parts to the buffers E and LINE. `plain`: there is no option
+    except perhaps a weight, which f includes already.
     """
     work = APART * _size(one)
     e, linear, ones = room + E * work, room + LINE * work, room + ONES * work
@@ -1327,18 +1326,19 @@ def fused(
     one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
     rows: int, out: int, value: int, scale: float, keep: float, add: float,
 ) -> None:  # fmt: skip
-    """What `mode` wants of the rows first:last: losses into `rows`, their gradient or Hessian times a scale into `out`.
+    """Compute the results that `mode` selects for the rows first:last: their losses are written to `rows`, and their
+    gradient or Hessian times a scale to `out`.
 
-    Operands are addresses, 0 where one is absent; `plan` says how they lie. `one` has the dtype of the arithmetic and
-    of `rows`. The scale of a row is that of g, or `scale`, over the number of its observed classes. With TOTAL or MEAN
-    these are all rows: their sum or mean goes into `value`, the scale is that of the loss, and `rows` is 0; there are
-    at most FEW of them, or more if they are float32 losses of one class.
+    Operands are addresses, 0 if absent; `plan` describes their memory. `one` has the dtype of the arithmetic and of
+    `rows`. The scale of a row is its entry of g, or `scale`, divided by the number of its observed classes. With TOTAL
+    or MEAN these are all rows: their sum or mean is written to `value`, the scale is that of the loss, and `rows` is 0;
+    there are at most FEW rows, or more if they are float32 losses of one class.
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
     derived, nothing = mode & (GRADIENT | HESSIAN) != 0, np.float64(0)
     work, tile = APART * size, plan[ROOM] * 8
-    around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its beginning
+    around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its start again
     own = min(last, around) * size if rows == 0 and mode & ROWS else 0
     space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK + own, np.uint8)
     tiles = np.int64(space.ctypes.data)
@@ -1354,7 +1354,7 @@ def fused(
     y_at, w_at, p_at, m_at, g_at, out_at = (
         x_at + each, x_at + 2 * each, x_at + 3 * each, x_at + 4 * each, x_at + 5 * each, x_at + 6 * each,
     )  # fmt: skip
-    # The bytes from one row to the next in what `_loaded` finds.
+    # The bytes from one row to the next at the address that `_loaded` returns.
     copied_down = plan[PITCH] * size
     x_down = plan[x_at + inner] if plan[x_at + DIRECT] else copied_down
     y_down = plan[y_at + inner] if plan[y_at + DIRECT] else copied_down
@@ -1378,10 +1378,10 @@ def fused(
         averaged = max(averaged, 1.0)
     if mode & MEAN:
         scale /= averaged
-    alike = g == 0 and m == 0 and by_row == 0  # whether one scale serves all rows
+    alike = g == 0 and m == 0 and by_row == 0  # whether all rows have the same scale
     f, late = room + SCALES * work, mode & 0
-    # A weight that is the only option is multiplied by the scale first, unless the two might leave the range together,
-    # or the weight is as large as the logits: a loop that reads both at once takes 0.74 of the time at 8192x1000.
+    # A weight that is the only option is multiplied by the scale first, unless the product might leave the range or the
+    # weight is as large as the logits: a loop that reads these together takes 0.74 of the time at 8192x1000.
     large = mode & GRADIENT != 0 and w != 0 and plan[w_at + DIRECT] != 0 and plan[w_at + FIXED] == 0
     alone = p == 0 and m == 0 and plan[SMOOTH] == 0 and not large
     within = not derived or not alike or abs(scale / classes) <= 1
@@ -1393,14 +1393,14 @@ def fused(
         _put_at(divisors, r, np.float64(classes))
     for i in range(first, last, slab):
         many = min(slab, last - i)
-        if m != 0 and classes > 1:  # one class is divided by one, seen or not
+        if m != 0 and classes > 1:  # one class is divided by 1, observed or not
             am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
             aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
         if derived and not alike:
-            within = True  # whether no scale and weight leave the range together
+            within = True  # whether no product of scale and weight leaves the range
             for r in range(many):
                 s = scale if g == 0 else _at(g + _offset(plan, g_at, i + r), 0, nothing)
                 s /= _at(divisors, r, nothing)
@@ -1461,7 +1461,7 @@ def fused(
                         at = room + r * width * size
                         part = _total(width, at + (LINE if joint else LOSSES) * work, at + E * work, joint, one)
                         if classes > BLOCK:
-                            # What each addition of a block rounds away is summed beside it: no error grows with C.
+                            # The rounding error of each addition is summed separately: no error grows with C.
                             if start == 0:
                                 _put_at(sums, u, nothing)
                                 _put_at(rests, u, nothing)
@@ -1483,7 +1483,7 @@ def fused(
             total += _numpys_sum((i + many - 1) % FEW + 1, rows, one)
     if mode & (TOTAL | MEAN):
         _put_at(value, 0, _real(total / averaged if mode & MEAN else total, one))
-    space[0] = 0  # until here it is needed, of which Numba sees the address only
+    space[0] = 0  # keeps the memory alive until here: Numba sees only its address
 
 
 def elements(
@@ -1500,9 +1500,9 @@ def elements(
     keep: float,
     add: float,
 ) -> None:
-    """Gradient and curvature of n neighbouring elements, not averaged; w, p and m (bytes) are 0 where absent.
+    """Gradient and curvature of n neighbouring elements, not averaged; w, p and m (bytes) are 0 if absent.
 
-    All arrays have the dtype of `one`. The factor s*(1-s) of the curvature is no less than `least`.
+    All other arrays have the dtype of `one`. The factor s*(1-s) of the curvature is at least `least`.
     """
     size, floor, shrink, shift = _size(one), _real(least, one), _real(keep, one), _real(add, one)
     if w == 0 and p == 0 and m == 0:
@@ -1519,17 +1519,17 @@ def elements(
             m + start if m != 0 else seen, gradient + here, hessian + here, floor, shrink, shift,
             one if p != 0 else one - one, one,
         )  # fmt: skip
-    space[0] = 0  # until here it is needed, of which Numba sees the address only
+    space[0] = 0  # keeps the memory alive until here: Numba sees only its address
 
 
 # ---------------------------------------------------------------- compiled
 
 
 def _compiled(function: Any) -> Any:
-    """Compiled on the first call in each dtype of the arithmetic, and kept on disk where that is possible.
+    """The function, compiled on the first call in each dtype of the arithmetic and stored on disk if possible.
 
-    Numba keeps it beside this file, or where that cannot be written in the user's own cache folder; where there is
-    neither, every process compiles for itself.
+    Numba stores the code next to this file, or, if it cannot write there, in the user's cache folder. If it can write
+    to neither, every process compiles again.
     """
     dispatcher = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=_Pipeline)(function)
     try:
@@ -1559,9 +1559,9 @@ def _announced(dispatcher: Any) -> None:
 
 
 class _Optional:
-    """Numba's cache on disk, of which no failure (a disk that is full or read-only, a damaged file) ends a call.
+    """Numba's cache on disk, whose failures (a full or read-only disk, a damaged file) do not end a call.
 
-    Numba itself lets them through. It has no public place for this; a test notices if it moves.
+    Numba itself would raise the error. It has no public interface for this; a test notices if it changes.
     """
 
     def __init__(self, cache: Any) -> None:
@@ -1577,7 +1577,7 @@ class _Optional:
             return None
 
     def save_overload(self, *arguments: Any) -> None:
-        with suppress(Exception):  # likewise: an index is read before it is written
+        with suppress(Exception):  # a damaged index fails here too: it is read before it is written
             self._cache.save_overload(*arguments)
 
 

@@ -1,7 +1,7 @@
 """The fused pass over host memory, compiled by Numba: NumPy arrays (Dask's blocks too) and CPU tensors, not copied.
 
-Serves every option, dtype and layout. Chooses threads, and says to the compiled code where each operand lies; the
-arithmetic stands in `_numba_loops`. Numba itself is imported by the first call that is served.
+Serves every option, dtype and layout. Chooses threads, and tells the compiled code where each operand is in memory; the
+arithmetic is in `_numba_loops`. Numba itself is imported by the first call that is served.
 """
 
 import ctypes
@@ -19,32 +19,32 @@ from .._dispatch import Kernel
 from .._problem import Layout, Problem
 from . import _derivatives, _threads
 
-# Tuning, measured on two cores with AVX-512. ALONE: a part costs 11 us to hand over and a quarter of a million elements
-# take 200 us.
-ALONE: Final = 2**18  # elements a thread has at least
+# Tuning, measured on two cores with AVX-512. ALONE: to pass a part to a thread costs 11 us, and a quarter of a million
+# elements take 200 us.
+ALONE: Final = 2**18  # the fewest elements of a thread
 ELEMENTS: Final = 2**17  # of a block of derivatives: a call of compiled code takes 5 us, as long as 10,000 elements
 SLAB: Final = (
-    64  # float32 rows that are copied together where neighbouring classes are farther apart than neighbouring rows
+    64  # float32 rows that are copied together if neighbouring classes are farther apart than neighbouring rows
 )
 
-if find_spec("numba") is None:  # said here, where the table asks, and not by the first call
+if find_spec("numba") is None:  # raised here, for the kernel table, and not by the first call
     raise ModuleNotFoundError("No module named 'numba'", name="numba")
 
 
 @cache
 def _switched_off() -> str | None:
-    """Why Numba compiles nothing here; asked once, with the import of what it compiles, which decides it for good."""
+    """Why Numba compiles nothing here, or None. Found once: importing the functions to compile fixes the setting."""
     from numba import config
 
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]  # Numba makes its settings as the module runs
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]  # Numba defines its settings at run time
         return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
     _loops()
     return None
 
 
-@cache  # an import statement costs half a microsecond even where nothing is left to import
+@cache  # an import statement costs half a microsecond even if the module is already imported
 def _loops() -> ModuleType:
-    """What is compiled; importing it imports Numba."""
+    """The module with the compiled functions; importing it imports Numba."""
     from . import _numba_loops
 
     return _numba_loops
@@ -60,47 +60,48 @@ def accepts(problem: Problem) -> str | None:
         if meta is None:
             continue
         if meta.layout is Layout.FOREIGN and problem.library == "torch":
-            return "it reads memory as it lies, and PyTorch negates one of the tensors when it reads it"
+            return "it reads memory directly, and PyTorch negates one of the tensors when it is read"
         if meta.dtype not in _READ:
             return f"it does not read dtype {meta.dtype}"
     return _switched_off()
 
 
 def note(problem: Problem) -> str | None:
-    """What a first call has to do besides: compile, unless this process or the cache on disk has done so."""
+    """What a first call has to do in addition: compile, unless this process or the cache on disk has the code."""
     fused = _loops().fused
     one = (np.float64 if problem.dtype.startswith("float64") else np.float32)(1)
     signature = _signature(one)
     if signature in fused.overloads or _kept(fused, signature):
         return None
     where = fused.stats.cache_path
-    kept = f"keeps the code in {where}" if where else "can write the code nowhere, so that every process compiles anew"
-    return f"its first call in {problem.dtype} compiles, which takes some seconds, and {kept}"
+    kept = f"stores the code in {where}" if where else "cannot store the code, so that every process compiles again"
+    return f"its first call in {problem.dtype} compiles for some seconds and {kept}"
 
 
 def _signature(one: Any) -> tuple[Any, ...]:
-    """The types of `fused`, of which there is one set for each dtype of the arithmetic."""
+    """The argument types of `fused` for arithmetic in the dtype of `one`."""
     from numba import typeof
 
     return tuple(map(typeof, (one, 0, 0, 0, np.empty(0, np.int64), *[0] * 9, 0.0, 0.0, 0.0)))
 
 
 def _kept(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
-    """Whether the cache on disk has the code. Numba has no public question for this; a test notices if it moves."""
+    """Whether the cache on disk has the code. Numba has no public function for this; a test notices if it changes."""
     if dispatcher.stats.cache_path is None:
         return False
     cache = dispatcher._cache
     try:
         kept = cache._cache_file._load_index()
-    except Exception:  # what cannot be read is not there, and a pickle may fail in any way
+    except Exception:  # an index that cannot be read counts as absent, and a pickle may fail in any way
         return False
     return cache._index_key(signature, dispatcher.targetctx.codegen()) in kept
 
 
 # ---------------------------------------------------------------- the seam
 
-ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # as in `_numba_loops`, which is not imported yet
-FEW: Final = 8192  # likewise
+# As in `_numba_loops`, which is not imported yet.
+ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16
+FEW: Final = 8192
 
 
 def rows(o: Operands) -> Any:
@@ -120,17 +121,17 @@ def curvature(o: Operands, g: Any) -> Any:
 
 
 def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
-    """The reduced loss, and its gradient times g: one call of compiled code, where a batch is as small as that."""
+    """The reduced loss, and its gradient times g, by one call of compiled code, if the batch is small; else None."""
     _, x, y, w, p, m, eps, dtype, acc, _, _ = o
     tensors = not isinstance(x, np.ndarray)
     if tensors:
-        lies = [None if v is None else (v.dtype, v.shape, v.stride()) for v in (x, y, w, p, m)]
+        given = [None if v is None else (v.dtype, v.shape, v.stride()) for v in (x, y, w, p, m)]
     else:
-        lies = [None if v is None else (v.dtype, v.shape, v.strides) for v in (x, y, w, p, m)]
-    plan = _small_plan(dtype == acc, eps != 0, tensors, *lies)
+        given = [None if v is None else (v.dtype, v.shape, v.strides) for v in (x, y, w, p, m)]
+    plan = _small_plan(dtype == acc, eps != 0, tensors, *given)
     if plan is None:
         return None
-    one, lies, rows, elements = plan
+    one, numbers, rows, elements = plan
     if elements >= 2 * ALONE and _threads.allowed(tensors) > 1:
         return None
     mode = (ROWS | MEAN if mean else ROWS | TOTAL) if g is None else ROWS | GRADIENT | (MEAN if mean else TOTAL)
@@ -142,35 +143,36 @@ def reduced(o: Operands, mean: bool, g: float | None) -> tuple[Any, Any] | None:
         value = np.empty((), one.dtype)
         out = None if g is None else np.empty(x.shape, x.dtype)
         places = [0 if v is None else _address(v) for v in (x, y, w, p, m, None, None, out, value)]
-    _loops().fused(one, mode, 0, rows, lies, *places, 1.0 if g is None else g, 1 - eps, eps / 2)
+    _loops().fused(one, mode, 0, rows, numbers, *places, 1.0 if g is None else g, 1 - eps, eps / 2)
     return value if tensors else value[()], out
 
 
 @lru_cache(maxsize=1024)
 def _small_plan(double: bool, smooth: bool, tensors: bool, *given: Any) -> Any:
-    """A number of the arithmetic, the plan and the rows of a call that `reduced` serves; None for others."""
+    """For a call that `reduced` serves: 1 in the dtype of the arithmetic, the plan, and how many rows and elements it
+    has. None for other calls."""
     shape = given[0][1]
     rows, classes = prod(shape[:-1]), shape[-1]
     if not rows or (rows > FEW and (classes > 1 or double or given[4] is not None)):
         return None
-    lies: list[Lies | None] = []
+    operands: list[View | None] = []
     for k, operand in enumerate(given):
         if operand is None:
-            lies.append(None)
+            operands.append(None)
             continue
         dtype, own, strides = operand
         step = dtype.itemsize if tensors else 1  # tensors count strides in elements
-        lies.append((_MASK if k == 4 else _code(dtype), tuple(own), tuple(step * n for n in strides)))
-    assert lies[0] is not None
-    assert lies[1] is not None
-    plan = _plan(double, smooth, lies[0], lies[1], *lies[2:], None)
+        operands.append((_MASK if k == 4 else _code(dtype), tuple(own), tuple(step * n for n in strides)))
+    assert operands[0] is not None
+    assert operands[1] is not None
+    plan = _plan(double, smooth, operands[0], operands[1], *operands[2:], None)
     if plan.back is not None:
         return None
-    return np.float64(1) if double else np.float32(1), plan.lies, rows, rows * classes
+    return np.float64(1) if double else np.float32(1), plan.numbers, rows, rows * classes
 
 
 def accepts_derivatives(problem: Problem) -> str | None:
-    """Any layout, weight and mask: what is not ready is made so block by block, by NumPy."""
+    """Any layout, weight and mask: NumPy converts operands block by block if necessary."""
     if problem.library == "torch" and problem.device.type != "cpu":
         return f"it works on host memory, and the tensors are on {problem.device}"
     return _derivatives.unreadable(problem)
@@ -178,7 +180,7 @@ def accepts_derivatives(problem: Problem) -> str | None:
 
 def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
     arrays = _derivatives.host(o)
-    scale = scale if scale is None or arrays is o else _lying(scale)
+    scale = scale if scale is None or arrays is o else _as_array(scale)
     one = np.float64(1) if o.dtype == o.acc else np.float32(1)
     elements = _loops().elements
 
@@ -197,10 +199,10 @@ def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
 
 
 def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
-    """What `mode` wants of all rows, by threads where that pays."""
-    x, y = _lying(o.x), _lying(o.y)
-    w, p, m = (None if v is None else _lying(v) for v in (o.w, o.p, o.m))
-    scale, each = (1.0, None) if g is None else (float(g), None) if not g.ndim else (1.0, _lying(g))
+    """The results that `mode` selects for all rows, by threads if the call is large enough."""
+    x, y = _as_array(o.x), _as_array(o.y)
+    w, p, m = (None if v is None else _as_array(v) for v in (o.w, o.p, o.m))
+    scale, each = (1.0, None) if g is None else (float(g), None) if not g.ndim else (1.0, _as_array(g))
     if each is not None and each.dtype != np.float64:
         each = each.astype(np.float64)
     double = o.dtype == o.acc
@@ -224,7 +226,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     fused = _loops().fused
 
     def part(i: int, j: int) -> None:
-        fused(one, mode, i, j, plan.lies, *places, 0, scale, keep, add)
+        fused(one, mode, i, j, plan.numbers, *places, 0, scale, keep, add)
 
     elements = plan.rows * x.shape[-1]
     threads = min(_threads.allowed(tensors), elements // ALONE) if elements >= 2 * ALONE else 1
@@ -240,15 +242,15 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     return rows if rows is None or rows.ndim else rows[()], out
 
 
-def _lying(values: Any) -> Any:
-    """An array, or a CPU tensor's memory as one; NumPy has no bfloat16, whose bits are those of integers here."""
+def _as_array(values: Any) -> Any:
+    """An array, or a CPU tensor's memory as one; bfloat16, which NumPy does not have, is viewed as integers."""
     if isinstance(values, np.ndarray):
         return values
     if _policy.name(values.dtype) == "bfloat16":
         import torch
 
         values = values.view(torch.int16)
-    return values.numpy(force=True)  # "force" past requires_grad; nothing is copied on the CPU
+    return values.numpy(force=True)  # "force" ignores requires_grad; nothing is copied on the CPU
 
 
 def _tensor(xp: Any, values: Any, dtype: Any) -> Any:
@@ -263,12 +265,12 @@ def _slow_address(array: np.ndarray[Any, Any]) -> int:
 
 
 def _fast_address(array: np.ndarray[Any, Any]) -> int:
-    """The pointer that stands first in NumPy's array object: an eighth of the time of `.ctypes.data`."""
+    """The pointer at the start of NumPy's array object: an eighth of the time of `.ctypes.data`."""
     return ctypes.c_size_t.from_address(id(array) + object.__basicsize__).value
 
 
 def _finder() -> Any:
-    """`_fast_address`, where it is one: NumPy promises it to programs in C, and not to us."""
+    """`_fast_address` if it is right here: NumPy guarantees the position to programs in C, but not to Python."""
     probe = np.empty(3)
     return _fast_address if _fast_address(probe) == probe.ctypes.data else _slow_address
 
@@ -276,12 +278,12 @@ def _finder() -> Any:
 _address = _finder()
 
 
-# ---------------------------------------------------------------- where everything lies
+# ---------------------------------------------------------------- where the operands are in memory
 
 
 @cache
 def _code(dtype: Any) -> int:
-    """A dtype as a number of `_numba_loops`: its kind, its bytes and whether they stand in the other order."""
+    """A dtype as a number of `_numba_loops`: its kind, its number of bytes, and whether their order is swapped."""
     swapped = isinstance(dtype, np.dtype) and not dtype.isnative
     return _KINDS.index(_policy.name(dtype)) * 64 + int(dtype.itemsize) + 16 * swapped
 
@@ -291,36 +293,36 @@ _KINDS: Final = (
     "uint64",
 )  # fmt: skip
 _READ: Final = frozenset(_KINDS)
-_MASK: Final = len(_KINDS) * 64 + 1  # bytes, that are only moved
+_MASK: Final = len(_KINDS) * 64 + 1  # bytes, which are only copied
 _NUMBERS: Final = _KINDS.index("float64") * 64 + 8
-BLOCK: Final = 1024  # elements that the compiled code works on together
-NARROW: Final = 64  # classes up to which each element has a logarithm of its own
+BLOCK: Final = 1024  # elements that the compiled code processes together
+NARROW: Final = 64  # largest number of classes with a logarithm for each element
 
-Lies = tuple[int, tuple[int, ...], tuple[int, ...]]  # code, shape and strides of an operand
+View = tuple[int, tuple[int, ...], tuple[int, ...]]  # code, shape and strides of an operand
 
 
 class _Plan(NamedTuple):
-    """How the compiled code walks over the operands of a call."""
+    """How the compiled code iterates over the operands of a call."""
 
-    lies: np.ndarray[Any, Any]
+    numbers: np.ndarray[Any, Any]  # the plan as `_numba_loops` indexes it
     rows: int
-    shape: tuple[int, ...]  # in which a derivative is made, its axes in the order in which the logits lie in memory
-    batch: tuple[int, ...]  # likewise the rows
-    back: tuple[int, ...] | None  # the axes in the caller's order
+    shape: tuple[int, ...]  # of a derivative, with its axes in the memory order of the logits
+    batch: tuple[int, ...]  # of the row losses, likewise
+    back: tuple[int, ...] | None  # the permutation to the caller's order, None if there is nothing to permute
     batch_back: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
 def _plan(
-    double: bool, smooth: bool, x: Lies, y: Lies, w: Lies | None, p: Lies | None, m: Lies | None, g: Lies | None
+    double: bool, smooth: bool, x: View, y: View, w: View | None, p: View | None, m: View | None, g: View | None
 ) -> _Plan:
-    """The rows are walked in the order of the logits' memory, by as few batch axes as all operands allow."""
+    """The plan visits rows in the memory order of the logits, by as few batch axes as all operands allow."""
     code, shape, strides = x
     classes, ndim = shape[-1], len(shape)
-    if y[1] != shape:  # the loops go by the lengths of x, and compare none
+    if y[1] != shape:  # the loops use the lengths of x, and compare none
         raise ValueError(f"`target` must have the shape of `input`, {shape}; got {y[1]}.")
     if g is not None and g[1] != shape[:-1]:
-        raise ValueError(f"`grad_output` must be one number, or one a row, {shape[:-1]}; got {g[1]}.")
+        raise ValueError(f"`grad_output` must be one number, or one per row, {shape[:-1]}; got {g[1]}.")
     names = ("input", "target", "weight", "pos_weight", "where")
     steps = [_steps(v, name, shape) for v, name in zip((x, y, w, p, m), names, strict=True)]
     steps.append([0] * ndim if g is None else [*_steps(g, "grad_output", shape[:-1]), 0])
@@ -348,7 +350,7 @@ def _plan(
     by_row = w is not None and classes > NARROW and (not w[1] or w[1][-1] == 1)
     present = [k for k, v in enumerate((x, y, w, p, m, None, x)) if v is not None and not (k == 2 and by_row)]
     inner = axes[-1][1]
-    # Rows that are nearer to each other than classes are copied many at a time.
+    # If rows are closer to each other in memory than classes, many rows are copied at a time.
     near = any(abs(inner[k]) < abs(by_class[k]) and inner[k] for k in present)
     across = near and unit == 1
     slab = SLAB >> double if across else min(4 * unit, BLOCK) if near else unit
@@ -363,12 +365,12 @@ def _plan(
         operands += [own, direct, fixed, by_class[k], *(s[k] for _, s in axes)]
     copies = not all(operands[k * (4 + len(axes)) + 1] for k in present) or by_row
     joint = p is None and classes > NARROW and (w is None or by_row)
-    lies = [classes, len(axes), unit, slab, pitch, slab * pitch if copies else 0, joint, by_row, smooth]
-    lies += [n for n, _ in axes] + operands
+    numbers = [classes, len(axes), unit, slab, pitch, slab * pitch if copies else 0, joint, by_row, smooth]
+    numbers += [n for n, _ in axes] + operands
     plain = order == list(range(ndim))
     batch_back = np.argsort(np.asarray(batch_order, np.intp))
     return _Plan(
-        np.asarray(lies, np.int64),
+        np.asarray(numbers, np.int64),
         prod(shape[:-1]),
         tuple(shape[axis] for axis in order),
         tuple(shape[axis] for axis in batch_order),
@@ -377,8 +379,8 @@ def _plan(
     )
 
 
-def _steps(v: Lies | None, argument: str, shape: tuple[int, ...]) -> list[int]:
-    """The bytes from one element to the next along each axis of the logits, 0 where the operand is broadcast."""
+def _steps(v: View | None, argument: str, shape: tuple[int, ...]) -> list[int]:
+    """The bytes from one element to the next along each axis of the logits, 0 along a broadcast axis."""
     if v is None:
         return [0] * len(shape)
     _, own, strides = v
@@ -389,7 +391,7 @@ def _steps(v: Lies | None, argument: str, shape: tuple[int, ...]) -> list[int]:
 
 
 def _order(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
-    """The axes from the widest step in memory to the narrowest; as they are where one is broadcast."""
+    """The axes from the largest step in memory to the smallest; unchanged if one of them is broadcast."""
     axes = list(range(len(shape)))
     steps = [abs(step) for n, step in zip(shape, strides, strict=True) if n > 1]
     if 0 in steps or steps == sorted(steps, reverse=True):

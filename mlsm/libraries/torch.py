@@ -1,7 +1,7 @@
-"""PyTorch: tensors may be tracked or traced, lie on other devices and in other processes, or be no dense arrays.
+"""PyTorch: tensors may be tracked or traced, may be on other devices and in other processes, and need not be dense.
 
-Imported when a tensor has arrived. A compiler may look through all of it: no memo is read here, which would become a
-guard, and each new type a recompilation.
+Imported when a tensor is first passed. A compiler may trace all of this file, so nothing here reads a cache: that would
+become a guard, and each new type would cause a recompilation.
 """
 
 import re
@@ -18,13 +18,13 @@ from . import base
 
 _Tensor, _Parameter, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 
-# How a container that is no dense tensor becomes one; that of all other formats (sparse_coo, mkldnn, …) is `to_dense`.
+# How to convert a container to a dense tensor; for all other formats (sparse_coo, mkldnn, …) it is `to_dense`.
 _FORMATS: Final = {
     "jagged": "pass its `.values()`, which has all rows one after the other",
     "masked": "pass its `.get_data()`, and its `.get_mask()` as `where`",
     "nested": "pass `torch.cat(...)` of its `.unbind()`, which has all rows one after the other",
 }
-# Dtypes that are stored and not computed with, and what makes numbers of them: PyTorch casts none.
+# Dtypes that PyTorch stores but does not compute with or cast, and how to convert them to numbers.
 _STORED: Final = (
     (re.compile(r"q.+"), "pass its `.dequantize()`"),
     (re.compile(r"int[1-7]"), "pass its `.view(torch.int8)`"),
@@ -39,20 +39,20 @@ class Library(base.Library):
     def form(self, value: Any, argument: str, state: State = State.TRACED) -> base.Form:
         kind = type(value)
         plain = kind is _Tensor or kind is _Parameter
-        if not plain or value.layout is not _STRIDED or value.is_nested:  # asked here, since a call costs as much
+        if not plain or value.layout is not _STRIDED or value.is_nested:  # tested here: a call would cost as much
             _dense(value, argument, plain)
         device = value.device
         if state is State.TRACED:
-            # A subclass of a tensor may lie anywhere, as DTensor does, and is always called traced.
+            # The memory of a subclass may be anywhere, as that of a DTensor is; a subclass is always treated as traced.
             return base.Form(self, value.dtype, value.shape, device, Layout.UNKNOWN, plain, False)
         if value.is_neg():
-            layout = Layout.FOREIGN  # a view that is negated when it is read: nobody else may read its memory
+            layout = Layout.FOREIGN  # a view that PyTorch negates on reading: no other code may read its memory
         else:
             layout = Layout.C if value.is_contiguous() else Layout.STRIDED
         return base.Form(self, value.dtype, value.shape, device, layout, True, value.is_cpu)
 
     def state(self, *operands: Any) -> State:
-        """Whatever is no tensor (None, a number, a list) has no say."""
+        """Operands that are not tensors (None, a number, a list) do not count."""
         if torch.compiler.is_compiling() or transformed():
             return State.TRACED
         tracked = False
@@ -71,7 +71,7 @@ class Library(base.Library):
         return str(dtype).removeprefix("torch.")
 
     def result_type(self, dtypes: list[DType]) -> DType:
-        """By pairs: its `result_type` takes tensors only, which a compiler would have to make first."""
+        """By pairs: PyTorch's `result_type` accepts only tensors, which a compiler would have to make first."""
         found, *others = dtypes
         for dtype in others:
             found = torch.promote_types(found, dtype)
@@ -84,10 +84,11 @@ class Library(base.Library):
         return ""
 
     def errstate(self, device: Any) -> Any:
-        return base.NOTHING  # it sets no flag of NumPy's; a context manager would break a compiled region
+        return base.NOTHING  # PyTorch sets no flag of NumPy's; a context manager would break a compiled region
 
     def replicated(self, value: Any, like: Any) -> Any:
-        """A DTensor meets no plain tensor but a 0-d one: the same in every process, on the mesh of `like`."""
+        """The value as a DTensor, the same in every process, if `like` is one: they combine with no plain tensor
+        except a 0-d one."""
         if type(like).__name__ != "DTensor":
             return value
         from torch.distributed.tensor import DTensor, Replicate
@@ -96,7 +97,7 @@ class Library(base.Library):
         return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
     def alike(self, input: Any, **others: Any) -> None:
-        """PyTorch mixes a DTensor with no plain tensor but a 0-d one."""
+        """PyTorch combines a DTensor with no plain tensor except a 0-d one."""
         spread = type(input).__name__ == "DTensor"
         for argument, value in others.items():
             if not isinstance(value, _Tensor) or (type(value).__name__ == "DTensor") is spread:
@@ -104,21 +105,21 @@ class Library(base.Library):
             if not spread:
                 raise TypeError(
                     f"`{argument}` must be a plain tensor, as `input` is; got a DTensor. Pass its `.full_tensor()`, or "
-                    "spread `input` as well."
+                    "distribute `input` as well."
                 )
             if value.ndim:
                 raise TypeError(
                     f"`{argument}` must be a DTensor on the mesh of `input`, or a number or a list; got a plain "
-                    "tensor. Spread it first: "
+                    "tensor. Distribute it first: "
                     f"`torch.distributed.tensor.distribute_tensor({argument}, input.device_mesh)`."
                 )
 
     def reduced_rows(self, *arguments: Any) -> Any:
-        """As in a tracked call, so that a loss has the same bits with a graph and without."""
+        """The same as in a tracked call, so that a loss has the same bits with a graph and without."""
         return self.autograd.reduced_rows(*arguments)
 
     def laid_out(self, value: Any, like: Any) -> Any:
-        """PyTorch's arithmetic keeps the order for most arguments, not for all."""
+        """PyTorch's arithmetic keeps the memory order for most arguments, but not for all."""
         result = torch.empty_like(like, requires_grad=False)
         return value if value.stride() == result.stride() else result.copy_(value)
 
@@ -131,7 +132,10 @@ class Library(base.Library):
         """The shape and the parts of a CSR matrix; None for a dense tensor, TypeError for other formats."""
         if target.layout is torch.sparse_csr:
             if target.requires_grad:
-                raise ValueError("`target` is a CSR matrix that requires a gradient, which only a dense one can have.")
+                raise ValueError(
+                    "`target` is a CSR matrix that requires a gradient, which needs a dense target: pass its "
+                    "`.to_dense()`."
+                )
             return target.shape, target.crow_indices(), target.col_indices(), target.values()
         layout = str(target.layout).removeprefix("torch.")
         if layout.startswith("sparse"):
@@ -152,12 +156,12 @@ class Library(base.Library):
     def dense_target(self, labels: Any, device: Any, traced: bool) -> Any:
         if type(labels.indices).__name__ == "DTensor":
             raise TypeError(
-                "`target` must be a dense DTensor beside a DTensor; got labels, which PyTorch cannot scatter over "
+                "`target` must be a dense DTensor; got labels of DTensors, which PyTorch cannot scatter over "
                 "processes. Pass `distribute_tensor(...)` of the labels' `.toarray()`."
             )
         if not traced:
             return super().dense_target(labels, device, traced)
-        # Nothing is written to in place, which `vmap` would refuse, and every shape follows from the arguments'.
+        # Nothing is written in place, because `vmap` would refuse it, and every shape follows from the arguments'.
         classes, columns = labels.num_classes, labels.indices.long()
         place = torch.where((columns >= 0) & (columns < classes), columns, classes)
         values = torch.ones_like(columns, dtype=torch.bool) if labels.values is None else labels.values
@@ -174,7 +178,7 @@ class Library(base.Library):
         return torch.nn.functional.linear(input, weight, bias)
 
     def logits_dtype(self, input: Any, weight: Any, bias: Any) -> DType:
-        with torch.no_grad():  # of no class, by which autocast and every mix of dtypes has its say
+        with torch.no_grad():  # zero classes: autocast and promotion still determine the dtype
             return self.logits(input, weight[:0], None if bias is None else bias[:0]).dtype
 
     def undisturbed(self, device: Any) -> Any:
@@ -193,21 +197,21 @@ def _dense(value: Any, argument: str, plain: bool) -> None:
 
 
 def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    """What `default_collate` makes of a list of labels: those of a batch, padded to the longest row with -1."""
+    """The labels of a batch, which `default_collate` makes of a list: padded with -1 to the longest row."""
     first = batch[0]
     if any(one.num_classes != first.num_classes or one.shape[:-1] != first.shape[:-1] for one in batch):
         shapes = ", ".join(map(str, dict.fromkeys(tuple(one.shape) for one in batch)))
         raise ValueError(f"`Labels` of one batch must have one shape; got {shapes}.")
     if first.indptr is not None:
         raise TypeError(
-            "`Labels` with an `indptr` are a batch already and cannot be stacked: give the dataset's `labels[i]`, "
-            "of an integer i."
+            "`Labels` with an `indptr` are a batch already and cannot be stacked: let the dataset return `labels[i]` "
+            "for an integer i."
         )
     longest = max(one.indices.shape[-1] for one in batch)
 
     def stacked(parts: list[Any], fill: int) -> Any:
         out = parts[0].new_full((len(parts), *parts[0].shape[:-1], longest), fill)
-        if torch.utils.data.get_worker_info() is not None:  # where the workers' results are read by the main process
+        if torch.utils.data.get_worker_info() is not None:  # a worker, whose results the main process reads
             out.share_memory_()
         for i, part in enumerate(parts):
             out[i, ..., : part.shape[-1]] = part
@@ -221,9 +225,9 @@ def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
 
 
 def transformed() -> bool:
-    """Under torch.func, forward mode, a dispatch mode (make_fx, fake tensors, export) or the JIT's tracer.
+    """Whether torch.func, forward mode, a dispatch mode (make_fx, fake tensors, export) or the JIT's tracer is active.
 
-    PyTorch has no public question for these; the private ones have been stable since 2.0.
+    PyTorch has no public functions that tell; the private ones have been stable since 2.0.
     """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None

@@ -3,6 +3,7 @@
 The conformance suite judges its results (`run --kernel numba`).
 """
 
+import gc
 import importlib.util
 import math
 import os
@@ -856,6 +857,17 @@ def test_a_long_compilation_is_logged(
             loops._compiled(loops.elements.py_func)(*arguments)
         assert len(caplog.records) == told
         assert all("compiled elements in" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_compilation_leaves_the_garbage_collector_as_it_was(loops: Any, enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        loops._compiled(loops.elements.py_func)(np.float64(1), 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 1.0, 0.0)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def largest(run: Run) -> str:
     _, backend, dtype, quantity, worst = max(found, key=lambda item: item[0])
     day = f", {run.date}" if run.date else ""
     return (
-        f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP where {worst.bound:.3g} are promised, at "
-        f"x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
+        f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP observed, {worst.bound:.3g} ULP promised, "
+        f"at x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
         f"{run.versions.get('machine', 'machine unknown')}{day})"
     )

@@ -294,6 +294,12 @@ def test_the_support_page_has_observed_errors_promised_bounds_and_the_fingerprin
     assert stamp_of("# another page") == ""
 
 
+def test_the_support_page_explains_an_ulp_before_it_counts_in_them() -> None:
+    text = support_page(full_run())
+    assert text.index("One ULP (unit in the last place) is") == text.index("ULP") - len("One ")
+    assert "3 ULP observed, 4 ULP promised, at x = " in text
+
+
 def test_the_support_page_refuses_a_record_of_older_code() -> None:
     now = backend("numpy", passed())
     with pytest.raises(StaleRecordError, match="is of mlsm 0"):

@@ -281,7 +281,7 @@ def _answer(report: Mapping[str, Any]) -> str:
         alone = _comparisons(family, first, _small_to_large(report, gradient=False))
         if told:
             more = f"; without the gradient, {alone}" if alone else ""
-            sentences.append(f"With {family.arrays}, {told}{more}.")
+            sentences.append(f"- With {family.arrays}, {told}{more}.")
     return "\n".join(sentences)
 
 

@@ -101,7 +101,7 @@ def legend(lines: Sequence[Line], top: float) -> tuple[list[str], float]:
         body.append(text(x + 16, y + 5, str(i + 1), "key", "end"))
         body.append(path([(x + 22, y), (x + 48, y)], f"{a.css} series{' strong' if a.ours else ' peer'}"))
         body.append(marker(a.mark, x + 35, y, f"{a.css} mark", 4))
-        body.append(text(x + 53, y + 5, a.name, "key strong" if a.ours else "key", "start"))
+        body.append(text(x + 53, y + 5, a.name.replace("-with-logits", ""), "key strong" if a.ours else "key", "start"))
     return body, top + LEADING * rows
 
 

@@ -343,16 +343,16 @@ def test_the_page_begins_with_the_answer() -> None:
     answer = page.partition("# Performance\n\n")[2].partition("\n\n")[0].splitlines()
     numpys, torchs, jaxs = answer
     assert numpys == (
-        "With NumPy arrays, the textbook expression is 1.3 times as fast as mlsm at 32×20, the two are about equally "
+        "- With NumPy arrays, the textbook expression is 1.3 times as fast as mlsm at 32×20, the two are about equally "
         "fast at 512×80, and mlsm is 7.2 times as fast at 8192×1000."
     )
     assert torchs == (
-        "With PyTorch tensors and `backward()`, mlsm is faster than PyTorch's own loss at every shape measured "
+        "- With PyTorch tensors and `backward()`, mlsm is faster than PyTorch's own loss at every shape measured "
         "(1.9 to 13 times as fast); PyTorch's binary cross-entropy is 2.1 times as fast as mlsm at 32×20 and 1.4 times "
         "at 512×80, and mlsm is 3.2 times as fast at 8192×1000."
     )
     assert jaxs == (
-        "With `jax.value_and_grad` under `jax.jit`, the textbook expression is faster than mlsm at every shape "
+        "- With `jax.value_and_grad` under `jax.jit`, the textbook expression is faster than mlsm at every shape "
         "measured (2 to 2.8 times as fast); without the gradient, the textbook expression is faster than mlsm at every "
         "shape measured (2 times as fast)."
     )
@@ -369,7 +369,7 @@ def test_the_page_begins_with_the_answer() -> None:
 
 def test_the_answer_names_only_what_was_measured() -> None:
     page = performance_page(report(trained((8192, 1000), 1000.0)))
-    assert "With NumPy arrays, mlsm is 4.5 times as fast as the textbook expression at 8192×1000." in page
+    assert "- With NumPy arrays, mlsm is 4.5 times as fast as the textbook expression at 8192×1000." in page
     assert "JAX" not in page.partition("## How")[0]
     assert "jax" not in page.partition("## How")[0]
 

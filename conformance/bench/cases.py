@@ -19,14 +19,14 @@ same work and run in one interleaved case, so that a hand-written gradient is co
 PLAIN = "plain"
 HEAD = "linear head"
 VARIANTS: dict[str, str] = {
-    "mask": "half of the labels observed, by a mask of the logits' shape",
+    "mask": "a mask of the logits' shape, by which half of the labels are observed",
     "row weights": "a weight for each row",
     "element weights": "a weight for each element",
     "Fortran order": "logits and targets with the class axis first in memory",
-    "elements": "each element a row of its own",
-    "for weight": "the derivative for a weight for each class, and nothing besides",
-    "labels": "five positives a row, to mlsm as their indices and to others as a dense array",
-    HEAD: "the linear layer of 64 features before the loss too, and the gradients of both",
+    "elements": "one class: each element is a row of its own",
+    "for weight": "only the derivative with respect to a weight for each class",
+    "labels": "five positives in each row, given to mlsm as indices and to the others as a dense array",
+    HEAD: "a linear layer of 64 features and the loss, with the gradients of both",
 }
 """Options that users pass, in addition to the plain call: measured in float32, up to 2^24 elements."""
 LARGEST_VARIANT = 2**24
@@ -38,11 +38,11 @@ ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 FLOOR = "floor"
 FLOOR_MEANING = (
-    "The floor is the time of `x.sum(), y.sum()` (and of the mask's and the weight's sum, where there is one) on the "
-    "same NumPy arrays in the same run, and of "
-    "`np.empty_like(x).fill(1)` besides where a gradient is made. For half precisions, which NumPy sums slowly, the "
-    "same bytes are summed as integers. It runs on one thread whatever the case allows, so several threads may come "
-    "below 1. On a GPU it is a copy of x on the device (as many bytes as reading x and y), and a fill besides."
+    "The floor is the time of `x.sum(), y.sum()` on the same NumPy arrays in the same run. With a mask or a weight it "
+    "includes the sum of that array, and with a gradient it includes `np.empty_like(x).fill(1)`. For half precisions, "
+    "which NumPy sums slowly, the same bytes are summed as integers. The floor always runs on one thread, so that a "
+    "result of several threads can be below 1. On a GPU, the floor is a copy of x on the device (as many bytes as "
+    "reading x and y), and with a gradient also a fill."
 )
 
 

@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             runs.append(end)
     if arguments.only and not any(e["over_floor"] is not None for r in results for e in r["entries"]):
         raise BenchError(
-            f"--only {' '.join(arguments.only)}: no contestant of these cases has such a name. It is part of a name or "
-            'of a library, such as `torch BCE`; a kernel is written with its library, such as "torch, numba"'
+            f"--only {' '.join(arguments.only)}: no implementation of these cases has such a name. It is part of a "
+            'name or of a library, such as `torch BCE`; a kernel is written with its library, such as "torch, numba"'
         )
     name, features = cpu()
     return {
@@ -186,7 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="contestants whose name contains TEXT, kernels left out; with a comma, kernels too; repeatable",
+        help="time only implementations whose name contains TEXT; a TEXT with a comma may name a kernel; repeatable",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each case (21; with --quick 7)")
     parser.add_argument(

@@ -148,10 +148,10 @@ def measure(
             reasons[candidate.name] = first_line(error)
             continue
         if candidate.name in works:
-            raise ValueError(f"two contestants are called {candidate.name!r}")
+            raise ValueError(f"two implementations are called {candidate.name!r}")
         works[candidate.name] = work
         errors[candidate.name] = abs(value - data.value) / data.value
-    tell(f"timing {len(works) - 1} contestants")
+    tell(f"timing {len(works) - 1} implementations")
     timed, done = interleave(works, rounds, seconds, clock)
     base = timed[FLOOR].median
     entries = []

@@ -92,7 +92,7 @@ def main() -> None:
             extra = max(0, peak - (case.nbytes if case.gradient and case.variant != "for weight" else 0))
             wire.say("peak", (extra / 2**20, method))
             return
-    raise SystemExit(f"no contestant is called {wanted['name']!r}")
+    raise SystemExit(f"no implementation is called {wanted['name']!r}")
 
 
 def measure_memory(case: Case, candidate: Candidate, device: str, limit: float = 600.0) -> tuple[float | None, str]:

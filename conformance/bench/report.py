@@ -6,6 +6,7 @@ Reads the benchmark's JSON (see `command.py`) and measures nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,11 @@ REFERENCES: tuple[tuple[str, str], ...] = (
     ("torch BCE-with-logits", "torch BCE"),
     ("plain expression, jax jit", "jitted JAX"),
 )
-"""(contestant, short name): every line says how many times faster it is than these."""
+"""(implementation, short name): every line says how many times as fast as these it is."""
+REFERENCES_MEANING = (
+    "A column such as “× torch BCE” is the time of that implementation divided by the time of the line: above 1, the "
+    "line is faster."
+)
 
 
 def case_of(result: Mapping[str, Any]) -> Case:
@@ -35,11 +40,13 @@ def ratio(value: float | None) -> str:
 
 
 NOISY = "!"
-NOISY_MEANING = f"“{NOISY}” marks a line whose quartiles are more than twice apart: something else ran meanwhile."
+NOISY_MEANING = (
+    f"“{NOISY}” marks a time whose upper quartile is more than twice the lower one: another program disturbed it."
+)
 
 
 def noisy(entry: Mapping[str, Any]) -> bool:
-    """Whether a contestant's times vary too much for their median to mean anything."""
+    """Whether an implementation's times vary too much for their median to mean anything."""
     low, high = entry["low"], entry["high"]
     return low is not None and high is not None and high > 2 * low
 
@@ -51,7 +58,7 @@ def heading(result: Mapping[str, Any]) -> str:
 
 
 def speedup(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], reference: str) -> float | None:
-    """How many times faster than the contestant called `reference`; None if either was not timed."""
+    """How many times as fast as the implementation called `reference`; None if either was not timed."""
     other = next((e["over_floor"] for e in entries if e["name"] == reference), None)
     own = entry["over_floor"]
     return None if other is None or own is None else other / own
@@ -65,8 +72,8 @@ def _extra(entry: Mapping[str, Any]) -> str:
 
 
 NO_ACCELERATOR = (
-    "none took part, and figures of CUDA devices are outstanding: `conformance/gpu.sh` measures them in one command. "
-    "The CUDA and Triton kernels compile, and their arithmetic passes the catalogue on a host"
+    "none. CUDA devices have not been measured yet; `conformance/gpu.sh` does it in one command. The CUDA and Triton "
+    "kernels compile, and their arithmetic passes the suite's cases on a CPU"
 )
 
 
@@ -76,7 +83,7 @@ def rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[st
     timed = sorted((e for e in entries if e["over_floor"] is not None), key=lambda e: e["over_floor"])
     references = [(name, words) for name, words in REFERENCES if any(e["name"] == name for e in timed)]
     memory = any(e["memory_mib"] is not None for e in timed)
-    head = ["contestant", "time / floor", "quartiles", *(f"× {words}" for _, words in references)]
+    head = ["implementation", "time / floor", "quartiles", *(f"× {words}" for _, words in references)]
     head += (["extra MiB"] if memory else []) + ["error"]
     body = []
     for e in timed:
@@ -104,8 +111,8 @@ def text_table(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def text_header(report: Mapping[str, Any]) -> str:
-    """The heading of a terminal's table: the machine, the versions, and the meaning of the floor."""
-    return f"{_machine(report)}\n- {FLOOR_MEANING}\n- {NOISY_MEANING}\n"
+    """The heading of a terminal's table: the machine, the versions, and what the figures mean."""
+    return f"{_machine(report)}\n- {FLOOR_MEANING}\n- {REFERENCES_MEANING}\n- {NOISY_MEANING}\n"
 
 
 def _machine(report: Mapping[str, Any]) -> str:
@@ -123,12 +130,12 @@ def _machine(report: Mapping[str, Any]) -> str:
         lines.append(f"- {threads}{pinned}{gain}")
     lines.append(f"- mlsm {report['mlsm']}; " + ", ".join(f"{name} {v}" for name, v in report["versions"].items()))
     if report["absent"]:
-        lines.append("- Not taking part: " + ", ".join(f"{name} ({why})" for name, why in report["absent"].items()))
+        lines.append("- Not measured: " + ", ".join(f"{name} ({why})" for name, why in report["absent"].items()))
     return "\n".join(lines)
 
 
 def _scaling(report: Mapping[str, Any]) -> str:
-    """All threads compared with one, for every contestant measured with both."""
+    """All threads compared with one, for every implementation measured with both."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for result in report["results"]:
         case = case_of(result)
@@ -136,12 +143,12 @@ def _scaling(report: Mapping[str, Any]) -> str:
         for e in result["entries"]:
             if e["over_floor"] is not None and e["ours"] and not e["forced"] and case.size >= 2**22:
                 found.setdefault((work, e["name"]), {})[case.threads] = e["over_floor"]
-    lines = [[work, name, ratio(t["1"] / t["all"])] for (work, name), t in found.items() if {"1", "all"} <= set(t)]
+    lines = [[work, name, _threads(t["1"] / t["all"])] for (work, name), t in found.items() if {"1", "all"} <= set(t)]
     if not lines:
         return ""
-    return f"""## All threads against one
+    return f"""## All threads compared with one thread
 
-{table(["work", "contestant", "times as fast"], lines)}
+{table(["work", "implementation", "comparison"], lines)}
 
 """
 
@@ -153,7 +160,9 @@ class Family(NamedTuple):
     library: str
     way: str
     peers: tuple[tuple[str, str], ...]
-    """(contestant, its name in a sentence)."""
+    """(implementation, its name in a sentence)."""
+    alone: str = ""
+    """Words for the loss without its gradient, if that is compared too."""
 
 
 FAMILIES = (
@@ -162,34 +171,38 @@ FAMILIES = (
         "PyTorch tensors and `backward()`",
         "torch",
         "backward",
-        (("torch mlsm", "PyTorch's own loss"), ("torch BCE-with-logits", "its binary cross-entropy")),
+        (("torch mlsm", "PyTorch's own loss"), ("torch BCE-with-logits", "PyTorch's binary cross-entropy")),
     ),
     Family(
         "`jax.value_and_grad` under `jax.jit`",
         "jax",
         "backward",
         (("plain expression, jax jit", "the textbook expression"), ("optax, jax jit", "optax")),
+        "`jax.jit`, loss without its gradient",
     ),
 )
 
 
 def _of(family: Family, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """mlsm's entry with the kernel that the dispatch chose on these arrays; None if it was not timed."""
+    way = family.way if case_of(result).gradient else "loss"
     for e in result["entries"]:
         chosen = e["ours"] and not e["forced"] and e["over_floor"] is not None and "compiled" not in e["name"]
-        if chosen and (e["library"], e["way"]) == (family.library, family.way):
+        if chosen and (e["library"], e["way"]) == (family.library, way):
             found: Mapping[str, Any] = e
             return found
     return None
 
 
-def _small_to_large(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The plain cases of loss and gradient in float32 on one thread, in the shapes of training."""
+def _small_to_large(report: Mapping[str, Any], gradient: bool = True) -> list[Mapping[str, Any]]:
+    """The plain cases in float32 on one thread, in the shapes of training."""
     cases = [(case_of(result), result) for result in report["results"]]
     wanted = [
         (case.size, result)
         for case, result in cases
-        if case.gradient and (case.variant, case.dtype, case.threads) == (PLAIN, "float32", "1") and case.size <= 2**24
+        if case.gradient == gradient
+        and (case.variant, case.dtype, case.threads) == (PLAIN, "float32", "1")
+        and case.size <= 2**24
     ]
     return [result for _, result in sorted(wanted, key=lambda pair: pair[0])]
 
@@ -198,44 +211,98 @@ def _series(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def _factor(times: float) -> str:
+    """How many times as fast the faster of two is, to two digits; empty where that is once."""
+    larger = max(times, 1 / times)
+    told = f"{larger:.0f}" if larger >= 10 else f"{larger:.2g}"
+    return "" if told == "1" else told
+
+
+def _threads(times: float) -> str:
+    factor = _factor(times)
+    return f"{factor} × as fast with {'all threads' if times > 1 else 'one thread'}" if factor else "about as fast"
+
+
+def _versus(times: float, peer: str) -> str:
+    """A cell of the table, which names the faster one, so that no ratio is below 1."""
+    factor = _factor(times)
+    if not factor:
+        return f"about as fast as {peer}"
+    return f"{factor} × as fast as {peer}" if times > 1 else f"{peer} is {factor} × as fast as mlsm"
+
+
+def _sentence(peer: str, pairs: Sequence[tuple[str, float]]) -> str:
+    """At which shapes mlsm is faster than a peer, and at which it is slower: (shape, how many times as fast)."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for shape, times in pairs:
+        factor = _factor(times)
+        faster = ("mlsm" if times > 1 else peer) if factor else ""
+        groups.setdefault(faster, []).append((factor, shape))
+    if len(groups) == 1 and "" not in groups and len(pairs) > 1:
+        ((faster, _),) = groups.items()
+        slower = peer if faster == "mlsm" else "mlsm"
+        factors = [_factor(times) for _, times in sorted(pairs, key=lambda pair: abs(math.log(pair[1])))]
+        span = " to ".join(dict.fromkeys((factors[0], factors[-1])))
+        return f"{faster} is faster than {slower} at every shape measured ({span} times as fast)"
+    clauses: list[str] = []
+    for faster, found in groups.items():
+        slower = "" if clauses else f" as {peer if faster == 'mlsm' else 'mlsm'}"
+        if faster:
+            (factor, shape), *more = found
+            told = [f"{factor} times as fast{slower} at {shape}", *(f"{f} times at {s}" for f, s in more)]
+            clauses.append(f"{faster} is {_series(told)}")
+        else:
+            both = f"mlsm is about as fast as {peer}" if not clauses else "the two are about equally fast"
+            clauses.append(f"{both} at {_series([shape for _, shape in found])}")
+    return f"{', '.join(clauses[:-1])}, and {clauses[-1]}" if len(clauses) > 1 else clauses[0]
+
+
+def _comparisons(family: Family, peers: Sequence[tuple[str, str]], results: Sequence[Mapping[str, Any]]) -> str:
+    """mlsm compared with each of these peers over these cases; empty if nothing was timed."""
+    told = []
+    for peer, words in peers:
+        pairs = []
+        for result in results:
+            ours = _of(family, result)
+            times = None if ours is None else speedup(ours, result["entries"], peer)
+            if times is not None:
+                pairs.append((shape_text(case_of(result).shape), times))
+        if pairs:
+            told.append(_sentence(words, pairs))
+    return "; ".join(told)
+
+
 def _answer(report: Mapping[str, Any]) -> str:
-    """A sentence for each library: how many times as fast as each peer, at which shape."""
+    """A sentence for each library: when mlsm is faster than its peers, when it is slower, and by how much."""
     sentences = []
     for family in FAMILIES:
-        told: dict[str, list[str]] = {}  # shapes -> comparisons
-        for peer, words in family.peers:
-            pairs = []
-            for result in _small_to_large(report):
-                ours = _of(family, result)
-                times = None if ours is None else speedup(ours, result["entries"], peer)
-                if times is not None:
-                    pairs.append((f"{times:.2g}", shape_text(case_of(result).shape)))
-            if pairs:
-                factors = _series([factor for factor, _ in pairs])
-                told.setdefault(_series([shape for _, shape in pairs]), []).append(
-                    f"{factors} times as fast as {words}"
-                )
-        parts = [f"at {shapes}, loss and gradient are {', and '.join(what)}" for shapes, what in told.items()]
-        if parts:
-            sentences.append(f"With {family.arrays}, {'; '.join(parts)}.")
+        told = _comparisons(family, family.peers, _small_to_large(report))
+        first = family.peers[:1] if family.alone else ()
+        alone = _comparisons(family, first, _small_to_large(report, gradient=False))
+        if told:
+            more = f"; without the gradient, {alone}" if alone else ""
+            sentences.append(f"- With {family.arrays}, {told}{more}.")
     return "\n".join(sentences)
 
 
 def _headlines(report: Mapping[str, Any]) -> str:
     """Every family at every shape, in microseconds and compared with its peers: at most ten rows."""
+    asked = [(family, family.arrays, _small_to_large(report)) for family in FAMILIES]
+    asked += [(f, f.alone, _small_to_large(report, gradient=False)[-1:]) for f in FAMILIES if f.alone]
     lines = []
-    for family in FAMILIES:
-        for result in _small_to_large(report):
+    for family, work, results in asked:
+        for result in results:
             ours, floor = _of(family, result), result.get("floor_us")
             if ours is not None:
-                beside = [
-                    f"{ratio(times)} × {words}"
+                compared = [
+                    _versus(times, words)
                     for peer, words in family.peers
                     if (times := speedup(ours, result["entries"], peer)) is not None
                 ]
                 time = f"{ratio(ours['over_floor'] * floor)} µs" if floor else "–"
-                lines.append([family.arrays, shape_text(case_of(result).shape), time, ", ".join(beside) or "–"])
-    return table(["loss and gradient, float32, one thread", "shape", "time", "times as fast as"], lines[:10])
+                time = f"{time} {NOISY}" if noisy(ours) else time
+                lines.append([work, shape_text(case_of(result).shape), time, "; ".join(compared) or "–"])
+    return table(["arrays", "rows × classes", "time of mlsm", "mlsm compared with others"], lines[:10])
 
 
 def _variants(report: Mapping[str, Any]) -> str:
@@ -248,13 +315,13 @@ def _variants(report: Mapping[str, Any]) -> str:
             plain[case.shape, case.dtype, case.threads] = result
     for result in report["results"]:
         case = case_of(result)
-        beside = plain.get((case.shape, case.dtype, case.threads))
-        if not case.gradient or case.variant in (PLAIN, HEAD) or beside is None or case.threads != "1":
+        without = plain.get((case.shape, case.dtype, case.threads))
+        if not case.gradient or case.variant in (PLAIN, HEAD) or without is None or case.threads != "1":
             continue
         for family in FAMILIES[:2]:
-            ours, ordinary = _of(family, result), _of(family, beside)
+            ours, ordinary = _of(family, result), _of(family, without)
             if ours and ordinary and case.size >= found.get((case.variant, family.arrays), (0, []))[0]:
-                floors = (result.get("floor_us") or 1.0) / (beside.get("floor_us") or 1.0)
+                floors = (result.get("floor_us") or 1.0) / (without.get("floor_us") or 1.0)
                 cost = ours["over_floor"] * floors / ordinary["over_floor"]
                 cells = [VARIANTS[case.variant], family.arrays, shape_text(case.shape), ratio(cost)]
                 found[case.variant, family.arrays] = case.size, cells
@@ -264,7 +331,7 @@ def _variants(report: Mapping[str, Any]) -> str:
 
 Loss and gradient with the option, as a multiple of the plain call's time on the same arrays.
 
-{table(["passed besides", "arrays", "shape", "× the plain call"], [cells for _, cells in found.values()])}
+{table(["option", "arrays", "rows × classes", "× the plain call's time"], [cells for _, cells in found.values()])}
 
 """
 
@@ -282,16 +349,16 @@ def _heads(report: Mapping[str, Any]) -> str:
         return ""
     return f"""## A linear layer and its loss
 
-{VARIANTS[HEAD].capitalize()}: "head" is one call that never holds the logits.
+{VARIANTS[HEAD].capitalize()}. “head” is one call, which does not store the logits.
 
-{table(["rows × classes", "contestant", "time"], lines)}
+{table(["rows × classes", "implementation", "time"], lines)}
 
 """
 
 
 def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
     """docs/performance.md; `picture` is the plot's file name in the same folder."""
-    plot = f"![Time over floor against size]({picture})\n\n" if picture else ""
+    plot = f"![The time divided by the floor, against the number of elements]({picture})\n\n" if picture else ""
     broken = "".join(
         f"\n- {case_of(result)}: {e['name']}: {e['reason']}"
         for result in report["results"]
@@ -307,13 +374,16 @@ def performance_page(report: Mapping[str, Any], picture: str = "") -> str:
 
 {_headlines(report)}
 
-A number below 1 says that mlsm is slower. The first call of a process with the `fast` extra may compile for seconds;
-`python -m mlsm warm` does that ahead.
+The times are those of loss and gradient in float32 on one thread, unless a row says otherwise. With the `fast` extra,
+the first call of a process may compile for seconds; `python -m mlsm warm` compiles in advance.
 
 {plot}{_variants(report)}{_heads(report)}{_scaling(report)}## How it was measured
 
-Everybody in a case was timed in one process, in turn, in an order drawn anew for each round; the figures are medians.
-{NOISY_MEANING} {FLOOR_MEANING}
+All implementations of a case were timed in one process, in turn, in a new random order in each round. The figures are
+medians. {NOISY_MEANING}
+{FLOOR_MEANING}
+The name of an mlsm implementation gives the library of its arrays and the kernel; “backward” is the library's own
+automatic differentiation. “plain expression” is the textbook expression in the functions of its library.
 
 {_machine(report)}
 

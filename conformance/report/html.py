@@ -168,7 +168,7 @@ def _reasons(run: Run) -> str:
             items = "".join(f"<li>{escape(line)}</li>" for line in told)
             parts.append(f"<details><summary>{head}</summary><ul class='reasons'>{items}</ul></details>")
     body = "".join(parts) or "<p>Nothing was skipped, and no failure was expected.</p>"
-    return f"<section id='reasons'><h2>What was not judged, and why</h2>{body}</section>"
+    return f"<section id='reasons'><h2>What was not tested, and why</h2>{body}</section>"
 
 
 def observed_text(ulp: float, bound: float) -> str:
@@ -196,8 +196,9 @@ def _observed(run: Run) -> str:
         return ""
     head = "".join(f"<th scope='col'>{NAMES[q]}</th>" for q in QUANTITIES)
     return (
-        "<section id='observed'><h2>Observed and promised errors</h2><p class='lead'>The hard-target result that comes "
-        f"nearest to its bound, in ULP of the result's dtype: observed / promised.</p>{HINT}"
+        "<section id='observed'><h2>Observed and promised errors</h2><p class='lead'>For a label of 0 or 1, the "
+        "result that comes nearest to its bound: observed error / promised bound, in ULP of the result's dtype.</p>"
+        f"{HINT}"
         "<div class='scroll' tabindex='0'><table><thead><tr>"
         f"<th>backend</th><th>dtype</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )

@@ -95,7 +95,7 @@ def _observed(run: Run) -> str:
     if not rows:
         return "The record holds no measurement of single values: the run was made at a level that takes none."
     each = table(["backend", "dtype", *NAMES.values()], merged(rows))
-    return f"The largest error seen, beside its bound: {largest(run)}.\n\n{folded('Every backend and dtype', each)}"
+    return f"The largest error in relation to its bound: {largest(run)}.\n\n{folded('Every backend and dtype', each)}"
 
 
 def _capabilities(run: Run) -> str:
@@ -127,19 +127,21 @@ def support_page(run: Run) -> str:
 
 # Support
 
-What each backend was seen to do, at level `{run.level}`, with mlsm {run.mlsm}. Made with {versions}.
+What each backend supports: the results of the test suite for mlsm {run.mlsm}, at level `{run.level}`. It was
+run with {versions}.
 
 ## Verdicts
 
-A check may run once for each dtype and kernel; a capability that a backend does not declare must be refused cleanly,
-and that is a check too.
+A check may run once for each dtype and kernel. A call that needs a capability which the backend does not declare must
+raise a clear error, and that is a check, too.
 
 {_verdicts(run)}
 
-## Observed beside promised
+## Observed and promised errors
 
-Worst observed error / promised bound, in ULP of the result's dtype, for one logit and a hard target: the result that
-comes nearest to its bound. Up to 0.5 a result is the correctly rounded one.
+One ULP (unit in the last place) is the distance between neighbouring numbers of the result's dtype at the right answer,
+so that an error of at most ½ ULP is the best that the dtype allows. The table gives the observed error / the promised
+bound, both in ULP, for one logit and a label of 0 or 1: of all results, the one that comes nearest to its bound.
 
 {_observed(run)}
 
@@ -147,7 +149,7 @@ comes nearest to its bound. Up to 0.5 a result is the correctly rounded one.
 
 {_capabilities(run)}
 
-## What was not judged, and why
+## What was not tested, and why
 
 {_exceptions(run)}
 """

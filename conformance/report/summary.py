@@ -7,6 +7,7 @@ of the record.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,6 +173,32 @@ def causes(backend: BackendRecord) -> list[tuple[str, list[CheckRecord]]]:
     return sorted(out.items(), key=lambda item: -len(item[1]))
 
 
+_DTYPE = re.compile(
+    r"\b(?:bool|u?int(?:8|16|32|64)?|b?float(?:16|32|64)?|half|double|"
+    r"Bool|Byte|Char|Short|Int|Long|Half|BFloat16|Float|Double|UInt(?:16|32|64))\b"
+)
+"""The names of dtypes in the messages of libraries."""
+
+
+def alike(
+    found: Iterable[tuple[str, list[CheckRecord]]],
+) -> list[tuple[str, list[CheckRecord], list[str], int]]:
+    """The causes of `causes`, of which exceptions that differ only in the dtypes that they name are listed once.
+
+    Each is (the first sentence, its checks, the first check of each sentence, how many more sentences there are).
+    """
+    groups: dict[str, list[tuple[str, list[CheckRecord]]]] = {}
+    for sentence, checks in found:
+        # What follows "(at /" is the place in the library's own source, which may be cut off at different lengths.
+        exception = sentence.startswith("raises ")
+        key = _DTYPE.sub("dtype", sentence.partition(" (at /")[0]) if exception else sentence
+        groups.setdefault(key, []).append((sentence, checks))
+    return [
+        (*group[0], list(dict.fromkeys(checks[0].id for _, checks in group)), len(group) - 1)
+        for group in groups.values()
+    ]
+
+
 def passed_over(run: Run) -> list[str]:
     """The questions that were not asked in checks that asked others, by reason."""
     out: dict[str, int] = {}
@@ -196,7 +223,7 @@ def largest(run: Run) -> str:
     _, backend, dtype, quantity, worst = max(found, key=lambda item: item[0])
     day = f", {run.date}" if run.date else ""
     return (
-        f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP where {worst.bound:.3g} are promised, at "
-        f"x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
+        f"{NAMES[quantity]}, {dtype}, {label(backend)}: {worst.ulp:.3g} ULP observed, {worst.bound:.3g} ULP promised, "
+        f"at x = {worst.logit!r}, y = {worst.target!r} (level {run.level}, "
         f"{run.versions.get('machine', 'machine unknown')}{day})"
     )

@@ -283,9 +283,10 @@ class _Examination:
                 found.append(((x > 0) == (y == 1), f"at x={x}, y={y} it returns nan, exactly {right!r}"))
         if not found:
             return
-        where = "matching infinities" if all(matching for matching, _ in found) else "infinite logits, matching or not"
+        agreeing = all(matching for matching, _ in found)
+        where = "that agree with their label" if agreeing else "whether or not they agree with their label"
         self.cause(
-            f"gives NaN at {where}: {found[0][1]}",
+            f"gives NaN at infinite logits{'' if agreeing else ','} {where}: {found[0][1]}",
             "special.infinite",
             lambda v: v.kind == "value" and math.isnan(v.seen) and _infinite(v),
         )
@@ -301,8 +302,8 @@ class _Examination:
         if 2.0**-36 < max(off) < 2.0**-20:
             at = off.index(max(off))
             self.cause(
-                f"has the digits of float32 in float64: at x={case.input.values[at if len(off) > 1 else 0]}, y=0.0 it "
-                f"returns {seen[at]!r}, exactly {right[at]!r}",
+                f"is only as exact in float64 as in float32: at x={case.input.values[at if len(off) > 1 else 0]}, "
+                f"y=0.0 it returns {seen[at]!r}, exactly {right[at]!r}",
                 "values.hard",
                 lambda v: v.kind == "value" and v.dtype == "float64" and _of_size(v, 2.0**-22),
             )
@@ -354,7 +355,7 @@ class _Examination:
         seen, right = self.values(case, ask), exact(case, ask).values[0]
         if seen and abs(seen[0] - right) > 1e-2 * right:
             self.cause(
-                f"cancels at a soft target next to 0 or 1: at x=10000.0, y={y!r} it returns {seen[0]!r}, "
+                f"loses digits at a soft target next to 0 or 1: at x=10000.0, y={y!r} it returns {seen[0]!r}, "
                 f"exactly {right!r}",
                 "values.soft-tail",
                 lambda v: (
@@ -370,7 +371,7 @@ class _Examination:
         seen, right = self.values(case, ask), exact(case, ask).values[0]
         if seen and seen[0] < right / 2:
             self.cause(
-                "casts targets down to the logits' dtype: at x=50.0 (float32), y=1-2**-30 (float64) it returns "
+                "rounds targets to the logits' dtype: at x=50.0 (float32), y=1-2**-30 (float64) it returns "
                 f"{seen[0]!r}, exactly {right!r}",
                 "values.dtypes",
                 _beside_a_wider_target,
@@ -383,7 +384,7 @@ class _Examination:
         if max(off) > FORMATS["float32"].u / 8:
             at = off.index(max(off))
             self.cause(
-                "computes in the narrower dtype where those of logits and target differ: at "
+                "computes in the narrower dtype where logits and target have different dtypes: at "
                 f"x={case.input.values[at if len(off) > 1 else 0]!r} (float32), y=0.1 (float64) it returns "
                 f"{(seen or exactly)[at]!r}, exactly {exactly[at]!r}",
                 "values.dtypes",
@@ -419,7 +420,9 @@ class _Examination:
                 for s, r in zip(seen, exact(case, ask).values, strict=True)
             ]
             if max(off) > 3 * FORMATS[dtype].u:
-                self.narrow(case, seen, off.index(max(off)), f"does not widen {dtype}", "values.hard")
+                self.narrow(
+                    case, seen, off.index(max(off)), f"computes in {dtype} instead of a wider dtype", "values.hard"
+                )
                 continue
             # A loss that widens inside and rounds between two operations has one more rounding.
             case = self.column(dtype, [(x / 8, y) for x in range(-64, 65) for y in (0.0, 0.3, 0.7, 1.0)])

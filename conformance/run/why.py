@@ -145,20 +145,20 @@ def _clipped(x: Any, y: Any) -> Any:
     return -(y * mp.log(p) + (1 - y) * mp.log(1 - p))
 
 
-def _slope_by_exponent(x: Any, y: Any) -> Any:
+def _gradient_by_exponent(x: Any, y: Any) -> Any:
     from mpmath import mp
 
     return (1 - y) * mp.exp(x - _softplus(x)) - y * mp.exp(-x - _softplus(-x))
 
 
-def _bend_by_exponent(x: Any, y: Any) -> Any:
+def _second_derivative_by_exponent(x: Any, y: Any) -> Any:
     from mpmath import mp
 
     e = mp.exp(x - _softplus(x)) if not y else mp.exp(-x - _softplus(-x))
     return e * (1 - e)
 
 
-def _bend_by_difference(x: Any, y: Any) -> Any:
+def _second_derivative_by_difference(x: Any, y: Any) -> Any:
     from mpmath import mp
 
     s = 1 / (1 + mp.exp(-x))
@@ -167,47 +167,49 @@ def _bend_by_difference(x: Any, y: Any) -> Any:
 
 _INFINITE = ((math.inf, 1.0), (-math.inf, 0.0))
 _ONE_SIDED = Why(
-    "computes (1 - y)·x - log σ(x): beside a label of 0 and a logit far below 0 these are two numbers of the logit's "
-    "size, and the loss is what their difference leaves of it",
+    "computes (1 - y)·x - log σ(x): for a label of 0 and a large negative logit, both terms are as large as the "
+    "logit, and few or no digits of their difference are correct",
     _one_sided,
     ((-40.0, 0.0), (-60.0, 0.0)),
 )
-_BEND = Why(
-    "takes the second derivative as s·(1 - s), and 1 - s has no digit left where s is next to 1",
-    _bend_by_difference,
+_SECOND_DERIVATIVE = Why(
+    "computes the second derivative as s·(1 - s), with s = σ(x): where s is close to 1, 1 - s has few or no correct "
+    "digits",
+    _second_derivative_by_difference,
     ((40.0, 1.0),),
     quantity="hessian",
 )
 _ZERO_TIMES_INFINITY = Why(
-    "forms 0·∞, which is NaN: at an infinite logit that agrees with its label the loss is 0",
+    "multiplies 0 by ∞, which gives NaN: at an infinite logit that agrees with its label, the loss is 0",
     _log_sigmoids,
     _INFINITE,
 )
 
 WHY: dict[str, tuple[Why, ...]] = {
-    "torch_mlsm": (_ZERO_TIMES_INFINITY, _BEND),
-    "torch_bce_with_logits": (_ONE_SIDED, _BEND),
+    "torch_mlsm": (_ZERO_TIMES_INFINITY, _SECOND_DERIVATIVE),
+    "torch_bce_with_logits": (_ONE_SIDED, _SECOND_DERIVATIVE),
     "optax_sigmoid_bce": (
         _ZERO_TIMES_INFINITY,
         Why(
-            "has JAX differentiate log σ, which gives exp(x - softplus(x)): the exponent is rounded at the size of x, "
-            "and that is an error of |x|·u relative to the gradient",
-            _slope_by_exponent,
+            "lets JAX differentiate log σ, which gives exp(x - softplus(x)): the exponent is as large as x, and its "
+            "rounding gives the gradient a relative error of |x|·u, where u is half an ULP at 1",
+            _gradient_by_exponent,
             ((17.0, 1.0), (-17.0, 0.0)),
             quantity="gradient",
         ),
         Why(
-            "has JAX differentiate e = exp(x - softplus(x)) once more, which gives e·(1 - e), and 1 - e has no digit "
-            "left where e is next to 1",
-            _bend_by_exponent,
+            "lets JAX differentiate e = exp(x - softplus(x)) again, which gives e·(1 - e): where e is close to 1, "
+            "1 - e has few or no correct digits",
+            _second_derivative_by_exponent,
             ((40.0, 0.0), (-40.0, 1.0)),
             quantity="hessian",
         ),
     ),
-    "keras_bce": (_ONE_SIDED, _BEND),
+    "keras_bce": (_ONE_SIDED, _SECOND_DERIVATIVE),
     "keras_bce_numpy": (
         Why(
-            "clips σ(x) to within 1e-7 of 0 and 1 before the logarithm: no loss exceeds 16.2, whatever the logit",
+            "limits σ(x) to the range from 1e-7 to 1 - 1e-7 before the logarithm: the loss is at most 16.2 for every "
+            "logit",
             _clipped,
             ((30.0, 0.0), (-60.0, 1.0)),
             "float32",
@@ -215,16 +217,16 @@ WHY: dict[str, tuple[Why, ...]] = {
     ),
     "tensorflow_bce": (
         Why(
-            "computes max(x, 0) - x·y + log1p(exp(-|x|)): beside a soft label next to 1 the first two are numbers of "
-            "the logit's size, and their difference has the digits that rounding x·y left",
+            "computes max(x, 0) - x·y + log1p(exp(-|x|)): for a soft label close to 1 and a large logit, the first "
+            "two terms are as large as the logit, and their difference has the rounding error of x·y",
             _maximum,
             ((1e4, 1 - 2.0**-52), (1e3, 1 - 2.0**-50)),
         ),
     ),
     "sklearn_half_binomial": (
         Why(
-            "computes log(1 + exp(x)) - y·x: beside a label of 1 and a large logit these are two numbers of the "
-            "logit's size, and the loss is what their difference leaves of it",
+            "computes log(1 + exp(x)) - y·x: for a label of 1 and a large logit, both terms are as large as the "
+            "logit, and few or no digits of their difference are correct",
             _softplus_minus,
             ((40.0, 1.0), (60.0, 1.0)),
         ),
@@ -232,8 +234,8 @@ WHY: dict[str, tuple[Why, ...]] = {
     "scipy_log_expit": (_ZERO_TIMES_INFINITY,),
     "mlx_bce": (
         Why(
-            "computes logaddexp(0, x) - x·y: beside a label of 1 and a large logit these are two numbers of the "
-            "logit's size, and the loss is what their difference leaves of it",
+            "computes logaddexp(0, x) - x·y: for a label of 1 and a large logit, both terms are as large as the "
+            "logit, and few or no digits of their difference are correct",
             _softplus_minus,
             ((17.5, 1.0), (30.0, 1.0)),
             "float32",
@@ -241,18 +243,19 @@ WHY: dict[str, tuple[Why, ...]] = {
     ),
     "paddle_mlsm": (
         Why(
-            "takes log σ(x) as the logarithm of exp(-m) + exp(-x - m), which is next to 1 and keeps nothing of a term "
-            "below its last digit",
+            "computes log σ(x) as -m - log(exp(-m) + exp(-x - m)) with m = max(-x, 0): the sum is close to 1, so "
+            "that a term smaller than the last digit of 1 is lost",
             _log_of_a_sum,
             ((40.0, 1.0), (-40.0, 0.0)),
         ),
     ),
-    "timm_bce": (_ONE_SIDED, _BEND),
-    "torchvision_focal": (_ONE_SIDED, _BEND),
+    "timm_bce": (_ONE_SIDED, _SECOND_DERIVATIVE),
+    "torchvision_focal": (_ONE_SIDED, _SECOND_DERIVATIVE),
     "monai_focal": (
         Why(
-            "computes x - x·y - log σ(x) in float32, whatever the dtype of its arguments: beside a label of 0 and a "
-            "logit far below 0 the difference of two numbers of the logit's size has no digit left",
+            "computes x - x·y - log σ(x) in float32, for arguments of every dtype: for a label of 0 and a large "
+            "negative logit, the terms are as large as the logit, and few or no digits of their difference are "
+            "correct",
             _one_sided,
             ((-17.5, 0.0), (-30.0, 0.0)),
             "float32",

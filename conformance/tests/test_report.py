@@ -23,7 +23,7 @@ from ..report import claims
 from ..report.command import MergeError, merge
 from ..report.html import page
 from ..report.markdown import StaleRecordError, stamp_of, support_page, table
-from ..report.summary import by_reason, label, lost, observed, worst_cases
+from ..report.summary import alike, by_reason, label, lost, observed, worst_cases
 from ..report.svg import short
 from ..report.ulp import SMALL, Series, Size, envelope, panel, thin
 
@@ -292,6 +292,33 @@ def test_the_support_page_has_observed_errors_promised_bounds_and_the_fingerprin
     over = support_page(run_of(backend("numpy", passed(), curves=(curve(5.0),))))
     assert "| numpy | float32 | **5 / 4** | – | – |" in over
     assert stamp_of("# another page") == ""
+
+
+def test_exceptions_that_differ_in_dtypes_only_are_one_cause() -> None:
+    checks = {name: CheckRecord(name, name.partition(".")[0], "fail") for name in ("a.x", "b.x", "b.y")}
+    first, second, third = checks.values()
+    found = [
+        ("raises TypeError: bool with float32 (at /p/comm", [first, second, third]),
+        ("f rounds to float16 more than once: at x=1.0", [first, second]),
+        ("raises TypeError: int8 with float64 (at /p/com", [second, third]),
+        ("f rounds to bfloat16 more than once: at x=2.0", [second]),
+        ("raises ValueError: bool with float32", [third]),
+        ("raises TypeError: UInt16 with float32", [first]),
+        ("raises TypeError: bool without float32", [first]),
+    ]
+    assert alike(found) == [
+        (found[0][0], [first, second, third], ["a.x", "b.x"], 2),
+        (found[1][0], [first, second], ["a.x"], 0),
+        (found[3][0], [second], ["b.x"], 0),
+        (found[4][0], [third], ["b.y"], 0),
+        (found[6][0], [first], ["a.x"], 0),
+    ]
+
+
+def test_the_support_page_explains_an_ulp_before_it_counts_in_them() -> None:
+    text = support_page(full_run())
+    assert text.index("One ULP (unit in the last place) is") == text.index("ULP") - len("One ")
+    assert "3 ULP observed, 4 ULP promised, at x = " in text
 
 
 def test_the_support_page_refuses_a_record_of_older_code() -> None:

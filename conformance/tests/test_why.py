@@ -62,4 +62,4 @@ def test_the_gallery_has_mpmaths_numbers_for_every_peer() -> None:
         for why in whys:
             (x, y), right = why.points[0], recomputed(why, *why.points[0])[0]
             assert f"It {why.sentence}. In {why.dtype}, at x = {x!r} and y = {y!r}" in section
-            assert f"exactly {right!r}." in section
+            assert f"the exact value is {right!r}." in section

@@ -1,5 +1,6 @@
-"""Judges other people's losses and writes the gallery: `make gallery`, or `python docs/figures/gallery.py [NAME ...]`.
+"""Runs the test suite on the losses of other libraries and writes their page: `make gallery`.
 
+That runs `python docs/figures/gallery.py [NAME ...]` with these libraries installed.
 Each loss is judged in a process of its own by `python -m mlsm_conformance run ... --json`; the page and its figures are
 made from those records alone. With NAMEs, only these losses are judged again, and the records of the others are read
 from build/gallery. A sentence about a loss is written only if mpmath confirms it. No loss is repaired, and none is left
@@ -27,7 +28,7 @@ from matplotlib import pyplot as plt
 from mlsm_conformance import peers, record
 from mlsm_conformance.check import GROUPS
 from mlsm_conformance.record import BackendRecord, Curve, Run
-from mlsm_conformance.report.summary import causes, failing
+from mlsm_conformance.report.summary import alike, causes, failing
 from mlsm_conformance.run.why import WHY, Why, explains, recomputed
 
 HERE = Path(__file__).resolve().parent
@@ -76,10 +77,10 @@ class Entry(NamedTuple):
 
 
 THREADS = (
-    "On the CPU it has no float16. The group `threads` is not asked: where several threads call it at once, Paddle "
+    "On the CPU, it has no float16. The group `threads` is left out: if several threads call this loss at once, Paddle "
     "ends the process with a segmentation fault, as `run numpy --check threads` with the same `--impl` shows."
 )
-CPU = "On a machine with a CPU build of PyTorch, torchvision has to be a CPU build, too."
+CPU = "With a CPU build of PyTorch, torchvision must be a CPU build, too."
 ENTRIES = (
     Entry("PyTorch `multilabel_soft_margin_loss`", "torch_mlsm", "torch", "torch"),
     Entry("PyTorch `binary_cross_entropy_with_logits`", "torch_bce_with_logits", "torch", "torch"),
@@ -182,14 +183,14 @@ def claim(entry: Entry, why: Why, seen: list[float]) -> str:
     noun = {"loss": "loss", "gradient": "gradient", "hessian": "second derivative"}[why.quantity]
     right = recomputed(why, x, y)[0]
     return (
-        f"It {why.sentence}. In {why.dtype}, at x = {x!r} and y = {y!r}, its {noun} is {number(value)}, "
-        f"exactly {number(right)}."
+        f"It {why.sentence}. In {why.dtype}, at x = {x!r} and y = {y!r}, its {noun} is {number(value)}; "
+        f"the exact value is {number(right)}."
     )
 
 
 def shortened(sentence: str, entry: Entry) -> str:
     """A sentence of the suite without the name of the loss, shortened for the page."""
-    text = sentence.removeprefix(f"{entry.function} ").replace("|", "\\|")
+    text = sentence.removeprefix(f"{entry.function} ").partition(" (at /")[0].replace("|", "\\|")
     return text if len(text) <= 230 else text[:200].rpartition(" ")[0] + " …"
 
 
@@ -256,13 +257,18 @@ def section(entry: Entry, run: Run) -> list[str]:
         out += [entry.note, ""]
     found = causes(backend)
     if found:
-        rows = [
-            f"- {len(checks)} of {wrong}: {shortened(sentence, entry)} (`{checks[0].id}`)" for sentence, checks in found
-        ]
-        out += ["What explains all that is wrong in a failing check, by how many checks:", "", *rows, ""]
+        out += ["Causes, and the number of failing checks in which each of them occurs:", ""]
+        for sentence, checks, ids, more in alike(found):
+            places = ", ".join(f"`{id}`" for id in ids)
+            if more:
+                others = "1 more message differs" if more == 1 else f"{more} more messages differ"
+                places += f"; {others} in the dtypes only"
+            out.append(f"- {len(checks)} of {wrong}: {shortened(sentence, entry)} ({places})")
+        out.append("")
     unexplained = [c.id for c in failing(backend) if not c.causes]
     if unexplained:
-        out += [f"Not explained as a whole: {', '.join(f'`{id}`' for id in unexplained)}.", ""]
+        ids = ", ".join(f"`{id}`" for id in unexplained)
+        out += [f"Failing checks with a result for which no cause is known: {ids}.", ""]
     look = f'from mlsm_conformance.run.why import look; look("{entry.name}")'
     engine = f"KERAS_BACKEND={entry.engine} " if entry.engine else ""
     lines = [entry.line(f"run {entry.backend}"), f"{engine}python -c '{look}'"]
@@ -283,19 +289,25 @@ def overview(entries: list[tuple[Entry, Run]]) -> list[str]:
 
 
 INTRODUCTION = """\
-What the [test suite](suite.md) says of losses that others wrote. Each is called as its documentation says, by the lines
-shown, which change only what the comparison forces: the order of the arguments and the mean over the classes. It is
-compared with the exact value, within the bounds that [the contract](contract.md) promises of mlsm. A check fails if one
-value leaves its bound, or if a call that the contract allows raises; much of that does not matter to a
-training. What may matter is said in the sentences above each figure. They were confirmed with mpmath, by redoing the
-arithmetic with every operation rounded as the loss rounds it, which gave the same wrong number.
+This page shows what the [test suite](suite.md) finds in the losses of other libraries. Each loss is called as its
+documentation describes, by the code shown. That code changes only what the comparison requires: the order of the
+arguments, and the mean over the classes. The results are compared with the exact values, within the error bounds that
+[the contract](contract.md) promises for mlsm. A check fails if one value is outside its bound, or if a call that the
+contract allows raises an error. Many of these failures do not matter in training. The sentences above each figure
+describe the errors that may matter. Each sentence was confirmed with mpmath: the arithmetic of the loss was repeated
+with the same rounding of every operation, and it gave the same wrong number.
 
-An ULP is the distance from a floating-point number to the next. In the figures lower is better: below ½ a result is the
-nearest number, and at 10¹⁵ (10⁷ in float32) no digit is right. A dot is missing where a result is not finite.
+An ULP (unit in the last place) is the distance from a floating-point number to the next. In the figures, lower is
+better: if the error is below ½ ULP, the result is the floating-point number nearest to the exact value; at 10¹⁵ ULP
+(10⁷ in float32) no digit is correct. Where a result is not finite, there is no dot.
 
-Made on {date} with {machine}, Python {python} and mlsm {mlsm}. The lines under each loss show its numbers again where
-its library is installed: the first judges it, the second redoes the arithmetic, and `show` says what a check means and
-prints a script that runs it alone.
+The list under each figure gives the causes of the failures. It counts the checks of which every wrong result has a
+known cause, and the name in parentheses is the first of them. The number after “exactly” is the exact value. The tail
+is the range of large logits that agree with their label, where the loss is tiny.
+
+These are the results of {date} on {machine} with Python {python} and mlsm {mlsm}. The commands under each loss repeat
+them where its library is installed: the first runs the suite on the loss, the second repeats the arithmetic, and
+`show` explains a check and prints a script that runs it alone.
 """
 
 
@@ -305,9 +317,9 @@ def page(entries: list[tuple[Entry, Run]], absent: list[tuple[Entry, str]]) -> s
     out += [INTRODUCTION.format(date=run.date, mlsm=run.mlsm, **run.versions), *overview(entries)]
     for entry, found in entries:
         out += section(entry, found)
-    out += ["## Absent", ""]
+    out += ["## Losses without a result", ""]
     out += [f"- {entry.title}: {reason}" for entry, reason in absent] or [
-        "None: every loss that is asked could be called."
+        "None. Every loss of the list could be called."
     ]
     return "\n".join(out) + "\n"
 

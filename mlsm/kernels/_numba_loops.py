@@ -1547,8 +1547,8 @@ def _compiled(function: Any) -> Any:
 def _announced(dispatcher: Any) -> None:
     """Log each compilation that a user might take for a hang, and pause the garbage collector for it.
 
-    A compilation makes millions of objects, for which the collector would visit all those of PyTorch and JAX many times:
-    a seventh of the processor's time.
+    A compilation makes millions of objects. The collector would then visit all objects of PyTorch and JAX again and
+    again, which would take a seventh of the processor's time.
     """
     compile_ = dispatcher.compile
 

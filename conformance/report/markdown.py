@@ -141,9 +141,10 @@ raise a clear error, and that is a check, too.
 
 One ULP (unit in the last place) is the distance between neighbouring numbers of the result's dtype at the right answer,
 so that an error of at most ½ ULP is the best that the dtype allows. The table gives the observed error / the promised
-bound, both in ULP, for one logit and a label of 0 or 1: of all results, the one that comes nearest to its bound. Each was
-computed by the kernel that mlsm uses by default with the versions above, on a few hundred logits of each dtype. [The
-numerics](numerics.md#the-bounds) have larger errors, which were measured without kernels, on every float32 logit.
+bound, both in ULP, for one logit and a label of 0 or 1: of all results, the one that comes nearest to its bound.
+Each was computed by the kernel that mlsm uses by default with the versions above, on a few hundred logits of each
+dtype. [The numerics](numerics.md#the-bounds) have larger errors, which were measured without kernels, on every float32
+logit.
 
 The promised bounds are those of [the contract](contract.md#what-comes-out); its smaller ones for PyTorch hold where no
 kernel serves the call. In half precision the bound is half an ULP, from the rounding, and the error of the float32

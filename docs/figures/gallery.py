@@ -301,12 +301,12 @@ One ULP (unit in the last place) is the distance from a floating-point number to
 better: if the error is below ½ ULP, the result is the floating-point number nearest to the exact value; at 10¹⁵ ULP
 (10⁷ in float32) no digit is correct. Where a result is not finite, there is no dot.
 
-The list under each figure gives the causes of the failures. “18 of 25” means that the loss fails 25 checks, and that this
-cause explains wrong results in 18 of them; the name in parentheses is the first of the 18. The numbers of a list do not
-add up to the number of failing checks, for two reasons. A check whose results are wrong for several causes is counted
-under each of them. And a check with a wrong result for which no cause is known is counted under none: it is named below
-the list. The number after “exactly” is the exact value. The tail is the range of large logits that agree with their
-label, where the loss is tiny.
+The list under each figure gives the causes of the failures. “18 of 25” means that the loss fails 25 checks, and that
+this cause explains wrong results in 18 of them; the name in parentheses is the first of the 18. The numbers of a list
+do not add up to the number of failing checks, for two reasons. A check whose results are wrong for several causes is
+counted under each of them. And a check with a wrong result for which no cause is known is counted under none: it is
+named below the list. The number after “exactly” is the exact value. The tail is the range of large logits that agree
+with their label, where the loss is tiny.
 
 These are the results of {date} on {machine} with Python {python} and mlsm {mlsm}. The commands under each loss repeat
 them where its library is installed: the first runs the suite on the loss, the second repeats the arithmetic, and

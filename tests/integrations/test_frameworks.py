@@ -145,8 +145,9 @@ def test_catboost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_onnx() -> None:
     ndonnx = pytest.importorskip("ndonnx", reason="it exports a graph")
     runtime = pytest.importorskip("onnxruntime", reason="it runs the graph")
-    x, y = (ndonnx.argument(shape=("N", 3), dtype=ndonnx.float32) for _ in range(2))
-    graph = eval(line("ndonnx.build"), {"ndonnx": ndonnx, "mlsm": mlsm, "x": x, "y": y})
+    names: dict[str, Any] = {"ndonnx": ndonnx, "mlsm": mlsm}
+    exec(line("ndonnx.argument"), names)
+    graph = eval(line("ndonnx.build"), names)
     session = runtime.InferenceSession(graph.SerializeToString())
     logits = (X @ W).astype(np.float32)
     (found,) = session.run(["loss"], {"x": logits, "y": Y})

@@ -254,7 +254,11 @@ def refusals(context: Context, tally: Tally) -> None:
         ("another shape", "`target` must have exactly the shape of `input`", lambda: s.loss(input=x, target=other)),
         ("bare indices", "mlsm.Labels(target, num_classes=3)", lambda: s.loss(input=x, target=bare)),
         ("another axis", "`axis` must be the last axis", lambda: s.loss(input=x, target=labels, axis=0)),
-        ("its gradient", '`wrt` is "target"', lambda: s.grad(input=x, target=labels, wrt="target")),
+        (
+            "its gradient",
+            '`wrt` can be "target" only for a dense `target`',
+            lambda: s.grad(input=x, target=labels, wrt="target"),
+        ),
         ("another width", "`linear_weight` must have shape", lambda: s.linear(x, x[:, :2], labels)),
     ]
     for what, message, call in calls:

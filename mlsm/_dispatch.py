@@ -1,7 +1,7 @@
 """The kernel table: the kernels that may serve a call, the one that does, and why each other kernel declines.
 
-A kernel is chosen by metadata alone. There is no environment variable, no global switch and no silent fallback:
-a kernel that declines gives the reason, and `explain` shows it. Knows no formula.
+A kernel is chosen by metadata alone. This package has no environment variable and no global switch for it, and no
+fallback that `explain` does not show: a kernel that declines gives the reason. Knows no formula.
 """
 
 import importlib

@@ -28,6 +28,8 @@ class Candidate:
     """The kernel was named, and is not the one that the dispatch would choose: for the tables, not for the picture."""
     compiled: bool = False
     """Takes seconds to prepare: left out by --quick."""
+    value: float | None = None
+    """The exact loss of its arguments, if they are not those of the case."""
 
 
 Builder = Callable[[Case, Data, str], Iterator[Candidate]]

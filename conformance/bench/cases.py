@@ -30,6 +30,8 @@ VARIANTS: dict[str, str] = {
 }
 """Options that users pass, in addition to the plain call: measured in float32, up to 2^24 elements."""
 LARGEST_VARIANT = 2**24
+PLAIN_CALL = ", plain call"
+"""Ends the name of mlsm without the option, which is measured in the same rounds."""
 MANY_CLASSES = ("labels", HEAD)
 """The variants that are measured at any size, because they are meant for large ones."""
 POSITIVES, FEATURES = 5, 64

@@ -150,7 +150,8 @@ def measure(
         if candidate.name in works:
             raise ValueError(f"two implementations are called {candidate.name!r}")
         works[candidate.name] = work
-        errors[candidate.name] = abs(value - data.value) / data.value
+        exact = data.value if candidate.value is None else candidate.value
+        errors[candidate.name] = abs(value - exact) / exact
     tell(f"timing {len(works) - 1} implementations")
     timed, done = interleave(works, rounds, seconds, clock)
     base = timed[FLOOR].median

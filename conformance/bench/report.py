@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..report.markdown import table
 from ..report.svg import short
-from .cases import FLOOR_MEANING, HEAD, PLAIN, VARIANTS, Case, shape_text
+from .cases import FLOOR_MEANING, HEAD, PLAIN, PLAIN_CALL, VARIANTS, Case, shape_text
 
 REFERENCES: tuple[tuple[str, str], ...] = (
     ("torch mlsm", "torch mlsm"),
@@ -188,7 +188,7 @@ def _of(family: Family, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     way = family.way if case_of(result).gradient else "loss"
     for e in result["entries"]:
         chosen = e["ours"] and not e["forced"] and e["over_floor"] is not None and "compiled" not in e["name"]
-        if chosen and (e["library"], e["way"]) == (family.library, way):
+        if chosen and not e["name"].endswith(PLAIN_CALL) and (e["library"], e["way"]) == (family.library, way):
             found: Mapping[str, Any] = e
             return found
     return None
@@ -306,30 +306,28 @@ def _headlines(report: Mapping[str, Any]) -> str:
 
 
 def _variants(report: Mapping[str, Any]) -> str:
-    """What each option costs compared with the plain call on the same arrays, at the largest shape that has both."""
-    plain: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    """What each option costs compared with the plain call in the same rounds, at the largest shape."""
     found: dict[tuple[str, str], tuple[int, list[str]]] = {}
     for result in report["results"]:
         case = case_of(result)
-        if case.gradient and case.variant == PLAIN:
-            plain[case.shape, case.dtype, case.threads] = result
-    for result in report["results"]:
-        case = case_of(result)
-        without = plain.get((case.shape, case.dtype, case.threads))
-        if not case.gradient or case.variant in (PLAIN, HEAD) or without is None or case.threads != "1":
+        if not case.gradient or case.variant in (PLAIN, HEAD) or case.threads != "1":
             continue
+        plain = {(e["library"], e["way"]): e["over_floor"] for e in result["entries"] if e["name"].endswith(PLAIN_CALL)}
         for family in FAMILIES[:2]:
-            ours, ordinary = _of(family, result), _of(family, without)
-            if ours and ordinary and case.size >= found.get((case.variant, family.arrays), (0, []))[0]:
-                floors = (result.get("floor_us") or 1.0) / (without.get("floor_us") or 1.0)
-                cost = ours["over_floor"] * floors / ordinary["over_floor"]
-                cells = [VARIANTS[case.variant], family.arrays, shape_text(case.shape), ratio(cost)]
+            ours, without = _of(family, result), plain.get((family.library, family.way))
+            if ours and without and case.size >= found.get((case.variant, family.arrays), (0, []))[0]:
+                cells = [
+                    VARIANTS[case.variant],
+                    family.arrays,
+                    shape_text(case.shape),
+                    ratio(ours["over_floor"] / without),
+                ]
                 found[case.variant, family.arrays] = case.size, cells
     if not found:
         return ""
     return f"""## What options cost
 
-Loss and gradient with the option, as a multiple of the plain call's time on the same arrays.
+Loss and gradient with the option, as a multiple of the plain call's time on the same arrays in the same rounds.
 
 {table(["option", "arrays", "rows × classes", "× the plain call's time"], [cells for _, cells in found.values()])}
 

@@ -55,8 +55,12 @@ def works_of(case: Any) -> set[str]:
     return {"value_and_grad", "backward"} if case.gradient else {"loss"}
 
 
-def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """(contestants, entries of libraries that could not start, with the reason)."""
+def candidates_of(case: Any, data: Any, spec: dict[str, Any], without: Any = None) -> tuple[list[Any], list[Any]]:
+    """(contestants, entries of libraries that could not start, with the reason).
+
+    `without` is the data without the option of a variant, for the plain call that its cost is compared with.
+    """
+    from .cases import HEAD, PLAIN, PLAIN_CALL
     from .measure import Entry, first_line
     from .peers import BUILDERS, LACKING
 
@@ -70,6 +74,13 @@ def candidates_of(case: Any, data: Any, spec: dict[str, Any]) -> tuple[list[Any]
             continue
         try:
             made = list(BUILDERS[library](case, data, spec["device"]))
+            if without is not None and not plain and case.variant != HEAD:
+                calls = BUILDERS[library](dataclasses.replace(case, variant=PLAIN), without, spec["device"])
+                made += [
+                    dataclasses.replace(c, name=c.name + PLAIN_CALL, value=without.value)
+                    for c in calls
+                    if c.ours and not c.forced and not c.compiled
+                ]
         except Exception as error:  # a library that is installed and cannot start is reported, not fatal
             failed.append(Entry(library, library, "", False, reason=first_line(error)))
             continue
@@ -122,7 +133,7 @@ def main() -> None:
             data, of_data = make_data(case.shape, case.dtype), (case.shape, case.dtype)
         assert data is not None
         given = varied(data, case.variant)
-        candidates, failed = candidates_of(case, given, spec)
+        candidates, failed = candidates_of(case, given, spec, data)
         least = floor(case, given) if spec["device"] == "cpu" else device_floor(case, given, spec["device"])
         entries, rounds, microseconds = measure(
             case,
@@ -137,7 +148,7 @@ def main() -> None:
         # Once, because the same case on more threads needs the same memory, and each contestant takes a process.
         if spec["memory"] and case.size >= spec["memory_from"] and case.threads == spec["memory_threads"]:
             for i, candidate in enumerate(candidates):
-                if entries[i].reason:
+                if entries[i].reason or candidate.value is not None:  # the plain call is measured in its own case
                     continue
                 wire.step(f"memory of {candidate.name}", 0)
                 mib, how = measure_memory(case, candidate, spec["device"])

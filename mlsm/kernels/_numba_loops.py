@@ -511,6 +511,17 @@ def both_of(v: Any) -> None:
     v[8] = (_signed(right, (-q).fma(e / (e + 1), t)) * v[2] * v[5]).if_(v[4], zero)
 
 
+@_loop("rrbrrr", numbers=1)
+def both_masked(v: Any) -> None:
+    """`both_of` for the elements of one row, whose factor is a number, with a mask as the only option."""
+    x, y, zero = v[0], v[1], v[0].const(0)
+    right, a = x.is_(">=", 0), abs(x)
+    e, t = decay(a), (1 - y).if_(right, y)
+    v[3] = e.if_(v[2], zero)
+    v[4] = _linear(t, a).if_(v[2], zero)
+    v[5] = (_signed(right, t - e / (e + 1)) * v.n[0]).if_(v[2], zero)
+
+
 @_loop("rrrrbr", numbers=3)
 def loss_of(v: Any) -> None:
     """Losses, with one logarithm for each element."""
@@ -653,14 +664,24 @@ def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: 
             )
             function = _private(ir.Function(builder.module, kind, name))
             b = ir.IRBuilder(function.append_basic_block())
-            found = b.alloca(_I32)
+            found = b.alloca(_ADDRESS)
             many, each, source, apart, target = function.args
+            flags = ir.VectorType(byte, 64)
+            whole = b.and_(each, _ADDRESS(-64))
             with cgutils.for_range(b, many) as outer:
-                b.store(_I32(0), found)
+                b.store(_ADDRESS(0), found)
                 first = b.gep(source, [b.mul(outer.index, apart)])
-                with cgutils.for_range(b, each) as inner:
-                    on = b.icmp_unsigned("!=", b.load(b.gep(first, [inner.index], inbounds=True)), byte(0))
-                    b.store(b.add(b.load(found), b.zext(on, _I32)), found)
+
+                def add(number: Any) -> None:
+                    b.store(b.add(b.load(found), number), found)
+
+                with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(64)) as (start, _):
+                    some = b.load(b.bitcast(b.gep(first, [start], inbounds=True), flags.as_pointer()), align=1)
+                    on = b.icmp_unsigned("!=", some, ir.Constant(flags, None))
+                    add(b.ctpop(b.bitcast(on, _ADDRESS)))
+                with cgutils.for_range(b, b.sub(each, whole)) as inner:
+                    one = b.load(b.gep(first, [b.add(whole, inner.index)], inbounds=True))
+                    add(b.zext(b.icmp_unsigned("!=", one, byte(0)), _ADDRESS))
                 place = b.gep(target, [outer.index], inbounds=True)
                 b.store(b.fadd(b.load(place), b.uitofp(b.load(found), _DOUBLE)), place)
             b.ret_void()
@@ -1212,6 +1233,15 @@ def _count(
     return am
 
 
+@_inner
+def _any(m: int, n: int) -> Any:
+    """1 if one of n bytes is not 0, else 0."""
+    for k in range(n):
+        if _at(m, k, np.uint8(0)) != 0:
+            return 1
+    return 0
+
+
 def _interleaved(leaves: int) -> Any:
     """sum(n, values, one): the sum of `leaves` blocks of n numbers in float64, n a multiple of 8 and at most 128.
 
@@ -1371,7 +1401,11 @@ def fused(
     total = 0.0
     if m != 0 and mode & MEAN:
         averaged = nothing
-        for i in range(first, last, slab):
+        at_hand = plan[m_at + DIRECT] != 0 and classes > 1
+        if at_hand:  # a row counts if one label is known, and most rows show one at once
+            for i in range(first, last):
+                averaged += _any(m + _offset(plan, m_at, i), classes)
+        for i in range(last if at_hand else first, last, slab):
             many = min(slab, last - i)
             _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
@@ -1387,6 +1421,9 @@ def fused(
     alone = p == 0 and m == 0 and plan[SMOOTH] == 0 and not large
     within = not derived or not alike or abs(scale / classes) <= 1
     products = room + PRODUCTS * work
+    # Loss and gradient with a mask alone need no copies of each row's factor: 0.75 of the time at 8192x1000.
+    both = ROWS | GRADIENT
+    bare = joint != 0 and m != 0 and w == 0 and p == 0 and plan[SMOOTH] == 0 and mode & both == both
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
@@ -1435,7 +1472,7 @@ def fused(
             for u in range(0, many, unit):
                 k = min(unit, many - u)
                 n = k * width
-                if derived and not alike:
+                if derived and not alike and not bare:
                     if classes == 1:
                         f = of_rows + u * size
                     else:
@@ -1450,11 +1487,20 @@ def fused(
                     if not (alike and plan[w_at + FIXED] and (again or u > 0)):
                         times(n, f, own_w, products, one)
                 losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
-                _formula(
-                    one, mode & (ROWS | GRADIENT | HESSIAN), n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
-                    own_w, ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink,
-                    shift, factors, joint, plain, losses, aout + u * out_down, room,
-                )  # fmt: skip
+                if bare:
+                    for r in range(k):
+                        here = r * width
+                        both_masked(
+                            width, ax + u * x_down + here * size, ay + u * y_down + here * size, am + u * m_down + here,
+                            room + E * work + here * size, room + LINE * work + here * size,
+                            aout + u * out_down + here * size, _at(of_rows, u + r, one), one,
+                        )  # fmt: skip
+                else:
+                    _formula(
+                        one, mode & (ROWS | GRADIENT | HESSIAN), n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
+                        own_w, ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink,
+                        shift, factors, joint, plain, losses, aout + u * out_down, room,
+                    )  # fmt: skip
                 if mode & ROWS and 1 < classes <= NARROW:
                     short_rows(k, width, losses, divisors + u * 8, rows + (i + u) * size, one)
                 elif mode & ROWS and classes > 1:

@@ -859,6 +859,22 @@ def test_a_long_compilation_is_logged(
         assert all("compiled elements in" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [65, 100, 500, 1000, 1025])
+def test_a_mask_alone_gives_the_same_bits_in_one_pass_and_in_two(classes: int, dtype: Any) -> None:
+    """Each row has its own number of known labels, also where one pass takes several rows; one row has none."""
+    random = np.random.default_rng(classes)
+    x = (4 * random.standard_normal((23, classes))).astype(dtype)
+    y, where = random.random(x.shape) < 0.3, random.random(x.shape) < random.random((23, 1))
+    where[7] = False
+    for reduction in ("mean", "sum"):
+        for mask in (where, np.asfortranarray(where), where[::-1]):
+            options: Any = {"where": mask, "reduction": reduction, "kernel": "numba"}
+            value, gradient = mlsm.value_and_grad(x, y, **options)
+            assert value == mlsm.multilabel_soft_margin_loss(x, y, **options)
+            assert np.array_equal(gradient, mlsm.grad(x, y, **options))
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_compilation_leaves_the_garbage_collector_as_it_was(loops: Any, enabled: bool) -> None:
     before = gc.isenabled()

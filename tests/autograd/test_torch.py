@@ -7,6 +7,7 @@ everywhere else. Compilers have their own file.
 import functools
 import itertools
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -477,7 +478,7 @@ def test_a_stored_masked_gradient_stays_in_range() -> None:
     assert not x.grad[:, 1:].any()
 
 
-@pytest.mark.parametrize("kernel", [None, "numba", "numpy", "generic"])
+@pytest.mark.parametrize("kernel", [*KERNELS, *(("numba", "numpy") if find_spec("mlsm.kernels") else ())])
 @pytest.mark.parametrize("rows", [40, 9000])
 @pytest.mark.parametrize("labels", [False, True], ids=["dense", "labels"])
 def test_a_graph_does_not_change_a_bit_of_the_loss(rows: int, kernel: str | None, labels: bool) -> None:

@@ -139,7 +139,8 @@ _registered: tuple[Kernel, ...] = ()  # third parties' kernels, the latest first
 _loaded: dict[str, Kernel | str] = {}  # our own by file name: the kernel, or why it is absent
 _tables: dict[str, tuple[Kernel, ...]] = {}  # per library, in order of preference; a new dict on each registration
 # The problem of the last call, the tables at that time and the kernel: a training loop repeats the same call, for which
-# the cache of verdicts has one record. Used only while no kernel is registered: our own always give the same answer.
+# the cache of verdicts has one record. Used only while no kernel is registered, because our own always give the same
+# answer, and not for the reference, because a foreign library's dtype would keep the library alive.
 _latest: tuple[Problem | None, Any, Kernel] = (None, None, GENERIC)
 
 
@@ -365,7 +366,7 @@ def select(problem: Problem, name: str | None = None, *, elements: bool = False)
             if kernel.reason(problem, elements) is None:
                 found = kernel
                 break
-        if not _registered and not elements:
+        if found is not GENERIC and not _registered and not elements:
             _latest = problem, tables, found
     return found
 

@@ -168,8 +168,7 @@ def reduced_rows(kernel: Kernel, problem: Problem, o: Operands, rows: Any, count
     """The loss of row losses, by the same sums as in `tracked`, because NumPy and PyTorch add in different orders."""
     if not _reads_host(kernel, problem):
         return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
-    x, m = o.x.numpy(force=True), None if o.m is None else o.m.numpy()
-    host = Operands(_HOST, x, None, None, None, m, o.eps, _NUMPY[o.dtype], np.float64, host=True)
+    host = _host(o.holding(o.x, None, None, None, o.m))
     with np.errstate(all="ignore"):
         value = reduced(problem.reduction, host, rows.numpy(), _NUMPY[problem.loss_dtype], count)
     return torch.from_numpy(np.asarray(value))

@@ -122,10 +122,16 @@ def problem(
 ) -> tuple[Problem, Operands, Library]:
     """All checks of one call; returns its metadata, its operands and their library. `elementwise` makes each element
     a row of one class."""
+    library = library_of(input, "input")
+    if library.recalled is not None:
+        arguments = input, target, weight, pos_weight, where
+        options = reduction, label_smoothing, axis, elementwise, weight is None, pos_weight is None, where is None
+        known = library.recalled(arguments, options)
+        if known is not None:
+            return *known, library
     reduction = check_reduction(reduction)
     label_smoothing = check_label_smoothing(label_smoothing)
     axis = check_axis(axis)
-    library = library_of(input, "input")
     if type(target) is not type(input) or (library.is_sparse is not None and library.is_sparse(target)):
         target = taken(target)
     state = library.state(input, target, weight, pos_weight, where) if library.state is not None else State.PLAIN
@@ -178,6 +184,8 @@ def problem(
         x.flat,
         x.host,
     )
+    if library.recalled is not None and state is not State.TRACED:
+        library.remember(arguments, options, described, o)
     return described, o if library.lazy is None else library.lazy.prepared(o), library
 
 

@@ -56,9 +56,9 @@ class Kernel(NamedTuple):
         ``accepts_derivatives(problem)``, if `derivatives` serves other calls than the rest; by default `accepts`.
         The problem's class axis has a length of 1.
     reduced
-        ``reduced(operands, mean, g)``, the loss itself, the mean or the sum of its rows in the compute dtype, and its
-        gradient times a Python number g (None: no gradient). It returns None to decline, whatever g is. For calls in
-        host memory that are so small that each step takes notable time, or that have many row losses. Only our own
+        ``reduced(problem, operands, g)``, the loss itself, the mean or the sum of its rows in the compute dtype, and
+        its gradient times a Python number g (None: no gradient). It returns None to decline, whatever g is. For calls
+        in host memory that are so small that each step takes notable time, or that have many row losses. Only our own
         kernels may have it.
 
     Notes
@@ -90,7 +90,7 @@ class Kernel(NamedTuple):
     note: Callable[[Problem], str | None] | None = None
     derivatives: Callable[[Operands, Any, float], tuple[Any, Any]] = _core.derivatives
     accepts_derivatives: Callable[[Problem], str | None] | None = None
-    reduced: Callable[[Operands, bool, float | None], tuple[Any, Any] | None] | None = None
+    reduced: Callable[[Problem, Operands, float | None], tuple[Any, Any] | None] | None = None
 
     def reason(self, problem: Problem, elements: bool = False) -> str | None:
         """Why it declines a call of the row seam, or of `derivatives` with `elements`; None if it serves the call."""
@@ -375,7 +375,7 @@ def at_once(kernel: Kernel, problem: Problem, o: Operands, g: Any) -> tuple[Any,
     """The reduced loss and its gradient times g by `Kernel.reduced`, or None if the kernel does not serve it so."""
     if kernel.reduced is None or problem.reduction == "none" or problem.loss_dtype != o.dtype:
         return None
-    return kernel.reduced(o, problem.reduction == "mean", None if g is None else float(g))
+    return kernel.reduced(problem, o, None if g is None else float(g))
 
 
 def problem_of(o: Operands, library: Library, device: Any) -> Problem:

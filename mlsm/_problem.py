@@ -53,3 +53,9 @@ class Problem(NamedTuple):
     dtype: str  # the compute dtype
     loss_dtype: DType
     state: State
+
+
+class Repeated(Problem):
+    """The problem of calls whose operands have the same strides, too, so that a kernel may keep its plan in it."""
+
+    plan: Any = None

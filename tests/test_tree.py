@@ -166,15 +166,15 @@ def file_changes(call: Callable[[], Any]) -> list[str]:
     return passed
 
 
-@pytest.mark.parametrize(("library", "most"), [("numpy", 12), ("torch", 18)])
+@pytest.mark.parametrize(("library", "most"), [("numpy", 12), ("torch", 14)])
 def test_a_call_changes_files_a_few_times_only(library: str, most: int, rng: np.random.Generator) -> None:
-    """The second of two identical calls, of a size at which this overhead dominates."""
+    """The last of four identical calls, of a size at which this overhead dominates."""
     x = rng.standard_normal((32, 20)).astype(np.float32)
     y: Any = (x > 0).astype(np.float32)
     if library == "torch":
         torch = pytest.importorskip("torch", reason="a tensor that requires a gradient enters the most files")
         x, y = torch.from_numpy(x).requires_grad_(), torch.from_numpy(y)
-    for _ in range(2):
+    for _ in range(4):
         passed = file_changes(lambda: mlsm.multilabel_soft_margin_loss(x, y))
     assert passed[0].endswith("_loss.py")
     assert 4 <= len(passed) - 1 <= most, "\n".join(passed)

@@ -16,7 +16,7 @@ import torch
 from .. import _blocks, _core
 from .._core import Operands
 from .._dispatch import Kernel, at_once
-from .._problem import Layout, Problem
+from .._problem import Layout, Problem, Repeated
 from .._reduce import REDUCE, reduced, row_count
 from ..libraries.torch import transformed
 
@@ -25,9 +25,9 @@ _Pullback = Callable[[Operands, Any], Any]
 
 def tracked(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     """The loss by `kernel`, differentiable: one node of the graph connects it to the operands."""
-    operands = [None if v is None else _alive(v) for v in o[1:6]]
-    # The rest holds no tensor: only save_for_backward does, because it checks versions and avoids cycles.
-    return _tied((kernel, problem, o.xp, o[6:]), *operands)
+    if type(problem) is not Repeated:  # whose tensors have no wrapper of a transform
+        o = o.holding(*[None if v is None else _alive(v) for v in o[1:6]])
+    return _tied((kernel, problem, o), *o[1:6])
 
 
 class _Loss(torch.autograd.Function):
@@ -35,12 +35,14 @@ class _Loss(torch.autograd.Function):
     # torch.compile(fullgraph=True) fails with one; in forward mode `Library.state` is TRACED: this node is not used.
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Kernel, Problem, Any, tuple[Any, ...]], *tensors: Any) -> Any:
+    def forward(ctx: Any, call: tuple[Kernel, Problem, Operands], *tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
-        kernel, problem, xp, rest = ctx.call = call
+        kernel, problem, o = call
+        # The rest holds no tensor: only save_for_backward does, because it checks versions and avoids cycles.
+        ctx.call = kernel, problem, o.xp, o[6:]
         ctx.kept = ctx.count = None  # the gradient for g = 1, for the first backward pass; the divisor of the mean
-        o, reduction = Operands(xp, *tensors, *rest), problem.reduction
-        wanted = ctx.needs_input_grad[1] and reduction != "none" and 0 < tensors[0].numel() <= KEPT
+        reduction = problem.reduction
+        wanted = ctx.needs_input_grad[1] and reduction != "none" and 0 < o.x.numel() <= KEPT
         found = at_once(kernel, problem, o, 1.0 if wanted else None)
         if found is not None:
             value, ctx.kept = found

@@ -35,6 +35,8 @@ _CONVERSIONS: Final = {
     "to_numpy": "pass its `.to_numpy()`",  # data frames
 }
 
+_TENSORS: Final = f"{__package__}.torch"
+
 # By weak references to the types, and not as a WeakKeyDictionary, whose `get` takes 0.1 µs more. A library that is not
 # `lasting` is not cached, because its namespace would keep its types alive.
 _known: dict[ReferenceType[type], Library] = {}
@@ -44,9 +46,14 @@ def library_of(value: Any, argument: str) -> Library:
     """The library of `value`. If it is not an array, raises a TypeError that says how to convert it."""
     kind = type(value)
     if type(kind) is not type and _is_tensor(kind):  # every tensor's class has a metaclass; that of an ndarray has none
-        import mlsm.libraries.torch as tensors  # a statement, because compilers follow no other way of importing
+        # Inside a compiler `get` would become a guard, which fails after the import.
+        compiling = sys.modules["torch"].compiler.is_compiling()
+        tensors: Any = None if compiling else sys.modules.get(_TENSORS)
+        if tensors is None:
+            import mlsm.libraries.torch as tensors  # a statement, because compilers follow no other way of importing
 
-        return tensors.TORCH
+        of_tensors: Library = tensors.TORCH
+        return of_tensors
     found = _known.get(ref(kind))
     if found is None:
         found = _recognise(value, argument)
@@ -80,7 +87,7 @@ def _is_tensor(kind: type) -> bool:
     """Whether it is `torch.Tensor` or a subclass, of any package. Does not import PyTorch, and does not read
     `__mro__`, over which compilers cannot iterate."""
     torch = sys.modules.get("torch")
-    return torch is not None and issubclass(kind, torch.Tensor)
+    return torch is not None and (kind is torch.Tensor or issubclass(kind, torch.Tensor))
 
 
 def _recognise(value: Any, argument: str) -> Library:

@@ -45,6 +45,10 @@ class Library:
     is_sparse: Any = None
     # For a library that can record or trace arithmetic, whatever the type of its arrays: state(*operands).
     state: Any = None
+    # For a library that recognises a call that came before: recalled(arguments, options) gives what remember(arguments,
+    # options, problem, operands) kept.
+    recalled: Any = None
+    remember: Any = None
     # For a library whose own sums are slow for few rows: reduced_rows(kernel, problem, operands, rows, count).
     reduced_rows: Any = None
     # For a library whose arrays are graphs: the module with `verified`, `prepared` and `prepared_cotangent`.

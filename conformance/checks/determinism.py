@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from typing import Any
@@ -40,6 +41,33 @@ def again(context: Context, tally: Tally) -> None:
         first, second = context.numbers(case, *asks), context.numbers(case, *asks)
         for ask, a, b in zip(asks, first, second, strict=True):
             tally.exactly(b, a, f"{case.name}: {ask}")
+
+
+@check(
+    "determinism.repeated",
+    "A call that came several times changes nothing in the next one, which has other values, another memory layout, "
+    "another option or another dtype.",
+    bound="the budget of the values",
+)
+def repeated(context: Context, tally: Tally) -> None:
+    """What a loss keeps of a call, such as its plan of the memory or its compiled code, must fit the next one."""
+    for d in context.few_dtypes:
+        first, other_values = dense_cases.plain(d, (6, 4), "first"), dense_cases.plain(d)
+        pairs = [(first, other_values), (other_values, first)]
+        for option in ("weight", "pos_weight", "where", "label_smoothing", "axis"):
+            pairs += [(first, case) for case in dense_cases.optioned(option, d)[:1]]
+        pairs += [(first, dense_cases.plain(e)) for e in context.few_dtypes if e != d]
+        # With a weight, because a mean of elements in another order would be the same mean.
+        weighted = dense_cases.optioned("weight", d)[0]
+        for name in sorted(context.backend.layouts - {"C", "broadcast"}):
+            again = dataclasses.replace(weighted, name=f"{d}-repeated-{name}", layout=name)
+            pairs += [(weighted, again), (again, weighted)]
+        asks = _asks(context)
+        for before, after in pairs:
+            if context.concerns(tally, before) and context.concerns(tally, after):
+                for _ in range(2 if context.expensive else 4):
+                    context.tried(tally, before, asks, read=False)
+                context.judge(tally, after, asks)
 
 
 @check(

@@ -105,6 +105,20 @@ class Drifting(Scaled):
         return 1 + next(self.counter) * 2.0**-10
 
 
+class Remembering(Mlsm):
+    """Takes a call for an earlier one if three had logits of the same shape, and uses the options of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Any, list[dict[str, Any]]] = {}
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Any:
+        before = self.seen.setdefault((function, given["input"].shape), [])
+        before.append({k: v for k, v in given.items() if k not in ("input", "target")})
+        own = {k: v for k, v in given.items() if k in ("input", "target")}
+        return super()._call(function, {**before[0], **own} if len(before) > 3 else given)
+
+
 class Careless(Mlsm):
     """Writes into its arguments."""
 
@@ -255,6 +269,7 @@ BROKEN: list[tuple[type[Mlsm], str, list[str]]] = [
     (Aliasing, "numpy", ["purity.alias"]),
     (Scaled, "numpy", ["purity.readonly"]),
     (Drifting, "numpy", ["determinism.again", "determinism.layout"]),
+    (Remembering, "numpy", ["determinism.repeated"]),
     (Racing, "numpy", ["threads.bits"]),
     (Sharing, "numpy", ["threads.bits"]),
     (Gullible, "torch", [c.id for c in _checks("refusals") if c.id not in BY_MLSM]),

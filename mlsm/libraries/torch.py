@@ -77,13 +77,18 @@ class Library(base.Library):
         same objects and its tensors have the same metadata; else None."""
         if _compiling() or not self._repeated or transformed():
             return None
+        tensors = []
+        for value in arguments:
+            if value is not None:
+                kind = type(value)
+                plain = kind is _Tensor or kind is _Parameter
+                # The comparison would end the process if a nested tensor came, which has no strides.
+                if not plain or value.layout is not _STRIDED or value.is_nested:
+                    return None
+                tensors.append(value)
         for given, graph, alike, problem, o in self._repeated:
             # Identical and not equal options: 0.0 equals False, which is refused.
-            if (
-                all(map(is_, options, given))
-                and torch.is_grad_enabled() is graph
-                and alike(*[v for v in arguments if v is not None])
-            ):
+            if all(map(is_, options, given)) and torch.is_grad_enabled() is graph and alike(*tensors):
                 return problem, o.holding(*arguments)
         return None
 

@@ -133,6 +133,37 @@ def test_a_plan_is_not_used_for_other_strides(change: str) -> None:
         np.testing.assert_allclose(values, values[1], rtol=4e-7, atol=0)
 
 
+def test_a_tensor_that_is_not_dense_is_refused_as_before() -> None:
+    """In a process of its own, because PyTorch's comparison ends the process if a nested tensor comes."""
+    program = """
+import warnings
+warnings.simplefilter("ignore")
+import torch, mlsm
+x, y = torch.zeros(4, 4), torch.ones(4, 4)
+for _ in range(4):
+    mlsm.multilabel_soft_margin_loss(x, y, y, where=y > 0)
+others = (
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    x.to_sparse(),
+    x.to_sparse_csc(),
+    x.to_mkldnn(),
+    torch.nn.Parameter(x.to_sparse()),
+    torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+    torch.masked.masked_tensor(x, x == 0),
+)
+for other in others:
+    for given in ((other, y, y, y > 0), (x, other, y, y > 0), (x, y, other, y > 0), (x, y, y, other)):
+        try:
+            mlsm.multilabel_soft_margin_loss(*given[:3], where=given[3])
+        except TypeError:
+            print("refused")
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr[-300:]) == (0, "")
+    assert found.stdout.split() == ["refused"] * 32
+
+
 def test_options_of_another_type_are_refused_as_before() -> None:
     _prime()
     for option, value, error in (

@@ -60,6 +60,9 @@ class Kernel(NamedTuple):
         its gradient times a Python number g (None: no gradient). It returns None to decline, whatever g is. For calls
         in host memory that are so small that each step takes notable time, or that have many row losses. Only our own
         kernels may have it.
+    observed_rows
+        ``observed_rows(operands)``, how many rows have an observed class, at least 1, as a float, or None to decline.
+        Only our own kernels may have it.
 
     Notes
     -----
@@ -91,6 +94,7 @@ class Kernel(NamedTuple):
     derivatives: Callable[[Operands, Any, float], tuple[Any, Any]] = _core.derivatives
     accepts_derivatives: Callable[[Problem], str | None] | None = None
     reduced: Callable[[Problem, Operands, float | None], tuple[Any, Any] | None] | None = None
+    observed_rows: Callable[[Operands], float | None] | None = None
 
     def reason(self, problem: Problem, elements: bool = False) -> str | None:
         """Why it declines a call of the row seam, or of `derivatives` with `elements`; None if it serves the call."""
@@ -232,6 +236,7 @@ def _watched(kernel: Kernel) -> Kernel:
         rows_and_vjp=None if both is None else rows_and_vjp,
         curvature=curvature if kernel.curvature is not _core.curvature else kernel.curvature,
         reduced=None,
+        observed_rows=None,
     )
 
 

@@ -322,7 +322,7 @@ def value_and_grad(
         if at_once is not None:
             return at_once[0], _moved_back(problem, o, at_once[1])
     call = call or _prepared(*checked, grad_output, kernel)
-    count = row_count(call.problem.reduction, call.operands)
+    count = row_count(call.problem.reduction, call.operands, call.chosen)
     rows, gradient = _derivative(call, kernel, call.chosen.value_and_gradient, _core.rows_and_vjp, count)
     value = _reduced(call.problem, call.operands, call.library, call.chosen, rows, count)
     found: tuple[ArrayT, ArrayT] = value, _moved_back(call.problem, call.operands, gradient)
@@ -476,6 +476,7 @@ def _derivative(call: _Call, kernel: str | None, served: _Pullback, reference: _
             lambda o, g: served(o, adjoint(o, g)), lambda o, g: reference(o, adjoint(o, g)), o, cotangent
         )
     with library.errstate(problem.device):
+        count = row_count(problem.reduction, o, call.chosen) if count is None else count
         return served(o, adjoint(o, cotangent, count))
 
 
@@ -498,6 +499,7 @@ def _reduced(problem: Problem, o: Operands, library: Library, chosen: Kernel, ro
     if library.reduced_rows is not None and problem.state is State.PLAIN:
         return library.reduced_rows(chosen, problem, o, rows, count)
     with library.errstate(problem.device):
+        count = row_count(problem.reduction, o, chosen) if count is None else count
         return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
 
 

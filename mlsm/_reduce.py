@@ -64,12 +64,16 @@ REDUCE: dict[str, LinearMap] = {
 }
 
 
-def row_count(reduction: str, o: Operands) -> Any:
-    """The divisor of the mean, for a value and its adjoint together: reading a whole mask takes a third of a loss.
+def row_count(reduction: str, o: Operands, kernel: Any) -> Any:
+    """The divisor of the mean, counted by the kernel if it can, for a value and its adjoint together: reading a whole
+    mask takes a third of a loss.
 
     None for the other reductions.
     """
-    return _rows(o) if reduction == "mean" else None
+    if reduction != "mean":
+        return None
+    count = None if o.m is None or kernel.observed_rows is None else kernel.observed_rows(o)
+    return _rows(o) if count is None else count
 
 
 def reduced(reduction: str, o: Operands, rows: Any, dtype: DType, count: Any = None) -> Any:

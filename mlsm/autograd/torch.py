@@ -51,7 +51,7 @@ class _Loss(torch.autograd.Function):
             return reduced(reduction, o, kernel.rows(o), problem.loss_dtype)
         with np.errstate(all="ignore"):
             o = _host(o)
-            count = ctx.count = row_count(reduction, o)
+            count = ctx.count = row_count(reduction, o, kernel)
             if wanted:
                 rows, gradient = kernel.value_and_gradient(o, REDUCE[reduction].adjoint(o, np.float64(1), count))
                 ctx.kept = torch.from_numpy(gradient)
@@ -172,6 +172,7 @@ def reduced_rows(kernel: Kernel, problem: Problem, o: Operands, rows: Any, count
         return reduced(problem.reduction, o, rows, problem.loss_dtype, count)
     host = _host(o.holding(o.x, None, None, None, o.m))
     with np.errstate(all="ignore"):
+        count = row_count(problem.reduction, host, kernel) if count is None else count
         value = reduced(problem.reduction, host, rows.numpy(), _NUMPY[problem.loss_dtype], count)
     return torch.from_numpy(np.asarray(value))
 

@@ -46,6 +46,7 @@ BLOCK: Final = 1024  # elements whose losses stay in the L1 cache until they are
 APART: Final = BLOCK + 48  # from one scratch block to the next: 4 KiB apart, all would share the same cache lines
 PIECE: Final = 128  # elements between two prefetches
 AHEAD: Final = 0 if binding.get_host_cpu_name().startswith("znver") else 2048  # elements by which a prefetch is ahead
+SPARE: Final = 64  # bytes of a vector, by which `_spread` may write past the last row
 NARROW: Final = 64  # largest number of classes with a logarithm for each element
 SILENCE: Final = 0.5  # seconds of compiling after which a message is logged
 
@@ -626,7 +627,11 @@ def _size(typingctx: Any, one: Any) -> Any:
 
 @_intrinsic
 def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
-    """Copy the number of each row, which are `step` bytes apart, to all `width` elements of the row."""
+    """Copy the number of each row, which are `step` bytes apart, to all `width` elements of the row.
+
+    By whole vectors: the last one of a row ends in the next row, which is written after it, or in SPARE bytes after the
+    last row.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         real = _SINGLE if one == types.float32 else _DOUBLE
@@ -637,12 +642,16 @@ def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: A
             function = _private(ir.Function(builder.module, kind, name))
             b = ir.IRBuilder(function.append_basic_block())
             many, each, source, apart, target = function.args
+            lanes = SPARE * 8 // one.bitwidth
+            vector = ir.VectorType(real, lanes)
             with cgutils.for_range(b, many) as outer:
                 place = b.gep(source, [b.mul(outer.index, apart)])
                 value = b.load(b.bitcast(place, real.as_pointer()), align=1)
-                first = b.gep(target, [b.mul(outer.index, each)], inbounds=True)
-                with cgutils.for_range(b, each) as inner:
-                    b.store(value, b.gep(first, [inner.index], inbounds=True), align=1)
+                single = b.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
+                same = b.shuffle_vector(single, single, ir.Constant(ir.VectorType(_I32, lanes), None))
+                first = b.gep(target, [b.mul(outer.index, each)])
+                with cgutils.for_range_slice(b, _ADDRESS(0), each, _ADDRESS(lanes)) as (start, _):
+                    b.store(same, b.bitcast(b.gep(first, [start]), vector.as_pointer()), align=1)
             b.ret_void()
         pointers = builder.inttoptr(args[2], byte), builder.inttoptr(args[4], real.as_pointer())
         builder.call(function, [args[0], args[1], pointers[0], args[3], pointers[1]])
@@ -666,22 +675,21 @@ def _observed(typingctx: Any, rows: Any, width: Any, m: Any, step: Any, counts: 
             b = ir.IRBuilder(function.append_basic_block())
             found = b.alloca(_ADDRESS)
             many, each, source, apart, target = function.args
-            flags = ir.VectorType(byte, 64)
-            whole = b.and_(each, _ADDRESS(-64))
             with cgutils.for_range(b, many) as outer:
                 b.store(_ADDRESS(0), found)
                 first = b.gep(source, [b.mul(outer.index, apart)])
 
-                def add(number: Any) -> None:
-                    b.store(b.add(b.load(found), number), found)
-
-                with cgutils.for_range_slice(b, _ADDRESS(0), whole, _ADDRESS(64)) as (start, _):
+                def add(start: Any, lanes: int) -> None:
+                    flags, bits = ir.VectorType(byte, lanes), ir.IntType(lanes)
                     some = b.load(b.bitcast(b.gep(first, [start], inbounds=True), flags.as_pointer()), align=1)
-                    on = b.icmp_unsigned("!=", some, ir.Constant(flags, None))
-                    add(b.ctpop(b.bitcast(on, _ADDRESS)))
-                with cgutils.for_range(b, b.sub(each, whole)) as inner:
-                    one = b.load(b.gep(first, [b.add(whole, inner.index)], inbounds=True))
-                    add(b.zext(b.icmp_unsigned("!=", one, byte(0)), _ADDRESS))
+                    on = b.ctpop(b.bitcast(b.icmp_unsigned("!=", some, ir.Constant(flags, None)), bits))
+                    b.store(b.add(b.load(found), on if lanes == 64 else b.zext(on, _ADDRESS)), found)
+
+                with cgutils.for_range_slice(b, _ADDRESS(0), b.and_(each, _ADDRESS(-64)), _ADDRESS(64)) as (start, _):
+                    add(start, 64)
+                for lanes in (32, 16, 8, 4, 2, 1):  # the rest, by the binary digits of its length
+                    with b.if_then(b.icmp_unsigned("!=", b.and_(each, _ADDRESS(lanes)), _ADDRESS(0))):
+                        add(b.and_(each, _ADDRESS(-2 * lanes)), lanes)
                 place = b.gep(target, [outer.index], inbounds=True)
                 b.store(b.fadd(b.load(place), b.uitofp(b.load(found), _DOUBLE)), place)
             b.ret_void()
@@ -1131,7 +1139,7 @@ X, Y, W, P, M, G, OUT = range(7)
 TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; its steps along the batch axes follow. All steps are in bytes
 OPERAND: Final = 4
 
-ROWS, GRADIENT, HESSIAN, TOTAL, MEAN = 1, 2, 4, 8, 16  # the bits of `mode`: the results that are wanted
+ROWS, GRADIENT, HESSIAN, TOTAL, MEAN, COUNT = 1, 2, 4, 8, 16, 32  # the bits of `mode`: the results that are wanted
 FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
 
 
@@ -1177,7 +1185,9 @@ def _loaded(
     while done < many:  # as many rows at a time as have equal distances
         take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
         source, to = base + _offset(plan, operand, row + done) + start * step, tile + done * pitch * cell
-        if same:
+        if same and step == 0 and not swapped and kind != BYTE and pitch == width:
+            _spread(take, width, source, down, to, one)  # a weight of each row: a quarter of the time of `_move`
+        elif same:
             _move(size, swapped, take, width, source, down, step, to, pitch * cell, cell)
         elif step == size and not swapped and down == width * size and pitch == width:
             _read(kind, source, take * width, to, one)
@@ -1363,12 +1373,13 @@ def fused(
     Operands are addresses, 0 if absent; `plan` describes their memory. `one` has the dtype of the arithmetic and of
     `rows`. The scale of a row is its entry of g, or `scale`, divided by the number of its observed classes. With TOTAL
     or MEAN these are all rows: their sum or mean is written to `value`, the scale is that of the loss, and `rows` is 0;
-    there are at most FEW rows, or more if they are float32 losses of one class.
+    there are at most FEW rows, or more if they are float32 losses of one class. With COUNT alone, only the number of
+    rows with an observed class is written to `value`, a float64.
     """
     size = _size(one)
     classes, unit, slab, joint, by_row = plan[CLASSES], plan[UNIT], plan[SLAB], plan[JOINT], plan[BY_ROW]
     derived, nothing = mode & (GRADIENT | HESSIAN) != 0, np.float64(0)
-    work, tile = APART * size, plan[ROOM] * 8
+    work, tile = APART * size, plan[ROOM] * 8 + SPARE
     around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its start again
     own = min(last, around) * size if rows == 0 and mode & ROWS else 0
     space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK + own, np.uint8)
@@ -1399,17 +1410,22 @@ def fused(
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
     averaged: Any = np.float64(last)
     total = 0.0
-    if m != 0 and mode & MEAN:
+    if m != 0 and mode & (MEAN | COUNT):
         averaged = nothing
-        at_hand = plan[m_at + DIRECT] != 0 and classes > 1
+        at_hand = plan[m_at + DIRECT] != 0 and classes > NARROW
         if at_hand:  # a row counts if one label is known, and most rows show one at once
             for i in range(first, last):
                 averaged += _any(m + _offset(plan, m_at, i), classes)
         for i in range(last if at_hand else first, last, slab):
-            many = min(slab, last - i)
+            many, some = min(slab, last - i), mode & 0
             _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
-                averaged += np.float64(_at(divisors, r, nothing) > 0)
+                some += _at(divisors, r, nothing) > 0
+            averaged += some
+        if mode & COUNT:
+            _put_at(value, 0, averaged)
+            space[0] = 0
+            return
         averaged = max(averaged, 1.0)
     if mode & MEAN:
         scale /= averaged
@@ -1437,7 +1453,11 @@ def fused(
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
             aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
-        if derived and not alike:
+        if derived and not alike and g == 0 and not by_row:  # one loop without a branch, which is compiled to vectors
+            within = abs(scale) <= 1
+            for r in range(many):
+                _put_at(of_rows, r, _real(scale / _at(divisors, r, nothing), one))
+        elif derived and not alike:
             within = True  # whether no product of scale and weight leaves the range
             for r in range(many):
                 s = scale if g == 0 else _at(g + _offset(plan, g_at, i + r), 0, nothing)

@@ -875,6 +875,64 @@ def test_a_mask_alone_gives_the_same_bits_in_one_pass_and_in_two(classes: int, d
             assert np.array_equal(gradient, mlsm.grad(x, y, **options))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_of_rows_are_spread_at_every_width(dtype: Any, rng: np.random.Generator) -> None:
+    """By whole vectors, whose ends must not reach what is kept of another operand: here a `pos_weight` that is copied
+    once, for all blocks."""
+    for c in range(2, 65):
+        n = 3 * (1024 // c) + 2  # more than three blocks
+        x, y = _data(n, c, dtype, rng)
+        w, p = rng.random((n, 1)).astype(dtype), (0.5 + rng.random(2 * c)).astype(dtype)[::2]
+        full = np.ascontiguousarray(np.broadcast_to(w, (n, c)))
+        for function in (loss, mlsm.grad, mlsm.hessian_diag):
+            seen, right = (function(x, y, v, pos_weight=p, reduction="none", kernel="numba") for v in (w, full))
+            identical(seen, right, f"{function.__name__}, {c} classes")
+
+
+MASKS: dict[str, Callable[[Any], Any]] = {
+    "C": lambda m: m,
+    "F": np.asfortranarray,
+    "reversed": lambda m: m[::-1],
+    "every second row": lambda m: np.repeat(m, 2, axis=0)[::2],
+    "every second class": lambda m: np.repeat(m, 2, axis=-1)[..., ::2],
+    "the first classes": lambda m: np.pad(m, [(0, 0)] * (m.ndim - 1) + [(0, 3)])[..., : m.shape[-1]],
+    "one row for all": lambda m: np.broadcast_to(m[:1], m.shape),
+    "odd bytes": lambda m: (m.view(np.uint8) * np.uint8(130)).view(np.bool_),
+}
+
+
+@pytest.mark.parametrize("layout", MASKS)
+@pytest.mark.parametrize("alone", [2**18, 8])  # elements of a thread: of one thread, and of several
+def test_rows_with_an_observed_class_are_counted(
+    layout: str, alone: int, kernel: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "ALONE", alone)
+    monkeypatch.setattr(kernel._threads, "allowed", lambda tensors: 3)
+    counted = 0
+    for shape in [(40, c) for c in (*range(2, 36), 63, 64, 65, 96, 127, 130)] + [(7, 3, 15), (3, 1100), (2100, 5)]:
+        for share in (0.0, 1 / shape[-1], 1.0):
+            m = MASKS[layout](rng.random(shape) < share)
+            x = np.zeros(shape, np.float32)
+            seen = kernel.observed_rows(_operands(x, m))
+            if seen is not None:
+                counted += 1
+                assert seen == max(1, np.count_nonzero(m.view(np.uint8).astype(bool).any(axis=-1))), (shape, share)
+    assert counted == (0 if layout in ("F", "every second class") else 3 * 43)
+
+
+def _operands(x: Any, m: Any) -> Any:
+    from mlsm import _check
+
+    return _check.problem(x, x, None, None, m, "mean", 0.0, -1)[1]
+
+
+def test_masks_that_numpy_counts_faster_are_declined(kernel: Any) -> None:
+    x = np.zeros((4, 3), np.float32)
+    for m in (np.ones(3, bool), np.ones((4, 1), bool), np.ones((), bool)):
+        assert kernel.observed_rows(_operands(x, m)) is None
+    assert kernel.observed_rows(_operands(x[:, :1], np.ones((4, 1), bool))) is None
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_compilation_leaves_the_garbage_collector_as_it_was(loops: Any, enabled: bool) -> None:
     before = gc.isenabled()

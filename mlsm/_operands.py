@@ -34,9 +34,8 @@ def class_axis_last(xp: Namespace, value: Any, axis: int, ndim: int) -> Any:
 
 
 def number(library: Library, value: Any, argument: str, dtype: DType, device: Any) -> Any:
-    """A Python number as a 0-d array, by `full`, because copying a host value would synchronise a GPU."""
-    with library.on(device):
-        return library.xp.full((), _float(value, argument, library.dtype_name(dtype)), dtype=dtype, device=device)
+    """A Python number as a 0-d array."""
+    return library.zero_d(_float(value, argument, library.dtype_name(dtype)), dtype, device)
 
 
 def _floats(value: Any, argument: str, dtype: str) -> Any:

@@ -1453,10 +1453,22 @@ def fused(
     bare = joint != 0 and m != 0 and w == 0 and p == 0 and plan[SMOOTH] == 0 and mode & both == both
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
+    # A derivative without options of rows that lie one after the other needs no sums: no row is looked at by itself.
+    end, each_row = first, classes * size
+    lie = plan[BATCH_AXES] == 1 and x_down == each_row and out_down == each_row and (y == 0 or y_down == each_row)
+    direct = plan[x_at + DIRECT] != 0 and plan[out_at + DIRECT] != 0 and (y == 0 or plan[y_at + DIRECT] != 0)
+    if lie and direct and alone and alike and w == 0 and derived and mode & ROWS == 0:
+        for start in range(first * each_row, last * each_row, BLOCK * size):
+            n = min(BLOCK, (last * each_row - start) // size)
+            if mode & HESSIAN:
+                hessian(n, x + start, f, out + start, one)
+            else:
+                gradient(n, x + start, y + start, f, out + start, one)
+        end = last
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
     for r in range(min(slab, last - first)):
         _put_at(divisors, r, np.float64(classes))
-    for i in range(first, last, slab):
+    for i in range(end, last, slab):
         many = min(slab, last - i)
         if m != 0 and classes > 1:  # one class is divided by 1, observed or not
             am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)

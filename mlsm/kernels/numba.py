@@ -237,8 +237,11 @@ def derivatives(o: Operands, scale: Any, least: float) -> tuple[Any, Any]:
 
 def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
     """The results that `mode` selects for all rows, by threads if the call is large enough."""
-    x, y = _as_array(o.x), _as_array(o.y)
-    w, p, m = (None if v is None else _as_array(v) for v in (o.w, o.p, o.m))
+    # One by one, because a generator takes as long as what it does here.
+    x, y, w, p, m = _as_array(o.x), _as_array(o.y), o.w, o.p, o.m
+    w = w if w is None else _as_array(w)
+    p = p if p is None else _as_array(p)
+    m = m if m is None else _as_array(m)
     scale, each = (1.0, None) if g is None else (float(g), None) if not g.ndim else (1.0, _as_array(g))
     if each is not None and each.dtype != np.float64:
         each = each.astype(np.float64)

@@ -111,6 +111,11 @@ class Library:
         """A context in which it makes its arrays on this device, if it has a current device."""
         return NOTHING
 
+    def zero_d(self, number: float, dtype: DType, device: Any) -> Any:
+        """A 0-d array of a number, by `full`, because copying a host value would synchronise a GPU."""
+        with self.on(device):
+            return self.xp.full((), number, dtype=dtype, device=device)
+
     def replicated(self, value: Any, like: Any) -> Any:
         """An array that we made as one that can be combined with `like`, which may be distributed over processes."""
         return value

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .._problem import Layout, State
+from .._typing import DType
 from . import base
 
 
@@ -21,6 +22,9 @@ class Library(base.Library):
 
     def is_scalar(self, value: Any) -> bool:
         return isinstance(value, np.generic)  # which also has a shape and a dtype
+
+    def zero_d(self, number: float, dtype: DType, device: Any) -> Any:
+        return np.asarray(number, dtype)  # an eighth of the time of `full`
 
     def readable(self, *arrays: Any) -> tuple[Any, ...]:
         return arrays

@@ -478,7 +478,12 @@ def test_threads_do_not_change_a_bit(
     threads: int, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     x, y = _data(31, 40, dtype, rng)
-    alone = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
+
+    def asked() -> list[Any]:
+        both = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")
+        return [*both, mlsm.grad(x, y, kernel="numba"), mlsm.hessian_diag(x, y, kernel="numba")]
+
+    alone = asked()
     monkeypatch.setattr(kernel, "ALONE", 1)
     used: set[int] = set()
     spread = kernel._threads.spread
@@ -492,7 +497,7 @@ def test_threads_do_not_change_a_bit(
 
     monkeypatch.setattr(kernel._threads, "spread", noticed)
     monkeypatch.setattr(kernel._threads, "allowed", lambda tensors: threads)
-    for found, right in zip(mlsm.value_and_grad(x, y, kernel="numba", reduction="none"), alone, strict=True):
+    for found, right in zip(asked(), alone, strict=True):
         identical(found, right)
     assert len(used) > 1
 

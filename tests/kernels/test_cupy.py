@@ -861,6 +861,7 @@ def test_a_library_with_a_current_device_uses_that_of_the_arrays(monkeypatch: py
     import array_api_compat.numpy as namespace
 
     from mlsm import _check, _reduce
+    from mlsm.libraries import base
     from mlsm.libraries.numpy import Library
 
     class Current:
@@ -886,6 +887,7 @@ def test_a_library_with_a_current_device_uses_that_of_the_arrays(monkeypatch: py
     monkeypatch.setattr(Library, "form", lambda self, *given: form(self, *given)._replace(device=device))
     for question in ("on", "errstate"):
         monkeypatch.setattr(Library, question, lambda self, device: device)
+    monkeypatch.setattr(Library, "zero_d", base.Library.zero_d)  # NumPy's own needs no device
     monkeypatch.setattr(namespace, "full", inside("full", lambda *a, device, **o: np.full(*a, **o)))
     monkeypatch.setattr(namespace, "asarray", inside("asarray", lambda *a, device, **o: np.asarray(*a, **o)))
     for name, reduction in _reduce.REDUCE.items():

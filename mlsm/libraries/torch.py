@@ -82,8 +82,12 @@ class Library(base.Library):
             if value is not None:
                 kind = type(value)
                 plain = kind is _Tensor or kind is _Parameter
-                # The comparison would end the process if a nested tensor came, which has no strides.
-                if not plain or value.layout is not _STRIDED or value.is_nested:
+                if not plain or value.layout is not _STRIDED:
+                    return None
+                try:
+                    # The comparison reads both too, but there an error ends the process: a nested tensor has neither.
+                    value.stride(), value.shape
+                except RuntimeError:
                     return None
                 tensors.append(value)
         for given, graph, alike, problem, o in self._repeated:
@@ -98,11 +102,17 @@ class Library(base.Library):
         again = problem in self._checked
         self._checked = problem, *self._checked[: _REMEMBERED - 1]
         constant = all(type(v) in (str, float, int, bool) for v in options)  # no object whose value may change
-        if again and constant and all(map(is_, arguments, o[1:6])) and _comparable():
-            alike = _comparison([v for v in arguments if v is not None])
-            kept = Repeated(*problem), o.holding(None, None, None, None, None)
-            call = options, torch.is_grad_enabled(), alike, *kept
-            self._repeated = call, *self._repeated[: _REMEMBERED - 1]
+        if not (again and constant and all(map(is_, arguments, o[1:6])) and _comparable()):
+            return
+        tensors, graph = [v for v in arguments if v is not None], torch.is_grad_enabled()
+        if len(set(map(id, tensors))) < len(tensors):  # the comparison is never true of a tensor that is passed twice
+            return
+        for given, recorded, alike, *_ in self._repeated:
+            if options == given and recorded is graph and alike(*tensors):
+                return  # it is remembered, but an option is an equal object, made anew for each call
+        kept = Repeated(*problem), o.holding(None, None, None, None, None)
+        call = options, graph, _comparison(tensors), *kept
+        self._repeated = call, *self._repeated[: _REMEMBERED - 1]
 
     def is_sparse(self, value: Any) -> bool:
         return value.layout is not torch.strided
@@ -284,13 +294,13 @@ def _comparable() -> bool:
     """Whether `_comparison` is right here: PyTorch does not promise that it exists, nor what it compares."""
     try:
         with torch.inference_mode(False):
-            tensor = torch.zeros((2, 3), device="cpu")
+            tensor = torch.zeros((2, 3), dtype=torch.float32, device="cpu")
             alike = _comparison([tensor])
             others: tuple[Any, ...] = (
                 [],
                 tensor.double(),
                 tensor[:1],
-                torch.zeros((3, 2), device="cpu").T,
+                torch.zeros((3, 2), dtype=torch.float32, device="cpu").T,
                 torch._neg_view(tensor),
                 tensor.clone().requires_grad_(),
                 _Parameter(tensor, requires_grad=False),

@@ -152,6 +152,13 @@ others = (
     torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
     torch.masked.masked_tensor(x, x == 0),
 )
+leaked = []
+batch = torch.nested.nested_tensor([torch.zeros(4, 4), torch.ones(4, 4)])
+torch.func.vmap(lambda t: (leaked.append(t), t * 1)[1])(batch)
+try:
+    mlsm.multilabel_soft_margin_loss(leaked[0], y, y, where=y > 0)
+except RuntimeError:
+    print("refused")
 for other in others:
     for given in ((other, y, y, y > 0), (x, other, y, y > 0), (x, y, other, y > 0), (x, y, y, other)):
         try:
@@ -161,7 +168,7 @@ for other in others:
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr[-300:]) == (0, "")
-    assert found.stdout.split() == ["refused"] * 32
+    assert found.stdout.split() == ["refused"] * 33
 
 
 def test_options_of_another_type_are_refused_as_before() -> None:
@@ -273,6 +280,25 @@ def test_nothing_is_remembered_where_pytorch_compares_otherwise(
 
 
 WEIGHTS = ((1,), (4,), (1, 4), (4, 1), (4, 4), ())
+
+
+def test_a_call_that_cannot_be_recognised_is_not_remembered_again() -> None:
+    """An equal option that is another object each time, and a tensor that is passed twice."""
+    for _ in range(5):
+        _judged(label_smoothing=float("0.25"))
+    assert len(library.TORCH._repeated) == 1
+    w = _arguments()["weight"]
+    for _ in range(4):
+        _judged(weight=w, pos_weight=w)
+    assert len(library.TORCH._repeated) == 1
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert library._comparable()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_few_losses_in_turn_are_recognised() -> None:

@@ -56,6 +56,7 @@ class Problem(NamedTuple):
 
 
 class Repeated(Problem):
-    """The problem of calls whose operands have the same strides, too, so that a kernel may keep its plan in it."""
+    """The problem of a call that came before with the same metadata, strides included. A kernel may keep in `plan` how
+    it reads the operands."""
 
     plan: Any = None

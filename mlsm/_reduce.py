@@ -65,8 +65,8 @@ REDUCE: dict[str, LinearMap] = {
 
 
 def row_count(reduction: str, o: Operands, kernel: Any) -> Any:
-    """The divisor of the mean, counted by the kernel if it can, for a value and its adjoint together: reading a whole
-    mask takes a third of a loss.
+    """The divisor of the mean, counted by the kernel if it can. Counted once for a value and its adjoint, because
+    reading a whole mask takes a third of the time of a loss.
 
     None for the other reductions.
     """

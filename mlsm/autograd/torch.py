@@ -25,7 +25,7 @@ _Pullback = Callable[[Operands, Any], Any]
 
 def tracked(kernel: Kernel, problem: Problem, o: Operands) -> Any:
     """The loss by `kernel`, differentiable: one node of the graph connects it to the operands."""
-    if type(problem) is not Repeated:  # whose tensors have no wrapper of a transform
+    if type(problem) is not Repeated:  # a recognised tensor is no wrapper of a transform
         o = o.holding(*[None if v is None else _alive(v) for v in o[1:6]])
     return _tied((kernel, problem, o), *o[1:6])
 

@@ -634,8 +634,8 @@ def _size(typingctx: Any, one: Any) -> Any:
 def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
     """Copy the number of each row, which are `step` bytes apart, to all `width` elements of the row.
 
-    By whole vectors: the last one of a row ends in the next row, which is written after it, or in SPARE bytes after the
-    last row.
+    By whole vectors: the last one of a row may reach into the next row, which is written afterwards, or into the SPARE
+    bytes that follow the last row.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -1327,7 +1327,7 @@ def _formula(
     """Compute the results that `mode` selects for n neighbouring elements, derivatives times f.
 
     Losses are written to `losses`, or, if `joint`, in two parts to the buffers E and LINE. `plain`: there is no option
-    except perhaps a weight, which f includes already, and a mask, by which the results are set to 0.
+    except a weight, which f includes already, or a mask, by which the results are set to 0, or both.
     """
     work = APART * _size(one)
     e, linear, ones = room + E * work, room + LINE * work, room + ONES * work
@@ -1425,7 +1425,8 @@ def fused(
         if at_hand:  # a row counts if one label is known, and most rows show one at once
             for i in range(first, last):
                 averaged += _any(m + _offset(plan, m_at, i), classes)
-        together = BLOCK if plan[m_at + DIRECT] else slab  # rows: those that are copied have a buffer for a slab
+        # Rows of at most NARROW classes that are read in place have one batch axis, and so an equal distance.
+        together = BLOCK if plan[m_at + DIRECT] else slab  # rows; the buffer for copies holds a slab
         for i in range(last if at_hand else first, last, together):
             many, some = min(together, last - i), mode & 0
             _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
@@ -1444,7 +1445,8 @@ def fused(
     # A weight that is the only option is multiplied by the scale first, unless the product might leave the range or the
     # weight is as large as the logits: a loop that reads these together takes 0.74 of the time at 8192x1000.
     large = w != 0 and plan[w_at + DIRECT] != 0 and plan[w_at + FIXED] == 0
-    # With a mask, the results are computed as without and then set to 0: 0.8 of the time of the loops of all options.
+    # With a mask, the results are computed as if there were none, and then set to 0 where it is False: 0.8 of the time
+    # of the loops that serve all options.
     alone = p == 0 and (m == 0 or joint == 0) and plan[SMOOTH] == 0 and not large
     within = not derived or not alike or abs(scale / classes) <= 1
     products = room + PRODUCTS * work
@@ -1453,7 +1455,8 @@ def fused(
     bare = joint != 0 and m != 0 and w == 0 and p == 0 and plan[SMOOTH] == 0 and mode & both == both
     if alike and derived:
         filled(BLOCK, f, _real(scale / classes, one), one)
-    # A derivative without options of rows that lie one after the other needs no sums: no row is looked at by itself.
+    # Derivatives without options, of rows that lie one after the other, are computed element by element: no sum over a
+    # row and no factor of a row is needed.
     end, each_row = first, classes * size
     lie = plan[BATCH_AXES] == 1 and x_down == each_row and out_down == each_row and (y == 0 or y_down == each_row)
     direct = plan[x_at + DIRECT] != 0 and plan[out_at + DIRECT] != 0 and (y == 0 or plan[y_at + DIRECT] != 0)

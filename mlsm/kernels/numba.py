@@ -153,9 +153,10 @@ def reduced(problem: Problem, o: Operands, g: float | None) -> tuple[Any, Any] |
 
 
 def observed_rows(o: Operands) -> float | None:
-    """How many rows have an observed class, at least 1, or None for a mask that NumPy counts faster.
+    """How many rows have an observed class, at least 1. NumPy's `any` takes 22 ns for a row of 20 classes: more than
+    the loss of the row.
 
-    NumPy's `any` takes 22 ns for a row of 20 classes, more than the loss of the row.
+    None for a mask that broadcasts, is not contiguous along the classes or has one class: NumPy is faster there.
     """
     m = _as_array(o.m)
     classes, double = o.x.shape[-1], o.dtype == o.acc
@@ -178,7 +179,7 @@ def observed_rows(o: Operands) -> float | None:
 
 @cache
 def _scalar(dtype: Any) -> Any:
-    """A 0-d tensor, like which `empty_like` makes another in half the time of `new_empty`."""
+    """A template for `empty_like`, which takes half the time of `new_empty`."""
     import torch
 
     return torch.empty((), dtype=dtype, device="cpu")

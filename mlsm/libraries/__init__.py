@@ -46,7 +46,7 @@ def library_of(value: Any, argument: str) -> Library:
     """The library of `value`. If it is not an array, raises a TypeError that says how to convert it."""
     kind = type(value)
     if type(kind) is not type and _is_tensor(kind):  # every tensor's class has a metaclass; that of an ndarray has none
-        # Inside a compiler `get` would become a guard, which fails after the import.
+        # A compiler would make a guard of `sys.modules.get`, and compile again once the file is imported.
         compiling = sys.modules["torch"].compiler.is_compiling()
         tensors: Any = None if compiling else sys.modules.get(_TENSORS)
         if tensors is None:

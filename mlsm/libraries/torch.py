@@ -1,7 +1,7 @@
 """PyTorch: tensors may be tracked or traced, may be on other devices and in other processes, and need not be dense.
 
-Imported when a tensor is first passed. A compiler may trace this file, and a cache that it reads would become a guard,
-so that each new type would cause a recompilation: only `recalled` and `remember` use one, and only outside a compiler.
+Imported when a tensor is first passed. A compiler may trace this file, and would turn a cache that the file reads into
+a guard, so that each new type caused a recompilation: only `recalled` and `remember` read a cache, outside a compiler.
 """
 
 import re
@@ -39,8 +39,8 @@ _STORED: Final = (
 class Library(base.Library):
     lasting = memorable = mutable = True
     conversion = "torch.as_tensor"
-    # The problems of the last calls that were checked, and of the last calls that were checked again the options, a
-    # comparison of the tensors and the problem. The latest is first; tuples, which another thread sees whole.
+    # `_checked` has the problems of the last calls that were checked. `_repeated` has, for the last of these that came
+    # again, the options, the comparison with other tensors, and the problem. Tuples, which another thread sees whole.
     _checked: tuple[Problem, ...] = ()
     _repeated: tuple[Any, ...] = ()
 
@@ -73,8 +73,8 @@ class Library(base.Library):
         return State.TRACKED if tracked and torch.is_grad_enabled() else State.PLAIN
 
     def recalled(self, arguments: tuple[Any, ...], options: tuple[Any, ...]) -> tuple[Problem, Operands] | None:
-        """The problem and the operands of a call that is judged as a remembered one was, because its options are the
-        same objects and its tensors have the same metadata; else None."""
+        """The problem and the operands of a call whose options are the same objects, and whose tensors have the same
+        metadata, as those of a remembered call, so that a check would give the same; else None."""
         if _compiling() or not self._repeated or transformed():
             return None
         tensors = []
@@ -97,8 +97,8 @@ class Library(base.Library):
         return None
 
     def remember(self, arguments: tuple[Any, ...], options: tuple[Any, ...], problem: Problem, o: Operands) -> None:
-        """Called for each call that was checked outside a trace. Remembers it if one of the last was equal, and if its
-        arguments are its operands; keeps none of its tensors."""
+        """Called for each call that was checked outside a trace. Remembers the call if one of the last was equal and if
+        the arguments needed no conversion; keeps none of the tensors."""
         again = problem in self._checked
         self._checked = problem, *self._checked[: _REMEMBERED - 1]
         constant = all(type(v) in (str, float, int, bool) for v in options)  # no object whose value may change

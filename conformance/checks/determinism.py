@@ -60,8 +60,8 @@ def repeated(context: Context, tally: Tally) -> None:
         # With a weight, because a mean of elements in another order would be the same mean.
         weighted = dense_cases.optioned("weight", d)[0]
         for name in sorted(context.backend.layouts - {"C", "broadcast"}):
-            again = dataclasses.replace(weighted, name=f"{d}-repeated-{name}", layout=name)
-            pairs += [(weighted, again), (again, weighted)]
+            moved = dataclasses.replace(weighted, name=f"{d}-repeated-{name}", layout=name)
+            pairs += [(weighted, moved), (moved, weighted)]
         asks = _asks(context)
         for before, after in pairs:
             if context.concerns(tally, before) and context.concerns(tally, after):

@@ -16,11 +16,14 @@ import mlsm
 from mlsm import _check
 from mlsm._problem import Repeated
 
+from .._support import check
+
 torch = pytest.importorskip("torch", reason="this file tests what is kept of calls of PyTorch")
 
 from mlsm.libraries import torch as library  # noqa: E402  # only if PyTorch is installed
 
 NAMES = ("input", "target", "weight", "pos_weight", "where")
+U = 2.0**-24
 OPTIONS: dict[str, Any] = {"reduction": "mean", "label_smoothing": 0.0, "axis": 1}
 
 
@@ -118,8 +121,8 @@ def test_a_call_that_differs_is_judged_anew(change: str) -> None:
     given = {**_arguments(), **OPTIONS, **changes}
     value, gradient = mlsm.value_and_grad(**given)
     wanted = mlsm.value_and_grad(**given, kernel="generic")
-    np.testing.assert_allclose(value.detach(), wanted[0].detach(), rtol=4e-7, atol=0)
-    np.testing.assert_allclose(gradient.detach(), wanted[1].detach(), rtol=4e-7, atol=1e-9)
+    for a, b in zip((value, gradient), wanted, strict=True):
+        check(a.detach(), b.detach().numpy(), 8 * U * np.abs(b.detach().numpy()), change)
 
 
 @pytest.mark.parametrize("change", ["strides of the logits", "strides of the target", "strides of the mask", "steps"])
@@ -130,7 +133,7 @@ def test_a_plan_is_not_used_for_other_strides(change: str) -> None:
         for _ in range(4):
             mlsm.multilabel_soft_margin_loss(**first)
         values = [mlsm.multilabel_soft_margin_loss(**then, kernel=k).item() for k in (None, "generic", None, None)]
-        np.testing.assert_allclose(values, values[1], rtol=4e-7, atol=0)
+        check(values, [values[1]] * 4, 8 * U * values[1], change)
 
 
 def test_a_tensor_that_is_not_dense_is_refused_as_before() -> None:

@@ -302,8 +302,8 @@ def log1p_of_many(q: _Number) -> _Number:
 class _Loop:
     """One iteration of a loop: v[k] reads the element of the k-th array, v[k] = value writes it, v.n[k] is a number."""
 
-    def __init__(self, builder: Any, arrays: Any, index: Any, numbers: Any) -> None:
-        self.builder, self.arrays, self.index = builder, arrays, index
+    def __init__(self, builder: Any, real: Any, letters: str, arrays: Any, index: Any, numbers: Any) -> None:
+        self.builder, self.real, self.letters, self.arrays, self.index = builder, real, letters, arrays, index
         self.n = [_Number(builder, value) for value in numbers]
 
     def at(self, k: int, later: int = 0) -> Any:
@@ -311,17 +311,22 @@ class _Loop:
         array = self.arrays[k]
         index = self.builder.add(self.index, self.index.type(later)) if later else self.index
         found = self.builder.load(self.builder.gep(array, [index], inbounds=True), align=1)
-        if isinstance(found.type, ir.IntType):
+        if self.letters[k] == "b":
             return self.builder.icmp_unsigned("!=", found, found.type(0))
+        if self.letters[k] in _HALVES:
+            found = _from(self.builder, _HALVES[self.letters[k]], found, self.real)
         return _Number(self.builder, found)
 
     __getitem__ = at
 
     def __setitem__(self, k: int, value: _Number) -> None:
-        array = self.arrays[k]
-        self.builder.store(value.value, self.builder.gep(array, [self.index], inbounds=True), align=1)
+        array, stored = self.arrays[k], value.value
+        if self.letters[k] in _HALVES:
+            stored = _into(self.builder, _HALVES[self.letters[k]], stored)
+        self.builder.store(stored, self.builder.gep(array, [self.index], inbounds=True), align=1)
 
 
+_HALVES: Final = {"h": "float16", "g": "bfloat16"}  # the letters of `_loop` for them
 _ADDRESS: Final = ir.IntType(64)
 _I32: Final = ir.IntType(32)
 
@@ -329,18 +334,18 @@ _I32: Final = ir.IntType(32)
 def _loop(arrays: str, numbers: int = 0, prefetched: tuple[int, ...] = ()) -> Callable[[Callable[[_Loop], None]], Any]:
     """A formula as loop(n, address of each array, numbers, one), for arrays that do not overlap.
 
-    `arrays` has a letter for each: r for the dtype of the arithmetic, d for float64, b for bytes. `prefetched` has the
-    indices of the arrays to prefetch. The loop is a separate function: inlined, it would be compiled again in every
-    caller.
+    `arrays` has a letter for each: r for the dtype of the arithmetic, b for bytes, h for float16, g for bfloat16.
+    `prefetched` has the indices of the arrays to prefetch. The loop is a separate function: inlined, it would be
+    compiled again in every caller.
     """
 
     def build(formula: Callable[[_Loop], None]) -> Any:
         def loop(typingctx: Any, *arguments: Any) -> Any:
             real = _SINGLE if arguments[-1] == types.float32 else _DOUBLE
-            kinds = [{"r": real, "d": _DOUBLE, "b": ir.IntType(8)}[letter] for letter in arrays]
+            kinds = [{"r": real, "b": ir.IntType(8)}.get(letter, ir.IntType(16)) for letter in arrays]
 
             def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                function = _made(builder.module, formula, real, kinds, numbers, prefetched)
+                function = _made(builder.module, formula, real, arrays, kinds, numbers, prefetched)
                 pointers = [
                     builder.inttoptr(value, kind.as_pointer())
                     for value, kind in zip(args[1 : 1 + len(kinds)], kinds, strict=True)
@@ -356,7 +361,9 @@ def _loop(arrays: str, numbers: int = 0, prefetched: tuple[int, ...] = ()) -> Ca
     return build
 
 
-def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, prefetched: tuple[int, ...]) -> Any:
+def _made(
+    module: Any, formula: Any, real: Any, letters: str, kinds: Any, numbers: int, prefetched: tuple[int, ...]
+) -> Any:
     """The loop as a function of the module that is being compiled."""
     name = f"mlsm.{formula.__name__}.{real}"
     if name in module.globals:
@@ -371,19 +378,23 @@ def _made(module: Any, formula: Any, real: Any, kinds: Any, numbers: int, prefet
 
     def turns(first: Any, last: Any) -> None:
         with cgutils.for_range(builder, last, first) as found:
-            formula(_Loop(builder, pointers, found.index, values))
+            formula(_Loop(builder, real, letters, pointers, found.index, values))
 
     if prefetched and AHEAD:
         with cgutils.for_range_slice(builder, _ADDRESS(0), n, _ADDRESS(PIECE)) as (first, _):
             last = builder.add(first, _ADDRESS(PIECE))
             last = builder.select(builder.icmp_signed("<", last, n), last, n)
             for k in prefetched:
-                _prefetch_ahead(builder, pointers[k], first, last, 64 // (4 if kinds[k] == _SINGLE else 8))
+                _prefetch_ahead(builder, pointers[k], first, last, 64 // _bytes(kinds[k]))
             turns(first, last)
     else:
         turns(_ADDRESS(0), n)
     builder.ret_void()
     return function
+
+
+def _bytes(kind: Any) -> int:
+    return kind.width // 8 if isinstance(kind, ir.IntType) else 4 if kind == _SINGLE else 8
 
 
 def _private(function: Any) -> Any:
@@ -439,15 +450,31 @@ def gradient(v: Any) -> None:
     v[3] = _signed(right, (1 - y).if_(right, y) - e / (e + 1)) * v[2]
 
 
-@_loop("rrrrrr", prefetched=(0, 1, 5))
-def both(v: Any) -> None:
-    """`line` and `gradient` in one pass."""
+def _both(v: Any) -> None:
     x, y = v[0], v[1]
     right, a = x.is_(">=", 0), abs(x)
     e, t = decay(a), (1 - y).if_(right, y)
     v[3] = e
     v[4] = _linear(t, a)
     v[5] = _signed(right, t - e / (e + 1)) * v[2]
+
+
+@_loop("rrrrrr", prefetched=(0, 1, 5))
+def both(v: Any) -> None:
+    """`line` and `gradient` in one pass."""
+    _both(v)
+
+
+@_loop("hhrrrh", prefetched=(0, 1, 5))
+def both_float16(v: Any) -> None:
+    """`both`, of logits, targets and gradients in float16, which are converted in registers."""
+    _both(v)
+
+
+@_loop("ggrrrg", prefetched=(0, 1, 5))
+def both_bfloat16(v: Any) -> None:
+    """Likewise in bfloat16."""
+    _both(v)
 
 
 @_loop("rrr", prefetched=(0, 2))
@@ -468,12 +495,15 @@ def observed_only(v: Any) -> None:
     v[0] = v[0].if_(v[1], v[0].const(0))
 
 
+def _loss(x: _Number, y: _Number) -> _Number:
+    """The loss of an element, with a logarithm of its own."""
+    a = abs(x)
+    return _linear((1 - y).if_(x.is_(">=", 0), y), a) + log1p(decay(a))
+
+
 @_loop("rrr")
 def loss(v: Any) -> None:
-    """Losses, with one logarithm for each element."""
-    x, y = v[0], v[1]
-    a = abs(x)
-    v[2] = _linear((1 - y).if_(x.is_(">=", 0), y), a) + log1p(decay(a))
+    v[2] = _loss(v[0], v[1])
 
 
 @_loop("rrrrr", prefetched=(0, 1, 4))
@@ -724,7 +754,7 @@ KINDS: Final = {
 BYTE: Final = len(KINDS)  # for masks, whose bytes are only copied
 KIND: Final = 64
 SWAPPED: Final = 16
-F32, F64 = KINDS["float32"], KINDS["float64"]
+F16, F32, F64 = KINDS["float16"], KINDS["float32"], KINDS["float64"]
 
 
 def _widened(b: Any, bits: Any) -> Any:
@@ -1065,16 +1095,18 @@ def _below(b: Any, n: Any, lanes: int) -> Any:
     return b.icmp_signed("<", ir.Constant(kind, [_I32(j) for j in range(lanes)]), value)
 
 
+def _part(b: Any, value: Any, first: int, lanes: int) -> Any:
+    """Neighbouring lanes of a vector, from the lane `first` on."""
+    kind = ir.VectorType(_I32, lanes)
+    return b.shuffle_vector(value, value, ir.Constant(kind, [_I32(first + j) for j in range(lanes)]))
+
+
 def _halved(b: Any, value: Any) -> Any:
     """The sum of all lanes: the second half is added to the first until one lane is left."""
     lanes = value.type.count
     while lanes > 1:
         lanes //= 2
-        low, high = (
-            b.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), [_I32(j + k) for j in range(lanes)]))
-            for k in (0, lanes)
-        )
-        value = b.fadd(low, high)
+        value = b.fadd(_part(b, value, 0, lanes), _part(b, value, lanes, lanes))
     return b.extract_element(value, _I32(0))
 
 
@@ -1138,8 +1170,8 @@ def _build_short_rows(function: Any, real: Any) -> None:
 # ---------------------------------------------------------------- where an operand is in memory
 
 # The plan of a call, made in Python and cached: the indices of its entries, in an array of int64.
-CLASSES, BATCH_AXES, UNIT, SLAB, PITCH, ROOM, JOINT, BY_ROW, SMOOTH = range(9)
-HEAD: Final = 9  # the first index of the lengths of the batch axes, outermost first; the operands follow
+CLASSES, BATCH_AXES, UNIT, SLAB, PITCH, ROOM, JOINT, BY_ROW, SMOOTH, HALF = range(10)
+HEAD: Final = 10  # the first index of the lengths of the batch axes, outermost first; the operands follow
 X, Y, W, P, M, G, OUT = range(7)
 TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; its steps along the batch axes follow. All steps are in bytes
 OPERAND: Final = 4
@@ -1312,6 +1344,39 @@ def _numpys_sum(n: int, values: int, one: Any) -> Any:
     return total
 
 
+@_intrinsic
+def _loss_sum(typingctx: Any, x: Any, y: Any, one: Any) -> Any:
+    """The sum of the losses of BLOCK neighbouring elements, in the order of NumPy's sum. The losses are not stored."""
+    real = _SINGLE if one == types.float32 else _DOUBLE
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name = f"mlsm.losses.{real}"
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(_DOUBLE, [real.as_pointer()] * 2)
+            function = _private(ir.Function(builder.module, kind, name))
+            _build_loss_sum(function, real)
+        return builder.call(function, [builder.inttoptr(value, real.as_pointer()) for value in args[:2]])
+
+    return types.float64(types.int64, types.int64, one), codegen
+
+
+def _build_loss_sum(function: Any, real: Any) -> None:
+    b, some, eight = ir.IRBuilder(function.append_basic_block()), ir.VectorType(real, 16), ir.VectorType(_DOUBLE, 8)
+    leaf = 128  # elements that are added by eight interleaved sums
+    found, sums = b.alloca(ir.VectorType(_DOUBLE, BLOCK // leaf)), b.alloca(eight)
+    with cgutils.for_range_slice(b, _ADDRESS(0), _ADDRESS(BLOCK), _ADDRESS(leaf)) as (first, _):
+        b.store(_same(eight, 0.0), sums)
+        with cgutils.for_range_slice(b, first, b.add(first, _ADDRESS(leaf)), _ADDRESS(16)) as (start, _):
+            places = [b.bitcast(b.gep(v, [start], inbounds=True), some.as_pointer()) for v in function.args]
+            losses = _loss(*(_Number(b, b.load(place, align=1)) for place in places)).to(_DOUBLE).value
+            for k in (0, 8):
+                b.store(b.fadd(b.load(sums), _part(b, losses, k, 8)), sums)
+        place = b.gep(b.bitcast(found, _DOUBLE.as_pointer()), [b.udiv(first, _ADDRESS(leaf))], inbounds=True)
+        b.store(_neighbours(b, b.load(sums)), place)
+    b.ret(_neighbours(b, b.load(found)))
+
+
 # ---------------------------------------------------------------- the pass
 
 # Scratch buffers of one block each, in addition to the copies of operands.
@@ -1407,6 +1472,7 @@ def fused(
     )  # fmt: skip
     # The bytes from one row to the next at the address that `_loaded` returns.
     copied_down = plan[PITCH] * size
+    half = plan[HALF]  # the dtype that is converted in registers, 0 if there is none
     x_down = plan[x_at + inner] if plan[x_at + DIRECT] else copied_down
     y_down = plan[y_at + inner] if plan[y_at + DIRECT] else copied_down
     w_down = plan[w_at + inner] if plan[w_at + DIRECT] else copied_down
@@ -1417,6 +1483,7 @@ def fused(
         filled(BLOCK, room + ONES * work, one, one)
         for j in range(BLOCK // 8):
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
+    absent = mode & 0  # for a constant 0, Numba would compile the called function again
     averaged: Any = np.float64(last)
     total = 0.0
     if m != 0 and mode & (MEAN | COUNT):
@@ -1428,7 +1495,7 @@ def fused(
         # Rows of at most NARROW classes that are read in place have one batch axis, and so an equal distance.
         together = BLOCK if plan[m_at + DIRECT] else slab  # rows; the buffer for copies holds a slab
         for i in range(last if at_hand else first, last, together):
-            many, some = min(together, last - i), mode & 0
+            many, some = min(together, last - i), absent
             _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
             for r in range(many):
                 some += _at(divisors, r, nothing) > 0
@@ -1441,7 +1508,7 @@ def fused(
     if mode & MEAN:
         scale /= averaged
     alike = g == 0 and m == 0 and by_row == 0  # whether all rows have the same scale
-    f, late = room + SCALES * work, mode & 0
+    f, late = room + SCALES * work, absent
     # A weight that is the only option is multiplied by the scale first, unless the product might leave the range or the
     # weight is as large as the logits: a loop that reads these together takes 0.74 of the time at 8192x1000.
     large = w != 0 and plan[w_at + DIRECT] != 0 and plan[w_at + FIXED] == 0
@@ -1463,12 +1530,21 @@ def fused(
     if lie and direct and alone and alike and w == 0 and derived and mode & ROWS == 0:
         for start in range(first * each_row, last * each_row, BLOCK * size):
             n = min(BLOCK, (last * each_row - start) // size)
-            if mode & HESSIAN:
-                hessian(n, x + start, f, out + start, one)
-            else:
-                gradient(n, x + start, y + start, f, out + start, one)
+            _formula(
+                one, mode, n, x + start, y + start, absent, absent, absent, absent, shrink, shift, f, joint, alone,
+                absent, out + start, room,
+            )  # fmt: skip
         end = last
     ax, ay, aw, ap, am, aout = x, y, w, p, m, out
+    # Losses of one class without options are added while they are computed: 0.8 of the time of storing them first.
+    if classes == 1 and alone and w == 0 and m == 0 and not derived and mode & (TOTAL | MEAN):
+        end = last // FEW * FEW
+        for i in range(0, end, BLOCK):
+            ax = _loaded(plan, x_at, x, i, absent | BLOCK, absent, absent | 1, tiles + X * tile, raw, one)
+            ay = _loaded(plan, y_at, y, i, absent | BLOCK, absent, absent | 1, tiles + Y * tile, raw, one)
+            _put_at(sums, i % FEW // BLOCK, _loss_sum(ax, ay, one))
+            if (i + BLOCK) % FEW == 0:
+                total += _leaf(FEW // BLOCK, sums, nothing)
     for r in range(min(slab, last - first)):
         _put_at(divisors, r, np.float64(classes))
     for i in range(end, last, slab):
@@ -1478,7 +1554,7 @@ def fused(
             for r in range(many):
                 _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
         if by_row:
-            aw = _loaded(plan, w_at, w, i, many, mode & 0, mode & 0 | 1, tiles + W * tile, raw, one)
+            aw = _loaded(plan, w_at, w, i, many, absent, absent | 1, tiles + W * tile, raw, one)
         if derived and not alike and g == 0 and not by_row:  # one loop without a branch, which is compiled to vectors
             within = abs(scale) <= 1
             for r in range(many):
@@ -1490,7 +1566,7 @@ def fused(
                 s /= _at(divisors, r, nothing)
                 within &= abs(s) <= 1
                 _put_at(of_rows, r, _real(s, one))
-            late = mode & 0
+            late = absent
             if by_row:
                 late |= not within
                 for r in range(many):
@@ -1511,9 +1587,10 @@ def fused(
             if m != 0 and (classes == 1 or classes > BLOCK):
                 am = _loaded(plan, m_at, m, i, many, start, width, tiles + M * tile, raw, one)
             straight = plan[out_at + DIRECT]
-            if straight:
-                aout = out + _offset(plan, out_at, i) + start * size
-            else:
+            aout = out + _offset(plan, out_at, i) + start * plan[out_at + STEP]
+            if not straight:
+                if derived and plan[out_at + STEP] == plan[out_at] % SWAPPED:
+                    _prefetch_bytes(aout, many * width * plan[out_at + STEP])  # 0.9 of the time of float16
                 aout = tiles + OUT * tile
             for u in range(0, many, unit):
                 k = min(unit, many - u)
@@ -1533,7 +1610,13 @@ def fused(
                     if not (alike and plan[w_at + FIXED] and (again or u > 0)):
                         times(n, f, own_w, products, one)
                 losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
-                if bare:
+                if half:
+                    e, linear = room + E * work, room + LINE * work
+                    if half == F16:
+                        both_float16(n, ax + u * x_down, ay + u * y_down, f, e, linear, aout + u * out_down, one)
+                    else:
+                        both_bfloat16(n, ax + u * x_down, ay + u * y_down, f, e, linear, aout + u * out_down, one)
+                elif bare:
                     for r in range(k):
                         here = r * width
                         both_masked(

@@ -256,6 +256,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
         None if p is None else (_code(o.p.dtype), p.shape, p.strides),
         None if m is None else (_MASK, m.shape, m.strides),
         None if each is None else (_NUMBERS, each.shape, each.strides),
+        mode == ROWS | GRADIENT,
     )
     tensors = not isinstance(o.x, np.ndarray)
     one = np.float64(1) if double else np.float32(1)
@@ -340,6 +341,7 @@ _KINDS: Final = (
 )  # fmt: skip
 _READ: Final = frozenset(_KINDS)
 _MASK: Final = len(_KINDS) * 64 + 1  # bytes, which are only copied
+_HALVES: Final = tuple(_KINDS.index(name) * 64 + 2 for name in ("float16", "bfloat16"))
 _NUMBERS: Final = _KINDS.index("float64") * 64 + 8
 BLOCK: Final = 1024  # elements that the compiled code processes together
 NARROW: Final = 64  # largest number of classes with a logarithm for each element
@@ -360,9 +362,13 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _plan(
-    double: bool, smooth: bool, x: View, y: View, w: View | None, p: View | None, m: View | None, g: View | None
-) -> _Plan:
-    """The plan visits rows in the memory order of the logits, by as few batch axes as all operands allow."""
+    double: bool, smooth: bool, x: View, y: View, w: View | None, p: View | None, m: View | None, g: View | None,
+    both: bool = False,
+) -> _Plan:  # fmt: skip
+    """The plan visits rows in the memory order of the logits, by as few batch axes as all operands allow.
+
+    If `both` loss and gradient are wanted, without options, float16 and bfloat16 are read and written in place.
+    """
     code, shape, strides = x
     classes, ndim = shape[-1], len(shape)
     if y[1] != shape:  # the loops use the lengths of x, and compare none
@@ -402,16 +408,24 @@ def _plan(
     slab = SLAB >> double if across else min(4 * unit, BLOCK) if near else unit
     width = min(classes, BLOCK)
     pitch = width + 16 if across else width
+    joint = p is None and classes > NARROW and (w is None or by_row)
+
+    def lies(k: int) -> bool:
+        """Whether the elements that are computed together are neighbours in memory."""
+        size = codes[k] % 16
+        merged = unit == 1 or axes[-1][0] == 1 or inner[k] == classes * size
+        return bool(by_class[k] == size and merged and (len(axes) == 1 or slab == 1))
+
+    alone = w is None and p is None and m is None and not smooth
+    half = both and alone and joint and code in _HALVES and y[0] == code and all(map(lies, (0, 1, 6)))
     operands: list[int] = []
     for k, own in enumerate(codes):
-        contiguous = own in (real, _MASK) and by_class[k] == own % 16
-        rows_lie = unit == 1 or axes[-1][0] == 1 or inner[k] == classes * (own % 16)
-        direct = k in present and contiguous and rows_lie and (len(axes) == 1 or slab == 1)
+        direct = k in present and (half or own in (real, _MASK)) and lies(k)
         fixed = not any(s[k] for _, s in axes) and (classes <= BLOCK or not by_class[k])
         operands += [own, direct, fixed, by_class[k], *(s[k] for _, s in axes)]
     copies = not all(operands[k * (4 + len(axes)) + 1] for k in present) or by_row
-    joint = p is None and classes > NARROW and (w is None or by_row)
-    numbers = [classes, len(axes), unit, slab, pitch, slab * pitch if copies else 0, joint, by_row, smooth]
+    room = slab * pitch if copies else 0
+    numbers = [classes, len(axes), unit, slab, pitch, room, joint, by_row, smooth, code // 64 if half else 0]
     numbers += [n for n, _ in axes] + operands
     plain = order == list(range(ndim))
     batch_back = np.argsort(np.asarray(batch_order, np.intp))

@@ -221,6 +221,33 @@ def test_sums_of_rows_have_the_bits_of_numpys(n: int, classes: int, dtype: Any, 
         identical(np.asarray(found), np.asarray(dtype(np.add.reduce(rows, dtype=np.float64))))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("target", ["same", "int8", "stepped"])
+@pytest.mark.parametrize("n", [1024, 8191, 8192, 8193, 16384, 20000])
+def test_sums_of_elements_have_the_bits_of_numpys(n: int, target: str, dtype: Any, rng: np.random.Generator) -> None:
+    """Losses that almost cancel: of a large logit the loss is its absolute value, or minus that with a target of 2."""
+    for _ in range(5):
+        v = (2.0 ** rng.uniform(0, 100, n - 3) * rng.choice([-1, 1], n - 3)).astype(dtype)
+        for _ in range(3):
+            v = np.append(v, -dtype(np.add.reduce(v, dtype=np.float64)))
+        x, y = abs(v)[:, None], np.where(v < 0, 2, 0)[:, None].astype("int8" if target == "int8" else dtype)
+        if target == "stepped":
+            x, y = np.repeat(x, 3, axis=0)[::3], np.repeat(y, 2, axis=1)[:, :1]
+        rows = loss(x, y, reduction="none", kernel="numba")
+        for reduction, count in (("sum", 1), ("mean", n)):
+            found = loss(x, y, reduction=reduction, kernel="numba")
+            identical(np.asarray(found), np.asarray(dtype(np.add.reduce(rows, dtype=np.float64) / count)))
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_a_special_value_among_many_elements(special: float, rng: np.random.Generator) -> None:
+    x, y = rng.normal(0, 4, (20000, 1)).astype(np.float32), (rng.random((20000, 1)) < 0.5).astype(np.float32)
+    x[9000], y[9000] = special, special > 0
+    found, rows = loss(x, y, kernel="numba"), loss(x, y, reduction="none", kernel="numba")
+    identical(np.asarray(found), np.asarray(np.float32(np.add.reduce(rows, dtype=np.float64) / 20000)))
+    assert np.isnan(found) == np.isnan(special)
+
+
 @pytest.mark.parametrize("c", [20, 700])
 def test_scale_of_every_row(c: int, rng: np.random.Generator) -> None:
     x, y = _data(30, c, np.float64, rng)
@@ -243,6 +270,7 @@ def test_compiler_takes_several_elements_at_a_time(dtype: Any, kernel: Any, loop
         "line",
         "gradient",
         "both",
+        *(("both_float16", "both_bfloat16") if dtype is np.float32 else ()),
         "hessian",
         "loss",
         "loss_and_gradient",
@@ -467,6 +495,48 @@ def test_halves_are_rounded_to_the_nearest(
         check(found.astype(np.float32), right.astype(np.float32), 0)
     number = ~np.isnan(values)
     assert np.array_equal(np.signbit(found)[number], np.signbit(right)[number])
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(9, 65), (40, 100), (3, 1000), (2, 1024), (3, 2500), (2, 3, 70), (5, 64), (1, 1)])
+def test_halves_that_are_read_in_place_have_the_bits_of_copied_ones(
+    shape: tuple[int, ...], name: str, rng: np.random.Generator
+) -> None:
+    """Beside the same numbers in an array whose classes are apart, which are copied before they are read."""
+    torch = pytest.importorskip("torch")
+    dtype = getattr(torch, name)
+    x = torch.from_numpy(rng.normal(0, 4, shape)).to(dtype)
+    y = torch.from_numpy(rng.random(shape)).to(dtype)
+    special = torch.tensor([0.0, -0.0, 1e-7, -1e-7, 6e4, -6e4, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+    x.view(-1)[: special.numel()] = special[: x.numel()]
+    apart = torch.stack([x, x + 1], dim=-1)[..., 0]
+    g = torch.from_numpy(rng.normal(0, 1, shape[:-1]).astype(np.float32))
+    other = torch.bfloat16 if name == "float16" else torch.float16
+    targets = (y, torch.stack([y, y + 1], dim=-1)[..., 0], y.float(), y.to(other), y > 0.5)
+    choices: list[dict[str, Any]] = [
+        {},
+        {"reduction": "sum"},
+        {"reduction": "none"},
+        {"reduction": "none", "grad_output": g},
+        {"weight": abs(y.reshape(-1, shape[-1])[0] + 1)},
+        {"weight": abs(y[..., :1] + 1)},
+        {"pos_weight": y + 1},
+        {"where": y > 0.3},
+        {"label_smoothing": 0.1},
+    ]
+    for target, given in [*((t, {}) for t in targets), *((y, v) for v in choices)]:
+        options = {**given, "kernel": "numba"}
+        found, right = mlsm.value_and_grad(x, target, **options), mlsm.value_and_grad(apart, target, **options)
+        curvatures = mlsm.hessian_diag(x, target, **options), mlsm.hessian_diag(apart, target, **options)
+        by_itself = mlsm.grad(x, target, **options), right[1]
+        if "grad_output" not in options:
+            identical(loss(x, target, **options).float().numpy(), right[0].float().numpy())
+        for a, b in (*zip(found, right, strict=True), by_itself, curvatures):
+            identical(a.float().numpy(), b.float().numpy())
+    if len(shape) == 3:
+        turned = mlsm.value_and_grad(x.swapaxes(0, 1), y.swapaxes(0, 1), kernel="numba", reduction="none")[1]
+        whole = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")[1]
+        identical(turned.float().numpy(), whole.swapaxes(0, 1).float().numpy())
 
 
 # ---------------------------------------------------------------- threads

@@ -661,6 +661,16 @@ def _size(typingctx: Any, one: Any) -> Any:
 
 
 @_intrinsic
+def _min(typingctx: Any, a: Any, b: Any) -> Any:
+    """The smaller of two integers. Numba compiles its own `min` as a function, again for each kind of constant."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_signed("<", *args), *args)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@_intrinsic
 def _spread(typingctx: Any, rows: Any, width: Any, values: Any, step: Any, to: Any, one: Any) -> Any:
     """Copy the number of each row, which are `step` bytes apart, to all `width` elements of the row.
 
@@ -1173,8 +1183,10 @@ def _build_short_rows(function: Any, real: Any) -> None:
 CLASSES, BATCH_AXES, UNIT, SLAB, PITCH, ROOM, JOINT, BY_ROW, SMOOTH, HALF = range(10)
 HEAD: Final = 10  # the first index of the lengths of the batch axes, outermost first; the operands follow
 X, Y, W, P, M, G, OUT = range(7)
-TYPE, DIRECT, FIXED, STEP = range(4)  # of an operand; its steps along the batch axes follow. All steps are in bytes
-OPERAND: Final = 4
+# Of an operand; its steps along the batch axes follow. DOWN is the step from row to row where `_loaded` puts them, STEP
+# that from class to class. All steps are in bytes.
+TYPE, DIRECT, FIXED, STEP, DOWN = range(5)
+OPERAND: Final = 5
 
 ROWS, GRADIENT, HESSIAN, TOTAL, MEAN, COUNT = 1, 2, 4, 8, 16, 32  # the bits of `mode`: the results that are wanted
 FEW: Final = 8192  # numbers that NumPy casts to float64 and adds at a time
@@ -1220,7 +1232,7 @@ def _loaded(
     same = kind == BYTE or (kind == F32 and cell == 4) or (kind == F64 and cell == 8)
     done = 0
     while done < many:  # as many rows at a time as have equal distances
-        take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
+        take = _min(many - done, inner - (row + done) % inner) if axes > 1 else many
         source, to = base + _offset(plan, operand, row + done) + start * step, tile + done * pitch * cell
         if same and step == 0 and not swapped and kind != BYTE and pitch == width:
             _spread(take, width, source, down, to, one)  # a weight of each row: a quarter of the time of `_move`
@@ -1253,7 +1265,7 @@ def _stored(
     same = (kind == F32 and cell == 4) or (kind == F64 and cell == 8)
     done = 0
     while done < many:
-        take = min(many - done, inner - (row + done) % inner) if axes > 1 else many
+        take = _min(many - done, inner - (row + done) % inner) if axes > 1 else many
         source, to = tile + done * pitch * cell, base + _offset(plan, operand, row + done) + start * step
         if same:
             _move(size, swapped, take, width, source, pitch * cell, cell, to, down, step)
@@ -1266,17 +1278,15 @@ def _stored(
 
 
 @_inner
-def _count(
-    plan: Any, operand: int, m: int, row: int, many: int, down: int, tile: int, raw: int, divisors: int, one: Any
-) -> Any:
+def _count(plan: Any, operand: int, m: int, row: int, many: int, tile: int, raw: int, divisors: int, one: Any) -> Any:
     """Write the number of observed classes of each row to `divisors`; return where the mask or its last block is."""
     classes, am = plan[CLASSES], m
     for r in range(many):
         _put_at(divisors, r, np.float64(0))
     for start in range(0, classes, BLOCK):
-        width = min(BLOCK, classes - start)
+        width = _min(BLOCK, classes - start)
         am = _loaded(plan, operand, m, row, many, start, width, tile, raw, one)
-        _observed(many, width, am, down, divisors)
+        _observed(many, width, am, plan[operand + DOWN], divisors)
     return am
 
 
@@ -1437,6 +1447,71 @@ def _formula(
         observed_only(n, out, m, one)
 
 
+@_inner
+def _observed_rows(
+    plan: Any, m_at: int, m: int, first: int, last: int, tile: int, raw: int, divisors: int, one: Any
+) -> Any:
+    """How many of the rows first:last have an observed class."""
+    classes, found, nothing = plan[CLASSES], np.float64(0), np.float64(0)
+    at_hand = plan[m_at + DIRECT] != 0 and classes > NARROW
+    if at_hand:  # a row counts if one label is known, and most rows show one at once
+        for i in range(first, last):
+            found += _any(m + _offset(plan, m_at, i), classes)
+    # Rows of at most NARROW classes that are read in place have one batch axis, and so an equal distance.
+    together = BLOCK if plan[m_at + DIRECT] else plan[SLAB]  # rows; the buffer for copies holds a slab
+    for start in range(last if at_hand else first, last, together):
+        many = _min(together, last - start)
+        _count(plan, m_at, m, start, many, tile, raw, divisors, one)
+        for r in range(many):
+            found += _at(divisors, r, nothing) > 0
+    return found
+
+
+@_inner
+def _loss_of_elements(
+    plan: Any, x_at: int, x: int, y_at: int, y: int, end: int, x_tile: int, y_tile: int, raw: int, sums: int, one: Any
+) -> Any:
+    """The sum of the first `end` losses of one class, a multiple of FEW, in the order of NumPy's sum."""
+    total, many, start, width = 0.0, np.int64(BLOCK), np.int64(0), np.int64(1)
+    for i in range(0, end, BLOCK):
+        ax = _loaded(plan, x_at, x, i, many, start, width, x_tile, raw, one)
+        ay = _loaded(plan, y_at, y, i, many, start, width, y_tile, raw, one)
+        _put_at(sums, i % FEW // BLOCK, _loss_sum(ax, ay, one))
+        if (i + BLOCK) % FEW == 0:
+            total += _leaf(FEW // BLOCK, sums, np.float64(0))
+    return total
+
+
+@_inner
+def _row_losses(
+    plan: Any, rows: int, start: int, width: int, losses: int, e: int, sums: int, divisors: int, w: int, to: int,
+    one: Any,
+) -> None:  # fmt: skip
+    """Add the losses of each row, from the class `start` on; after the last class, divide the sum and write it to `to`.
+
+    Rows of more than BLOCK classes are added block by block: `sums` has their sums, and BLOCK numbers later the sums of
+    the rounding errors of these additions, so that no error grows with the number of classes.
+    """
+    size, classes, rests = _size(one), plan[CLASSES], sums + 8 * BLOCK
+    for r in range(rows):
+        at = r * width * size
+        part = _total(width, losses + at, e + at, plan[JOINT], one)
+        if classes > BLOCK:
+            before = _at(sums, r, part) if start > 0 else 0.0
+            lost = _at(rests, r, part) if start > 0 else 0.0
+            after = before + part
+            back = after - before
+            lost += (before - (after - back)) + (part - back)
+            _put_at(sums, r, after)
+            _put_at(rests, r, lost)
+            part = after + lost if np.isfinite(lost) else after
+        if start + width == classes:
+            part /= _at(divisors, r, part)
+            if plan[BY_ROW]:
+                part *= _at(w, r * plan[PITCH], one)
+            _put_at(to, r, _real(part, one))
+
+
 def fused(
     one: Any, mode: int, first: int, last: int, plan: Any, x: int, y: int, w: int, p: int, m: int, g: int,
     rows: int, out: int, value: int, scale: float, keep: float, add: float,
@@ -1455,56 +1530,35 @@ def fused(
     derived, nothing = mode & (GRADIENT | HESSIAN) != 0, np.float64(0)
     work, tile = APART * size, plan[ROOM] * 8 + SPARE
     around = FEW if mode & (TOTAL | MEAN) else last  # rows after which `rows` is filled from its start again
-    own = min(last, around) * size if rows == 0 and mode & ROWS else 0
+    own = _min(last, around) * size if rows == 0 and mode & ROWS else 0
     space = np.empty(7 * tile + BUFFERS * work + 3 * 8 * BLOCK + own, np.uint8)
     tiles = np.int64(space.ctypes.data)
     room, raw = tiles + 7 * tile, tiles + 6 * tile
     sums = room + BUFFERS * work
-    rests, divisors = sums + 8 * BLOCK, sums + 16 * BLOCK
+    divisors = sums + 16 * BLOCK  # after the sums of blocks and the sums of their rounding errors
     if own != 0:
         rows = sums + 24 * BLOCK
     of_rows, weights = room + OF_ROWS * work, room + WEIGHTS * work
     shift, shrink = _real(add, one), _real(keep, one)
-    each, inner = OPERAND + plan[BATCH_AXES], OPERAND + plan[BATCH_AXES] - 1
+    each = OPERAND + plan[BATCH_AXES]
     x_at = HEAD + plan[BATCH_AXES]
     y_at, w_at, p_at, m_at, g_at, out_at = (
         x_at + each, x_at + 2 * each, x_at + 3 * each, x_at + 4 * each, x_at + 5 * each, x_at + 6 * each,
     )  # fmt: skip
-    # The bytes from one row to the next at the address that `_loaded` returns.
-    copied_down = plan[PITCH] * size
     half = plan[HALF]  # the dtype that is converted in registers, 0 if there is none
-    x_down = plan[x_at + inner] if plan[x_at + DIRECT] else copied_down
-    y_down = plan[y_at + inner] if plan[y_at + DIRECT] else copied_down
-    w_down = plan[w_at + inner] if plan[w_at + DIRECT] else copied_down
-    p_down = plan[p_at + inner] if plan[p_at + DIRECT] else copied_down
-    m_down = plan[m_at + inner] if plan[m_at + DIRECT] else plan[PITCH]
-    out_down = plan[out_at + inner] if plan[out_at + DIRECT] else copied_down
     if w != 0 or p != 0 or m != 0 or plan[SMOOTH]:
         filled(BLOCK, room + ONES * work, one, one)
         for j in range(BLOCK // 8):
             _put_at(room + SEEN * work, j, np.int64(0x0101010101010101))
-    absent = mode & 0  # for a constant 0, Numba would compile the called function again
+    absent = np.int64(0)  # for a constant 0, Numba would compile the called function again
     averaged: Any = np.float64(last)
-    total = 0.0
     if m != 0 and mode & (MEAN | COUNT):
-        averaged = nothing
-        at_hand = plan[m_at + DIRECT] != 0 and classes > NARROW
-        if at_hand:  # a row counts if one label is known, and most rows show one at once
-            for i in range(first, last):
-                averaged += _any(m + _offset(plan, m_at, i), classes)
-        # Rows of at most NARROW classes that are read in place have one batch axis, and so an equal distance.
-        together = BLOCK if plan[m_at + DIRECT] else slab  # rows; the buffer for copies holds a slab
-        for i in range(last if at_hand else first, last, together):
-            many, some = min(together, last - i), absent
-            _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
-            for r in range(many):
-                some += _at(divisors, r, nothing) > 0
-            averaged += some
+        averaged = _observed_rows(plan, m_at, m, first, last, tiles + M * tile, raw, divisors, one)
         if mode & COUNT:
             _put_at(value, 0, averaged)
             space[0] = 0
             return
-        averaged = max(averaged, 1.0)
+        averaged = averaged if averaged > 1 else np.float64(1)
     if mode & MEAN:
         scale /= averaged
     alike = g == 0 and m == 0 and by_row == 0  # whether all rows have the same scale
@@ -1525,36 +1579,34 @@ def fused(
     # Derivatives without options, of rows that lie one after the other, are computed element by element: no sum over a
     # row and no factor of a row is needed.
     end, each_row = first, classes * size
-    lie = plan[BATCH_AXES] == 1 and x_down == each_row and out_down == each_row and (y == 0 or y_down == each_row)
-    direct = plan[x_at + DIRECT] != 0 and plan[out_at + DIRECT] != 0 and (y == 0 or plan[y_at + DIRECT] != 0)
-    if lie and direct and alone and alike and w == 0 and derived and mode & ROWS == 0:
+    x_lies = plan[x_at + DIRECT] != 0 and plan[x_at + DOWN] == each_row
+    y_lies = y == 0 or (plan[y_at + DIRECT] != 0 and plan[y_at + DOWN] == each_row)
+    out_lies = plan[out_at + DIRECT] != 0 and plan[out_at + DOWN] == each_row and plan[BATCH_AXES] == 1
+    if x_lies and y_lies and out_lies and alone and alike and w == 0 and derived and mode & ROWS == 0:
         for start in range(first * each_row, last * each_row, BLOCK * size):
-            n = min(BLOCK, (last * each_row - start) // size)
+            n = _min(BLOCK, (last * each_row - start) // size)
             _formula(
                 one, mode, n, x + start, y + start, absent, absent, absent, absent, shrink, shift, f, joint, alone,
                 absent, out + start, room,
             )  # fmt: skip
         end = last
-    ax, ay, aw, ap, am, aout = x, y, w, p, m, out
     # Losses of one class without options are added while they are computed: 0.8 of the time of storing them first.
+    total = 0.0
     if classes == 1 and alone and w == 0 and m == 0 and not derived and mode & (TOTAL | MEAN):
         end = last // FEW * FEW
-        for i in range(0, end, BLOCK):
-            ax = _loaded(plan, x_at, x, i, absent | BLOCK, absent, absent | 1, tiles + X * tile, raw, one)
-            ay = _loaded(plan, y_at, y, i, absent | BLOCK, absent, absent | 1, tiles + Y * tile, raw, one)
-            _put_at(sums, i % FEW // BLOCK, _loss_sum(ax, ay, one))
-            if (i + BLOCK) % FEW == 0:
-                total += _leaf(FEW // BLOCK, sums, nothing)
-    for r in range(min(slab, last - first)):
+        total = _loss_of_elements(plan, x_at, x, y_at, y, end, tiles + X * tile, tiles + Y * tile, raw, sums, one)
+    ax, ay, aw, ap, am, aout = x, y, w, p, m, out
+    for r in range(_min(slab, last - first)):
         _put_at(divisors, r, np.float64(classes))
     for i in range(end, last, slab):
-        many = min(slab, last - i)
+        many = _min(slab, last - i)
         if m != 0 and classes > 1:  # one class is divided by 1, observed or not
-            am = _count(plan, m_at, m, i, many, m_down, tiles + M * tile, raw, divisors, one)
+            am = _count(plan, m_at, m, i, many, tiles + M * tile, raw, divisors, one)
             for r in range(many):
-                _put_at(divisors, r, max(1.0, _at(divisors, r, nothing)))
+                count = _at(divisors, r, nothing)
+                _put_at(divisors, r, count if count > 1 else np.float64(1))
         if by_row:
-            aw = _loaded(plan, w_at, w, i, many, absent, absent | 1, tiles + W * tile, raw, one)
+            aw = _loaded(plan, w_at, w, i, many, absent, np.int64(1), tiles + W * tile, raw, one)
         if derived and not alike and g == 0 and not by_row:  # one loop without a branch, which is compiled to vectors
             within = abs(scale) <= 1
             for r in range(many):
@@ -1575,7 +1627,7 @@ def fused(
                     _put_at(of_rows, r, _real(s * weight if together else s, one))
                     _put_at(room + APART_W * work, r, one if together else weight)
         for start in range(0, classes, BLOCK):
-            width = min(BLOCK, classes - start)
+            width = _min(BLOCK, classes - start)
             again = i > first or start > 0
             ax = _loaded(plan, x_at, x, i, many, start, width, tiles + X * tile, raw, one)
             if y != 0:
@@ -1593,8 +1645,12 @@ def fused(
                     _prefetch_bytes(aout, many * width * plan[out_at + STEP])  # 0.9 of the time of float16
                 aout = tiles + OUT * tile
             for u in range(0, many, unit):
-                k = min(unit, many - u)
+                k = _min(unit, many - u)
                 n = k * width
+                x_here, out_here = ax + u * plan[x_at + DOWN], aout + u * plan[out_at + DOWN]
+                y_here = ay + u * plan[y_at + DOWN] if y != 0 else absent
+                p_here = ap + u * plan[p_at + DOWN] if p != 0 else absent
+                m_here = am + u * plan[m_at + DOWN] if m != 0 else absent
                 if derived and not alike and not bare:
                     if classes == 1:
                         f = of_rows + u * size
@@ -1602,7 +1658,7 @@ def fused(
                         _spread(k, width, of_rows + u * size, size, room + SCALES * work, one)
                 if late != 0:
                     _spread(k, width, room + APART_W * work + u * size, size, weights, one)
-                own_w = aw + u * w_down if w != 0 and not by_row else weights if late != 0 else 0
+                own_w = aw + u * plan[w_at + DOWN] if w != 0 and not by_row else weights if late != 0 else 0
                 plain = alone and (within or own_w == 0)
                 factors = f
                 if plain and derived and own_w != 0:
@@ -1610,49 +1666,30 @@ def fused(
                     if not (alike and plan[w_at + FIXED] and (again or u > 0)):
                         times(n, f, own_w, products, one)
                 losses = rows + (i + u) % around * size if classes == 1 else room + LOSSES * work
-                if half:
-                    e, linear = room + E * work, room + LINE * work
-                    if half == F16:
-                        both_float16(n, ax + u * x_down, ay + u * y_down, f, e, linear, aout + u * out_down, one)
-                    else:
-                        both_bfloat16(n, ax + u * x_down, ay + u * y_down, f, e, linear, aout + u * out_down, one)
+                e, linear = room + E * work, room + LINE * work
+                if half == F16:
+                    both_float16(n, x_here, y_here, f, e, linear, out_here, one)
+                elif half != 0:
+                    both_bfloat16(n, x_here, y_here, f, e, linear, out_here, one)
                 elif bare:
                     for r in range(k):
-                        here = r * width
+                        here = r * width * size
                         both_masked(
-                            width, ax + u * x_down + here * size, ay + u * y_down + here * size, am + u * m_down + here,
-                            room + E * work + here * size, room + LINE * work + here * size,
-                            aout + u * out_down + here * size, _at(of_rows, u + r, one), one,
+                            width, x_here + here, y_here + here, m_here + r * width, e + here, linear + here,
+                            out_here + here, _at(of_rows, u + r, one), one,
                         )  # fmt: skip
                 else:
                     _formula(
-                        one, mode & (ROWS | GRADIENT | HESSIAN), n, ax + u * x_down, ay + u * y_down if y != 0 else 0,
-                        own_w, ap + u * p_down if p != 0 else 0, am + u * m_down if m != 0 else 0, plan[SMOOTH], shrink,
-                        shift, factors, joint, plain, losses, aout + u * out_down, room,
+                        one, mode & (ROWS | GRADIENT | HESSIAN), n, x_here, y_here, own_w, p_here, m_here, plan[SMOOTH],
+                        shrink, shift, factors, joint, plain, losses, out_here, room,
                     )  # fmt: skip
                 if mode & ROWS and 1 < classes <= NARROW:
                     short_rows(k, width, losses, divisors + u * 8, rows + (i + u) * size, one)
                 elif mode & ROWS and classes > 1:
-                    for r in range(k):
-                        at = room + r * width * size
-                        part = _total(width, at + (LINE if joint else LOSSES) * work, at + E * work, joint, one)
-                        if classes > BLOCK:
-                            # The rounding error of each addition is summed separately: no error grows with C.
-                            if start == 0:
-                                _put_at(sums, u, nothing)
-                                _put_at(rests, u, nothing)
-                            sum_ = _at(sums, u, nothing)
-                            new = sum_ + part
-                            back = new - sum_
-                            rest = _at(rests, u, nothing) + ((sum_ - (new - back)) + (part - back))
-                            _put_at(sums, u, new)
-                            _put_at(rests, u, rest)
-                            part = new + rest if np.isfinite(rest) else new
-                        if start + width == classes:
-                            loss = part / _at(divisors, u + r, nothing)
-                            if by_row:
-                                loss *= _at(aw, (u + r) * plan[PITCH], one)
-                            _put_at(rows + (i + u + r) * size, 0, _real(loss, one))
+                    _row_losses(
+                        plan, k, start, width, linear if joint else losses, e, sums + u * 8, divisors + u * 8,
+                        aw + u * plan[w_at + DOWN], rows + (i + u) * size, one,
+                    )  # fmt: skip
             if derived and not straight:
                 _stored(plan, out_at, out, i, many, start, width, aout, raw, one)
         if mode & (TOTAL | MEAN) and ((i + many) % FEW == 0 or i + many == last):
@@ -1691,7 +1728,7 @@ def elements(
     for start in range(0, n, BLOCK):
         here = start * size
         pair_of(
-            min(BLOCK, n - start), x + here, y + here, w + here if w != 0 else ones, p + here if p != 0 else ones,
+            _min(BLOCK, n - start), x + here, y + here, w + here if w != 0 else ones, p + here if p != 0 else ones,
             m + start if m != 0 else seen, gradient + here, hessian + here, floor, shrink, shift,
             one if p != 0 else one - one, one,
         )  # fmt: skip

@@ -422,8 +422,9 @@ def _plan(
     for k, own in enumerate(codes):
         direct = k in present and (half or own in (real, _MASK)) and lies(k)
         fixed = not any(s[k] for _, s in axes) and (classes <= BLOCK or not by_class[k])
-        operands += [own, direct, fixed, by_class[k], *(s[k] for _, s in axes)]
-    copies = not all(operands[k * (4 + len(axes)) + 1] for k in present) or by_row
+        down = inner[k] if direct else pitch if own == _MASK else pitch * cell
+        operands += [own, direct, fixed, by_class[k], down, *(s[k] for _, s in axes)]
+    copies = not all(operands[k * (5 + len(axes)) + 1] for k in present) or by_row
     room = slab * pitch if copies else 0
     numbers = [classes, len(axes), unit, slab, pitch, room, joint, by_row, smooth, code // 64 if half else 0]
     numbers += [n for n, _ in axes] + operands

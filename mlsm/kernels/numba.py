@@ -256,7 +256,7 @@ def _run(o: Operands, g: Any, mode: int) -> tuple[Any, Any]:
         None if p is None else (_code(o.p.dtype), p.shape, p.strides),
         None if m is None else (_MASK, m.shape, m.strides),
         None if each is None else (_NUMBERS, each.shape, each.strides),
-        mode == ROWS | GRADIENT,
+        mode == ROWS | GRADIENT and x.itemsize == 2,
     )
     tensors = not isinstance(o.x, np.ndarray)
     one = np.float64(1) if double else np.float32(1)
@@ -367,7 +367,8 @@ def _plan(
 ) -> _Plan:  # fmt: skip
     """The plan visits rows in the memory order of the logits, by as few batch axes as all operands allow.
 
-    If `both` loss and gradient are wanted, without options, float16 and bfloat16 are read and written in place.
+    `both`: whether loss and gradient are wanted. Then float16 and bfloat16 are read and written in place if there are
+    more than NARROW classes, logits and targets have the same dtype and neighbouring classes, and there is no option.
     """
     code, shape, strides = x
     classes, ndim = shape[-1], len(shape)

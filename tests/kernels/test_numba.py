@@ -239,13 +239,29 @@ def test_sums_of_elements_have_the_bits_of_numpys(n: int, target: str, dtype: An
             identical(np.asarray(found), np.asarray(dtype(np.add.reduce(rows, dtype=np.float64) / count)))
 
 
+@pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-def test_a_special_value_among_many_elements(special: float, rng: np.random.Generator) -> None:
+def test_a_special_value_among_many_elements(special: float, label: int, rng: np.random.Generator) -> None:
     x, y = rng.normal(0, 4, (20000, 1)).astype(np.float32), (rng.random((20000, 1)) < 0.5).astype(np.float32)
-    x[9000], y[9000] = special, special > 0
+    x[9000], y[9000] = special, label
     found, rows = loss(x, y, kernel="numba"), loss(x, y, reduction="none", kernel="numba")
     identical(np.asarray(found), np.asarray(np.float32(np.add.reduce(rows, dtype=np.float64) / 20000)))
     assert np.isnan(found) == np.isnan(special)
+    assert np.isinf(found) == (np.isinf(special) and (special > 0) != label)
+
+
+@pytest.mark.parametrize("kind", ["two axes", "swapped bytes", "swapped targets"])
+def test_many_elements_in_other_layouts(kind: str, rng: np.random.Generator) -> None:
+    x, y = (rng.normal(0, 4, (128, 130, 1)).astype(np.float32) for _ in range(2))
+    if kind == "two axes":
+        a, b = x, np.ascontiguousarray(y.swapaxes(0, 1)).swapaxes(0, 1)
+    elif kind == "swapped bytes":
+        a, b = x.astype(x.dtype.newbyteorder()), y
+    else:
+        a, b = x, y.astype(y.dtype.newbyteorder())
+    for reduction in ("mean", "sum"):
+        found, right = (np.asarray(loss(*v, reduction=reduction, kernel="numba")) for v in ((a, b), (x, y)))
+        identical(found.astype(np.float32), right)
 
 
 @pytest.mark.parametrize("c", [20, 700])
@@ -497,18 +513,33 @@ def test_halves_are_rounded_to_the_nearest(
     assert np.array_equal(np.signbit(found)[number], np.signbit(right)[number])
 
 
+@pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-@pytest.mark.parametrize("shape", [(9, 65), (40, 100), (3, 1000), (2, 1024), (3, 2500), (2, 3, 70), (5, 64), (1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(9, 65), (40, 100), (3, 1000), (2, 1024), (3, 2500), (2, 3, 70), (2, 3, 1000), (5, 64), (1, 1)]
+)
 def test_halves_that_are_read_in_place_have_the_bits_of_copied_ones(
-    shape: tuple[int, ...], name: str, rng: np.random.Generator
-) -> None:
+    shape: tuple[int, ...], name: str, special: bool, kernel: Any, loops: Any, monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
     """Beside the same numbers in an array whose classes are apart, which are copied before they are read."""
     torch = pytest.importorskip("torch")
+    in_place: list[bool] = []
+    plan = kernel._plan
+
+    def noticed(*arguments: Any) -> Any:
+        made = plan(*arguments)
+        in_place.append(bool(made.numbers[loops.HALF]))
+        return made
+
+    monkeypatch.setattr(kernel, "_plan", noticed)
     dtype = getattr(torch, name)
-    x = torch.from_numpy(rng.normal(0, 4, shape)).to(dtype)
-    y = torch.from_numpy(rng.random(shape)).to(dtype)
-    special = torch.tensor([0.0, -0.0, 1e-7, -1e-7, 6e4, -6e4, torch.inf, -torch.inf, torch.nan], dtype=dtype)
-    x.view(-1)[: special.numel()] = special[: x.numel()]
+    larger = (*shape[:-2], shape[-2] + 1, shape[-1])  # of which all but the last are taken: several batch axes in 3-D
+    x = torch.from_numpy(rng.normal(0, 4, larger)).to(dtype)[..., :-1, :]
+    y = torch.from_numpy(rng.random(larger)).to(dtype)[..., :-1, :]
+    if special:
+        values = torch.tensor([0.0, -0.0, 1e-7, -1e-7, 6e4, -6e4, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+        x[..., 0, : values.numel()] = values[: shape[-1]]
     apart = torch.stack([x, x + 1], dim=-1)[..., 0]
     g = torch.from_numpy(rng.normal(0, 1, shape[:-1]).astype(np.float32))
     other = torch.bfloat16 if name == "float16" else torch.float16
@@ -526,11 +557,19 @@ def test_halves_that_are_read_in_place_have_the_bits_of_copied_ones(
     ]
     for target, given in [*((t, {}) for t in targets), *((y, v) for v in choices)]:
         options = {**given, "kernel": "numba"}
-        found, right = mlsm.value_and_grad(x, target, **options), mlsm.value_and_grad(apart, target, **options)
+        in_place.clear()
+        found = mlsm.value_and_grad(x, target, **options)
+        served = (
+            target is y and given.keys() <= {"reduction", "grad_output"} and shape not in [(2, 3, 70), (5, 64), (1, 1)]
+        )
+        assert any(in_place) == served
+        in_place.clear()
+        right = mlsm.value_and_grad(apart, target, **options)
         curvatures = mlsm.hessian_diag(x, target, **options), mlsm.hessian_diag(apart, target, **options)
         by_itself = mlsm.grad(x, target, **options), right[1]
         if "grad_output" not in options:
             identical(loss(x, target, **options).float().numpy(), right[0].float().numpy())
+        assert not any(in_place)
         for a, b in (*zip(found, right, strict=True), by_itself, curvatures):
             identical(a.float().numpy(), b.float().numpy())
     if len(shape) == 3:
@@ -543,11 +582,12 @@ def test_halves_that_are_read_in_place_have_the_bits_of_copied_ones(
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("classes", [40, 70])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_threads_do_not_change_a_bit(
-    threads: int, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+    threads: int, classes: int, dtype: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    x, y = _data(31, 40, dtype, rng)
+    x, y = _data(31, classes, dtype, rng)
 
     def asked() -> list[Any]:
         both = mlsm.value_and_grad(x, y, kernel="numba", reduction="none")

@@ -306,18 +306,14 @@ class _Loop:
         self.builder, self.real, self.letters, self.arrays, self.index = builder, real, letters, arrays, index
         self.n = [_Number(builder, value) for value in numbers]
 
-    def at(self, k: int, later: int = 0) -> Any:
-        """The element of the k-th array, or the one `later` elements after it; for a byte, whether it is not 0."""
-        array = self.arrays[k]
-        index = self.builder.add(self.index, self.index.type(later)) if later else self.index
-        found = self.builder.load(self.builder.gep(array, [index], inbounds=True), align=1)
+    def __getitem__(self, k: int) -> Any:
+        """For a byte, whether it is not 0."""
+        found = self.builder.load(self.builder.gep(self.arrays[k], [self.index], inbounds=True), align=1)
         if self.letters[k] == "b":
             return self.builder.icmp_unsigned("!=", found, found.type(0))
         if self.letters[k] in _HALVES:
             found = _from(self.builder, _HALVES[self.letters[k]], found, self.real)
         return _Number(self.builder, found)
-
-    __getitem__ = at
 
     def __setitem__(self, k: int, value: _Number) -> None:
         array, stored = self.arrays[k], value.value

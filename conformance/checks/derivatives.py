@@ -126,6 +126,7 @@ def value_and_grad(context: Context, tally: Tally) -> None:
     for dtype in context.dtypes:
         for case in (
             dense_cases.plain(dtype),
+            dense_cases.plain(dtype, (2, 70), "long rows"),  # kernels add them in another way than short ones
             *dense_cases.optioned("weight", dtype)[:1],
             *dense_cases.optioned("where", dtype)[:1],
         ):
